@@ -1,0 +1,752 @@
+//! One connection's HTTP/1: in-order bytes of two directions to exchanges.
+//!
+//! Owns pairing, body framing over segments, holes, switches to other protocols and where each
+//! packet's bytes are booked. It is fed by `tcp`, in order, and never looks ahead. Cost grows with
+//! heads and chunk lines; body bytes are only counted unless messages are asked for.
+
+use crate::account::{Account, Cause};
+use crate::exchange::{Columns, Ends, Exchange, Side};
+use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Parsed};
+use crate::link::Addr;
+use crate::message::{gor_id, Messages, Meta};
+use crate::options::Options;
+use std::collections::VecDeque;
+
+/// Where finished things go.
+pub struct Sink {
+    pub options: Options,
+    pub columns: Columns,
+    pub messages: Messages,
+    pub account: Account,
+    /// Bytes in all buffers of all connections.
+    pub buffered: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Between messages.
+    Idle,
+    /// In a head that spans segments.
+    Head,
+    Body(Body),
+    /// Not in step: bytes go to the cause until a segment begins clearly.
+    Skip(Cause),
+    /// After CONNECT or an upgrade.
+    Switched,
+}
+
+/// New in-order bytes: `data` was captured of the `len` that were sent.
+#[derive(Clone, Copy)]
+pub struct Chunks<'a> {
+    pub data: &'a [u8],
+    pub len: usize,
+    pub time: i64,
+    pub seq: u32,
+    pub ack: Option<u32>,
+    pub overhead: u64,
+    pub packets: u32,
+}
+
+/// A packet's headers, booked once, with its first byte.
+struct Cost {
+    overhead: u64,
+    packets: u64,
+}
+
+impl Cost {
+    fn take(&mut self, n: usize) -> (u64, u64) {
+        let bytes = n as u64 + std::mem::take(&mut self.overhead);
+        (bytes, std::mem::take(&mut self.packets))
+    }
+}
+
+/// A head that is not whole yet, or one just read: when and where it began, what it cost.
+#[derive(Clone, Copy, Debug, Default)]
+struct Begun {
+    time: i64,
+    end: i64,
+    seq: u32,
+    ack: Option<u32>,
+    link: u64,
+    packets: u64,
+    retransmitted: u64,
+}
+
+pub struct Lane {
+    pub state: State,
+    begun: Begun,
+    head: Vec<u8>,
+    message: Vec<u8>,
+    /// The message is still whole.
+    keep: bool,
+    /// Where a hole between messages began.
+    hole: Option<u32>,
+    closed: bool,
+}
+
+impl Lane {
+    fn new(state: State) -> Self {
+        Lane { state, begun: Begun::default(), head: Vec::new(), message: Vec::new(), keep: false, hole: None, closed: false }
+    }
+}
+
+pub struct Http {
+    pub id: u64,
+    pub ends: [(Addr, u16); 2],
+    /// The lane of the client; a guess until `understood`.
+    pub client: usize,
+    pub understood: bool,
+    pub lanes: [Lane; 2],
+    queue: VecDeque<Exchange>,
+    spare: Option<Exchange>,
+    stream: i32,
+    /// Answers to expect for requests given up.
+    forgotten: u32,
+    last_id: Option<u32>,
+}
+
+/// a - b on the circle of sequence numbers.
+#[inline]
+pub fn distance(a: u32, b: u32) -> i32 {
+    a.wrapping_sub(b) as i32
+}
+
+impl Http {
+    pub fn new(id: u64, ends: [(Addr, u16); 2], client: usize, state: State) -> Self {
+        Http {
+            id,
+            ends,
+            client,
+            understood: false,
+            lanes: [Lane::new(state), Lane::new(state)],
+            queue: VecDeque::new(),
+            spare: None,
+            stream: 0,
+            forgotten: 0,
+            last_id: None,
+        }
+    }
+
+    fn ends(&self) -> Ends {
+        Ends { connection: self.id, client: self.ends[self.client], server: self.ends[1 - self.client] }
+    }
+
+    fn fits(&mut self, kind: Kind, d: usize) -> bool {
+        if !self.understood {
+            self.understood = true;
+            self.client = if kind == Kind::Request { d } else { 1 - d };
+        }
+        (kind == Kind::Request) == (d == self.client)
+    }
+
+    fn current_request(&self) -> Option<usize> {
+        self.queue.iter().rposition(|x| !x.request.done)
+    }
+
+    fn current_response(&self) -> Option<usize> {
+        self.queue.iter().position(|x| !x.response.done)
+    }
+
+    /// The exchange whose message is passing in this direction.
+    fn current(&mut self, d: usize) -> Option<&mut Exchange> {
+        let i = if d == self.client { self.current_request() } else { self.current_response() };
+        self.queue.get_mut(i?)
+    }
+
+    /// In-order bytes.
+    pub fn feed(&mut self, d: usize, c: &Chunks, sink: &mut Sink) {
+        let mut cost = Cost { overhead: c.overhead, packets: u64::from(c.packets) };
+        let mut at = 0;
+        while at < c.len {
+            let seen = c.data.get(at..).unwrap_or(&[]);
+            let rest = c.len - at;
+            at += match self.lanes[d].state {
+                State::Body(body) => self.body(d, body, seen, rest, at == 0, c, &mut cost, sink),
+                State::Idle => self.begin(d, seen, rest, at, c, &mut cost, sink),
+                State::Head => self.head(d, seen, rest, c, &mut cost, sink),
+                State::Skip(cause) => self.skip(d, cause, seen, rest, at == 0, &mut cost, sink),
+                State::Switched => {
+                    sink.account.add(Cause::Switched, cost.take(rest).0);
+                    rest
+                }
+            };
+        }
+    }
+
+    fn skip(&mut self, d: usize, cause: Cause, seen: &[u8], rest: usize, first: bool, cost: &mut Cost, sink: &mut Sink) -> usize {
+        let clear = if first { http1::clear_start(seen) } else { None };
+        if let Some(kind) = clear {
+            if !self.understood || (kind == Kind::Request) == (d == self.client) {
+                self.lanes[d].state = State::Idle;
+                return 0;
+            }
+        }
+        sink.account.add(cause, cost.take(rest).0);
+        rest
+    }
+
+    /// Not HTTP: the rest of the segment goes to a cause, and reading waits for a clear start.
+    fn refuse(&mut self, d: usize, cause: Cause, bytes: u64, sink: &mut Sink) {
+        sink.account.add(cause, bytes);
+        self.lanes[d].state = State::Skip(cause);
+    }
+
+    fn broken(&self) -> Cause {
+        if self.understood {
+            Cause::Malformed
+        } else {
+            Cause::UnknownProtocol
+        }
+    }
+
+    fn begin(&mut self, d: usize, seen: &[u8], rest: usize, at: usize, c: &Chunks, cost: &mut Cost, sink: &mut Sink) -> usize {
+        if !self.understood || d == self.client {
+            // RFC 9112 §2.2: blank lines before a request are ignored.
+            let blank = seen.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(seen.len());
+            if blank > 0 {
+                sink.account.add(Cause::ConnectionOverhead, cost.take(blank).0);
+                return blank;
+            }
+        }
+        let covered = seen.len() >= rest;
+        let (time, ack) = (c.time, c.ack);
+        let seq = c.seq.wrapping_add(at as u32);
+        let begun = |bytes: (u64, u64)| Begun { time, end: time, seq, ack, link: bytes.0, packets: bytes.1, retransmitted: 0 };
+        match http1::parse(seen, !covered) {
+            Parsed::Whole(head, n) if self.fits(head.kind, d) => {
+                self.message(d, &head, &seen[..n], begun(cost.take(n)), sink);
+                n
+            }
+            Parsed::Partial if covered => {
+                let lane = &mut self.lanes[d];
+                lane.begun = begun(cost.take(rest));
+                lane.head.clear();
+                lane.head.extend_from_slice(seen);
+                sink.buffered += seen.len();
+                lane.state = State::Head;
+                self.check_head(d, sink);
+                rest
+            }
+            Parsed::Partial => {
+                self.refuse(d, Cause::Truncated, cost.take(rest).0, sink);
+                rest
+            }
+            Parsed::Whole(..) | Parsed::Invalid => {
+                self.refuse(d, self.broken(), cost.take(rest).0, sink);
+                rest
+            }
+        }
+    }
+
+    fn drop_head(&mut self, d: usize, cause: Cause, sink: &mut Sink) {
+        let lane = &mut self.lanes[d];
+        sink.buffered -= lane.head.len();
+        lane.head.clear();
+        let bytes = lane.begun.link;
+        self.refuse(d, cause, bytes, sink);
+    }
+
+    /// Gives up on a head that cannot be one, or grows over the bound.
+    fn check_head(&mut self, d: usize, sink: &mut Sink) {
+        let head = &self.lanes[d].head;
+        if head.len() > sink.options.max_head_bytes || sink.buffered > sink.options.max_buffer_bytes {
+            sink.account.bound_hits += 1;
+            self.drop_head(d, Cause::MemoryBound, sink);
+        } else if head.len() < 64 && http1::start(head) == http1::Start::No {
+            let cause = self.broken();
+            self.drop_head(d, cause, sink);
+        }
+    }
+
+    fn head(&mut self, d: usize, seen: &[u8], rest: usize, c: &Chunks, cost: &mut Cost, sink: &mut Sink) -> usize {
+        let lane = &mut self.lanes[d];
+        let old = lane.head.len();
+        lane.head.extend_from_slice(seen);
+        sink.buffered += seen.len();
+        lane.begun.end = c.time;
+        if let Some(end) = http1::head_end(&lane.head, old.saturating_sub(2)) {
+            let used = end - old;
+            sink.buffered -= lane.head.len() - end;
+            lane.head.truncate(end);
+            let (bytes, packets) = cost.take(used);
+            lane.begun.link += bytes;
+            lane.begun.packets += packets;
+            let mut head = std::mem::take(&mut lane.head);
+            let begun = lane.begun;
+            match http1::parse(&head, false) {
+                Parsed::Whole(parsed, _) if self.fits(parsed.kind, d) => {
+                    sink.buffered -= end;
+                    self.message(d, &parsed, &head, begun, sink);
+                }
+                _ => {
+                    sink.buffered -= end;
+                    self.refuse(d, self.broken(), begun.link, sink);
+                }
+            }
+            head.clear();
+            self.lanes[d].head = head;
+            return used;
+        }
+        let (bytes, packets) = cost.take(rest);
+        lane.begun.link += bytes;
+        lane.begun.packets += packets;
+        if seen.len() < rest {
+            self.cut_head(d, Cause::Truncated, sink);
+            let server = d != self.client;
+            if let (State::Body(_), Some(x)) = (self.lanes[d].state, self.current(d)) {
+                // What the snap length hid of this segment counts as body: its share is unknown.
+                let side = if server { &mut x.response } else { &mut x.request };
+                side.body += (rest - seen.len()) as u64;
+                side.wire += (rest - seen.len()) as u64;
+            }
+        } else {
+            self.check_head(d, sink);
+        }
+        rest
+    }
+
+    /// Makes what it can of a head that will not become whole.
+    fn cut_head(&mut self, d: usize, cause: Cause, sink: &mut Sink) {
+        let head = std::mem::take(&mut self.lanes[d].head);
+        let begun = self.lanes[d].begun;
+        sink.buffered -= head.len();
+        match http1::parse(&head, true) {
+            Parsed::Whole(parsed, n) if self.fits(parsed.kind, d) => {
+                self.message(d, &parsed, &head[..n], begun, sink);
+            }
+            _ => self.refuse(d, cause, begun.link, sink),
+        }
+    }
+
+    /// A head was read: a message begins.
+    fn message(&mut self, d: usize, head: &Head, bytes: &[u8], begun: Begun, sink: &mut Sink) {
+        let side = Side {
+            seen: true,
+            time: begun.time,
+            end: begun.end,
+            seq: begun.seq,
+            ack: begun.ack,
+            minor: head.minor,
+            header: bytes.len() as u64,
+            wire: bytes.len() as u64,
+            packets: begun.packets,
+            ..Side::default()
+        };
+        let body = match head.kind {
+            Kind::Request => {
+                let mut x = self.fresh();
+                x.request = side;
+                x.set_request([head.method, head.target, head.host, head.trace]);
+                x.is_head = head.method == b"HEAD";
+                x.is_connect = head.method == b"CONNECT";
+                x.denied = !sink.options.filters.is_empty()
+                    && !sink.options.filters.passes(head.method, head.target, bytes);
+                x.id = self.gor_id(begun.ack, sink);
+                if self.queue.len() >= sink.options.max_pipeline {
+                    self.forget_oldest(sink);
+                }
+                self.queue.push_back(x);
+                http1::request_body(head)
+            }
+            Kind::Response if head.status < 200 && head.status != 101 => {
+                self.interim(bytes.len(), &begun, sink);
+                self.lanes[d].state = State::Idle;
+                return;
+            }
+            Kind::Response => {
+                let i = self.pair(d, &begun, sink);
+                let x = &mut self.queue[i];
+                let wire = x.response.wire + side.wire;
+                let packets = x.response.packets + side.packets;
+                x.response = Side { wire, packets, ..side };
+                x.status = head.status;
+                x.set_response(head.content_type, head.content_encoding);
+                http1::response_body(head, x.is_head)
+            }
+        };
+        let lane = &mut self.lanes[d];
+        lane.state = State::Body(body);
+        lane.hole = None;
+        let wanted = if head.kind == Kind::Request { sink.options.requests } else { sink.options.responses };
+        let Some(x) = self.current(d) else {
+            return; // not reached: the exchange was put there above
+        };
+        x.link_bytes += begun.link;
+        x.retransmitted += begun.retransmitted;
+        x.flag(head.anomaly);
+        let wanted = wanted && !x.denied;
+        let lane = &mut self.lanes[d];
+        lane.keep = wanted && head.anomaly != Anomaly::HeadCut;
+        if lane.keep {
+            if sink.options.redaction.is_empty() {
+                lane.message.extend_from_slice(bytes);
+            } else {
+                lane.message.extend_from_slice(&sink.options.redaction.head(bytes));
+            }
+            sink.buffered += lane.message.len();
+        } else if wanted {
+            sink.account.messages_cut += 1;
+        }
+        if body == Body::Length(0) {
+            self.finish(d, true, sink);
+        }
+    }
+
+    fn fresh(&mut self) -> Exchange {
+        let mut x = self.spare.take().unwrap_or_default();
+        x.clear();
+        x.stream = self.stream;
+        self.stream = self.stream.wrapping_add(1);
+        x
+    }
+
+    fn gor_id(&mut self, ack: Option<u32>, sink: &Sink) -> [u8; 24] {
+        if !sink.options.requests && !sink.options.responses {
+            return [0; 24];
+        }
+        // Pipelined requests carry one acknowledgement; each still gets its own id.
+        let mut seq = ack.unwrap_or(0);
+        if let Some(last) = self.last_id {
+            if distance(seq, last) <= 0 {
+                seq = last.wrapping_add(1);
+            }
+        }
+        self.last_id = Some(seq);
+        let client = match self.ends[self.client].0 {
+            Addr::V4(a) => a,
+            Addr::V6(a) => a as u32,
+        };
+        gor_id(self.ends[self.client].1, self.ends[1 - self.client].1, client, seq)
+    }
+
+    fn forget_oldest(&mut self, sink: &mut Sink) {
+        sink.account.bound_hits += 1;
+        if let Some(x) = self.queue.front_mut() {
+            x.flag(Anomaly::PipelineBound);
+            x.request.done = true;
+            if !x.response.done && !x.response.seen {
+                self.forgotten += 1;
+            }
+            x.response.done = true;
+        }
+        self.emit(sink);
+    }
+
+    fn interim(&mut self, wire: usize, begun: &Begun, sink: &mut Sink) {
+        match self.current_response().and_then(|i| self.queue.get_mut(i)) {
+            Some(x) => {
+                x.response.wire += wire as u64;
+                x.response.packets += begun.packets;
+                x.link_bytes += begun.link;
+                x.retransmitted += begun.retransmitted;
+            }
+            None => sink.account.add(Cause::ConnectionOverhead, begun.link),
+        }
+    }
+
+    /// The exchange that a response answers. Acknowledgements tell what each side had received
+    /// when it spoke: an answer never comes before its request was read, and a client that has
+    /// read past a lost answer sends the next request with an acknowledgement beyond it.
+    fn pair(&mut self, d: usize, begun: &Begun, sink: &mut Sink) -> usize {
+        if let Some(hole) = self.lanes[d].hole.take() {
+            while let Some(i) = self.current_response() {
+                let next = self.queue.get(i + 1).and_then(|x| x.request.ack);
+                if !next.is_some_and(|ack| distance(ack, hole) > 0) {
+                    break;
+                }
+                self.queue[i].response.done = true;
+            }
+            self.emit(sink);
+        }
+        let at = self.current_response();
+        let answers = at.is_some_and(|i| {
+            let request = &self.queue[i].request;
+            request.seen && !begun.ack.is_some_and(|ack| distance(request.seq, ack) >= 0)
+        });
+        match at {
+            Some(i) if answers && self.forgotten == 0 => i,
+            _ => {
+                self.forgotten = self.forgotten.saturating_sub(1);
+                let i = at.unwrap_or(self.queue.len());
+                let mut x = self.fresh();
+                x.request.done = true;
+                x.denied = !sink.options.filters.passes_unknown();
+                x.set_request([b"", b"", b"", b""]);
+                x.id = self.gor_id(Some(begun.seq), sink);
+                self.queue.insert(i, x);
+                i
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn body(&mut self, d: usize, body: Body, seen: &[u8], rest: usize, first: bool, c: &Chunks, cost: &mut Cost, sink: &mut Sink) -> usize {
+        let mut end = None;
+        let mut anomaly = Anomaly::None;
+        let (used, content, next) = match body {
+            Body::Length(left) => {
+                let n = left.min(rest as u64) as usize;
+                if n as u64 == left {
+                    end = Some(true);
+                }
+                (n, n, Body::Length(left - n as u64))
+            }
+            Body::UntilClose => (rest, rest, body),
+            Body::Chunked(Chunk::Data(left)) if seen.is_empty() => {
+                let n = left.min(rest as u64) as usize;
+                let next = if n as u64 == left { Chunk::End } else { Chunk::Data(left - n as u64) };
+                (n, n, Body::Chunked(next))
+            }
+            Body::Chunked(_) if seen.is_empty() => {
+                anomaly = Anomaly::ChunksHidden;
+                (0, 0, Body::Blind(true))
+            }
+            Body::Chunked(mut state) => {
+                let took = http1::chunk(&mut state, seen);
+                if took.end {
+                    end = Some(true);
+                }
+                if took.broken {
+                    anomaly = Anomaly::BadChunk;
+                    (took.bytes, took.content, Body::Blind(false))
+                } else {
+                    (took.bytes, took.content, Body::Chunked(state))
+                }
+            }
+            Body::Blind(chunked) => {
+                let kind = if d == self.client { Kind::Request } else { Kind::Response };
+                if first && http1::clear_start(seen) == Some(kind) {
+                    self.finish(d, false, sink);
+                    return 0;
+                }
+                let last = chunked && seen.len() == rest
+                    && (seen == b"0\r\n\r\n" || seen.ends_with(b"\r\n0\r\n\r\n"));
+                if last {
+                    end = Some(false);
+                }
+                (rest, rest, body)
+            }
+        };
+        let (bytes, packets) = if used > 0 { cost.take(used) } else { (0, 0) };
+        let time = c.time;
+        let server = d != self.client;
+        if let Some(x) = self.current(d) {
+            x.link_bytes += bytes;
+            x.flag(anomaly);
+            let side = if server { &mut x.response } else { &mut x.request };
+            side.body += content as u64;
+            side.wire += used as u64;
+            side.packets += packets;
+            side.end = time;
+        } else {
+            sink.account.add(Cause::Malformed, bytes);
+        }
+        let lane = &mut self.lanes[d];
+        lane.state = State::Body(next);
+        if lane.keep && used > 0 {
+            let room = sink.options.max_message_bytes.saturating_sub(lane.message.len());
+            if seen.len() < used || used > room || sink.buffered + used > sink.options.max_buffer_bytes {
+                self.spoil(d, sink);
+            } else {
+                lane.message.extend_from_slice(&seen[..used]);
+                sink.buffered += used;
+            }
+        }
+        if let Some(whole) = end {
+            self.finish(d, whole, sink);
+        }
+        used
+    }
+
+    /// The message in this direction cannot be handed out.
+    fn spoil(&mut self, d: usize, sink: &mut Sink) {
+        let lane = &mut self.lanes[d];
+        if lane.keep {
+            lane.keep = false;
+            sink.buffered -= lane.message.len();
+            lane.message = Vec::new();
+            sink.account.messages_cut += 1;
+        }
+    }
+
+    /// The message in this direction has ended.
+    fn finish(&mut self, d: usize, whole: bool, sink: &mut Sink) {
+        if !whole {
+            self.spoil(d, sink);
+        }
+        self.lanes[d].state = State::Idle;
+        let server = d != self.client;
+        let id = self.id;
+        let lane_keep = self.lanes[d].keep;
+        let message = std::mem::take(&mut self.lanes[d].message);
+        let Some(x) = self.current(d) else {
+            return;
+        };
+        let (kind, side) = if server { (2, &mut x.response) } else { (1, &mut x.request) };
+        side.done = true;
+        side.whole = whole;
+        let meta = Meta { kind, id: x.id, time: side.time, latency: side.end.wrapping_sub(side.time), connection: id, stream: x.stream };
+        let (status, connect) = (x.status, x.is_connect);
+        let open_request = server && !x.request.done;
+        if lane_keep {
+            sink.messages.push(&meta, &message);
+            sink.buffered -= message.len();
+            let mut message = message;
+            message.clear();
+            if message.capacity() <= 64 << 10 {
+                self.lanes[d].message = message;
+            }
+            self.lanes[d].keep = false;
+        }
+        if server {
+            let switched = status == 101 || (connect && (200..300).contains(&status));
+            if open_request && (switched || matches!(self.lanes[self.client].state, State::Body(Body::Blind(_)))) {
+                let client = self.client;
+                if let Some(x) = self.queue.iter_mut().rfind(|x| !x.request.done) {
+                    x.request.done = true;
+                }
+                self.spoil(client, sink);
+                self.lanes[client].state = State::Skip(Cause::Gap);
+            }
+            if switched {
+                for lane in 0..2 {
+                    if self.lanes[lane].state == State::Head {
+                        self.drop_head(lane, Cause::Switched, sink);
+                    }
+                    self.lanes[lane].state = State::Switched;
+                }
+            }
+        }
+        self.emit(sink);
+    }
+
+    /// Hands out finished exchanges, in the order of the connection.
+    fn emit(&mut self, sink: &mut Sink) {
+        let ends = self.ends();
+        while self.queue.front().is_some_and(|x| x.request.done && x.response.done) {
+            if let Some(x) = self.queue.pop_front() {
+                let Sink { options, columns, account, .. } = sink;
+                columns.push(&x, &ends, &options.templates, &options.redaction, account);
+                self.spare = Some(x);
+            }
+        }
+    }
+
+    /// `n` bytes of this direction, from `seq` on, will never be seen.
+    pub fn gap(&mut self, d: usize, seq: u32, n: u32, sink: &mut Sink) {
+        sink.account.missing_bytes += u64::from(n);
+        self.spoil(d, sink);
+        let n = u64::from(n);
+        if self.lanes[d].state == State::Head {
+            self.cut_head(d, Cause::Gap, sink);
+            self.spoil(d, sink);
+        }
+        match self.lanes[d].state {
+            State::Idle | State::Skip(_) => {
+                let lane = &mut self.lanes[d];
+                lane.hole.get_or_insert(seq);
+                if lane.state == State::Idle {
+                    lane.state = State::Skip(Cause::Gap);
+                }
+            }
+            State::Body(body) => {
+                let (next, part, flag) = match body {
+                    Body::Length(left) if n >= left => (None, left, Anomaly::None),
+                    Body::Length(left) => (Some(Body::Length(left - n)), n, Anomaly::None),
+                    Body::Chunked(Chunk::Data(left)) if n < left => (Some(Body::Chunked(Chunk::Data(left - n))), n, Anomaly::None),
+                    Body::Chunked(Chunk::Data(left)) if n == left => (Some(Body::Chunked(Chunk::End)), n, Anomaly::None),
+                    Body::Chunked(_) => (Some(Body::Blind(true)), n, Anomaly::ChunksHidden),
+                    Body::UntilClose | Body::Blind(_) => (Some(body), n, Anomaly::None),
+                };
+                if let Some(x) = self.current(d) {
+                    x.missing += part;
+                    x.flag(flag);
+                }
+                match next {
+                    Some(next) => self.lanes[d].state = State::Body(next),
+                    None => {
+                        self.finish(d, false, sink);
+                        if n > part && self.lanes[d].state == State::Idle {
+                            self.lanes[d].hole = Some(seq.wrapping_add(part as u32));
+                            self.lanes[d].state = State::Skip(Cause::Gap);
+                        }
+                    }
+                }
+            }
+            State::Head | State::Switched => {}
+        }
+    }
+
+    /// A segment of this direction came again: its bytes go to the exchange it belongs to.
+    pub fn repeated(&mut self, d: usize, seq: u32, bytes: u64, payload: u64, packets: u64, sink: &mut Sink) {
+        let lane = &mut self.lanes[d];
+        if lane.state == State::Head && distance(seq, lane.begun.seq) >= 0 {
+            lane.begun.link += bytes;
+            lane.begun.retransmitted += payload;
+            lane.begun.packets += packets;
+            return;
+        }
+        let found = if !self.understood {
+            None
+        } else if d == self.client {
+            self.queue.iter_mut().rfind(|x| x.request.seen && distance(seq, x.request.seq) >= 0)
+        } else {
+            self.queue
+                .iter_mut()
+                .find(|x| !x.response.done && x.response.seen && distance(seq, x.response.seq) >= 0)
+        };
+        match found {
+            Some(x) => {
+                x.link_bytes += bytes;
+                x.retransmitted += payload;
+                let side = if d == self.client { &mut x.request } else { &mut x.response };
+                side.packets += packets;
+            }
+            None => sink.account.add(Cause::Retransmission, bytes),
+        }
+    }
+
+    /// This direction has ended in order (FIN); true once both have.
+    pub fn end(&mut self, d: usize, sink: &mut Sink) -> bool {
+        self.end_message(d, true, sink);
+        self.lanes[d].closed = true;
+        self.lanes[1 - d].closed
+    }
+
+    fn end_message(&mut self, d: usize, closed: bool, sink: &mut Sink) {
+        if self.lanes[d].state == State::Head {
+            self.cut_head(d, Cause::Malformed, sink);
+        }
+        if let State::Body(body) = self.lanes[d].state {
+            let whole = closed && body == Body::UntilClose;
+            if closed && !whole {
+                if let Some(x) = self.current(d) {
+                    x.flag(Anomaly::ClosedEarly);
+                }
+            }
+            self.finish(d, whole, sink);
+        }
+    }
+
+    /// The connection is over: everything unfinished is handed out as it stands.
+    pub fn close(&mut self, reset: bool, sink: &mut Sink) {
+        for d in [self.client, 1 - self.client] {
+            if reset {
+                if let (State::Body(_), Some(x)) = (self.lanes[d].state, self.current(d)) {
+                    x.flag(Anomaly::ClosedEarly);
+                }
+            }
+            self.end_message(d, false, sink);
+        }
+        for x in &mut self.queue {
+            x.request.done = true;
+            x.response.done = true;
+        }
+        self.emit(sink);
+        for lane in &mut self.lanes {
+            *lane = Lane::new(State::Skip(Cause::Retransmission));
+        }
+        self.queue = VecDeque::new();
+        self.spare = None;
+    }
+}

@@ -1,0 +1,515 @@
+//! HTTP/1 syntax (RFC 9112): heads and framing, no state of a connection.
+//!
+//! Owns what a start looks like, how a head is read, which body framing it announces and the chunk
+//! decoder. It is told bytes and gives back sizes and slices of them; it never copies. A head is
+//! read in one pass, a chunked body at its chunk lines only.
+
+use memchr::memchr;
+
+pub const MAX_METHOD: usize = 32;
+
+/// Things a message gets wrong but that do not stop us: the `anomaly` column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Anomaly {
+    None,
+    /// Content-Length beside Transfer-Encoding (RFC 9112 §6.3).
+    ConflictingFraming,
+    /// Content-Length that is no number, too large, or given twice differently.
+    BadContentLength,
+    /// Transfer-Encoding whose last coding is not chunked, or in HTTP/1.0.
+    BadTransferEncoding,
+    /// A chunk size that is none.
+    BadChunk,
+    /// A header line without a colon, or with a blank before it (RFC 9112 §5.1).
+    BadHeaderLine,
+    /// The head has a hole, or was cut by the snap length or the end.
+    HeadCut,
+    /// A hole or the snap length hides chunk sizes: the body's size includes framing.
+    ChunksHidden,
+    /// The connection ended before the message did.
+    ClosedEarly,
+    /// More requests wait on this connection than the bound allows.
+    PipelineBound,
+}
+
+pub const ANOMALIES: [&str; 10] = [
+    "",
+    "conflicting_framing",
+    "bad_content_length",
+    "bad_transfer_encoding",
+    "bad_chunk",
+    "bad_header_line",
+    "head_cut",
+    "chunks_hidden",
+    "closed_early",
+    "pipeline_bound",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Request,
+    Response,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    No,
+    /// Too short to tell.
+    Maybe,
+    Request,
+    Response,
+}
+
+fn is_token(c: u8) -> bool {
+    // RFC 9110 §5.6.2
+    c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c)
+}
+
+/// What the first bytes could begin.
+pub fn start(b: &[u8]) -> Start {
+    const RESPONSE: &[u8] = b"HTTP/1.";
+    if b.starts_with(RESPONSE) {
+        return Start::Response;
+    }
+    if RESPONSE.starts_with(b) {
+        return Start::Maybe;
+    }
+    let n = b.iter().take(MAX_METHOD + 1).position(|&c| !is_token(c));
+    match n {
+        Some(0) => Start::No,
+        Some(n) if b[n] == b' ' => Start::Request,
+        Some(_) => Start::No,
+        None if b.len() > MAX_METHOD => Start::No,
+        None => Start::Maybe,
+    }
+}
+
+/// A start so clear that reading may begin here after a hole: a whole first line, or a usual
+/// method and the beginning of a target.
+pub fn clear_start(b: &[u8]) -> Option<Kind> {
+    match start(b) {
+        Start::Response => status_line(first_line(b).unwrap_or(b)).map(|_| Kind::Response),
+        Start::Request => {
+            if let Some(line) = first_line(b) {
+                return request_line(line).map(|_| Kind::Request);
+            }
+            let space = memchr(b' ', b)?;
+            let usual: [&[u8]; 9] = [
+                b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE",
+            ];
+            let target = *b.get(space + 1)?;
+            (usual.contains(&&b[..space]) && (target == b'/' || target == b'h' || target == b'*'))
+                .then_some(Kind::Request)
+        }
+        Start::No | Start::Maybe => None,
+    }
+}
+
+fn first_line(b: &[u8]) -> Option<&[u8]> {
+    Some(strip_cr(&b[..memchr(b'\n', b)?]))
+}
+
+fn strip_cr(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+fn trim(mut v: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t' | b'\r' | b'\n', rest @ ..] = v {
+        v = rest;
+    }
+    while let [rest @ .., b' ' | b'\t' | b'\r' | b'\n'] = v {
+        v = rest;
+    }
+    v
+}
+
+/// Method, target, minor version.
+fn request_line(line: &[u8]) -> Option<(&[u8], &[u8], u8)> {
+    let line = trim_end_spaces(line);
+    let n = line.len();
+    if n < 8 || &line[n - 8..n - 1] != b"HTTP/1." || !line[n - 1].is_ascii_digit() {
+        return None;
+    }
+    let method = memchr(b' ', line)?;
+    if method == 0 || method > MAX_METHOD || !line[..method].iter().all(|&c| is_token(c)) {
+        return None;
+    }
+    let target = if method + 1 == n - 8 {
+        // "GET HTTP/1.1": the version stands where the target should.
+        &line[n - 8..]
+    } else if line[n - 9] == b' ' && method < n - 9 {
+        trim(&line[method + 1..n - 9])
+    } else {
+        return None;
+    };
+    Some((&line[..method], target, line[n - 1] - b'0'))
+}
+
+fn trim_end_spaces(mut v: &[u8]) -> &[u8] {
+    while let [rest @ .., b' '] = v {
+        v = rest;
+    }
+    v
+}
+
+/// Minor version and status code.
+fn status_line(line: &[u8]) -> Option<(u8, u16)> {
+    let b = line.get(..12)?;
+    if &b[..7] != b"HTTP/1." || !b[7].is_ascii_digit() || b[8] != b' ' {
+        return None;
+    }
+    if !b[9..12].iter().all(u8::is_ascii_digit) || b[9] == b'0' {
+        return None;
+    }
+    if line.len() > 12 && line[12] != b' ' {
+        return None;
+    }
+    let code = b[9..12].iter().fold(0, |n, &c| n * 10 + u16::from(c - b'0'));
+    Some((b[7] - b'0', code))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    None,
+    Some(u64),
+    Bad,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    None,
+    Chunked,
+    /// Chunked, and then another coding: RFC 9112 §6.1 forbids it; the chunks are read all the same.
+    ChunkedInside,
+    /// Transfer-Encoding present, without chunked.
+    Other,
+}
+
+/// A head as read; slices lie in the bytes given.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    pub kind: Kind,
+    pub minor: u8,
+    pub method: &'a [u8],
+    pub target: &'a [u8],
+    pub status: u16,
+    pub length: Length,
+    pub coding: Coding,
+    pub host: &'a [u8],
+    pub content_type: &'a [u8],
+    pub content_encoding: &'a [u8],
+    pub trace: &'a [u8],
+    pub anomaly: Anomaly,
+}
+
+#[derive(Debug)]
+pub enum Parsed<'a> {
+    /// A head and its length, blank line included.
+    Whole(Head<'a>, usize),
+    Partial,
+    Invalid,
+}
+
+/// Reads the head at the start of `b`. With `cut`, an unfinished head with a whole first line
+/// counts as whole, and is flagged.
+pub fn parse(b: &[u8], cut: bool) -> Parsed<'_> {
+    let kind = match start(b) {
+        Start::No => return Parsed::Invalid,
+        Start::Maybe => return Parsed::Partial,
+        Start::Request => Kind::Request,
+        Start::Response => Kind::Response,
+    };
+    let Some(end) = memchr(b'\n', b) else {
+        return Parsed::Partial;
+    };
+    let mut head = Head {
+        kind,
+        minor: 1,
+        method: b"",
+        target: b"",
+        status: 0,
+        length: Length::None,
+        coding: Coding::None,
+        host: b"",
+        content_type: b"",
+        content_encoding: b"",
+        trace: b"",
+        anomaly: Anomaly::None,
+    };
+    let line = strip_cr(&b[..end]);
+    if kind == Kind::Response {
+        let Some((minor, status)) = status_line(line) else {
+            return Parsed::Invalid;
+        };
+        head.minor = minor;
+        head.status = status;
+    } else {
+        let Some((method, target, minor)) = request_line(line) else {
+            return Parsed::Invalid;
+        };
+        head.method = method;
+        head.target = target;
+        head.minor = minor;
+    }
+    let mut at = end + 1;
+    loop {
+        let from = at;
+        loop {
+            let Some(n) = memchr(b'\n', &b[at..]) else {
+                if cut {
+                    head.anomaly = Anomaly::HeadCut;
+                    return Parsed::Whole(head, b.len());
+                }
+                return Parsed::Partial;
+            };
+            at += n + 1;
+            // RFC 9112 §5.2: a line that begins with a blank goes on with the value (obs-fold).
+            let folded = n > 1 && matches!(b.get(at), Some(b' ' | b'\t'));
+            if !folded {
+                break;
+            }
+        }
+        let line = strip_cr(&b[from..at - 1]);
+        if line.is_empty() {
+            break;
+        }
+        field(&mut head, line);
+    }
+    if head.coding != Coding::None {
+        if head.length != Length::None {
+            head.anomaly = Anomaly::ConflictingFraming;
+        } else if head.coding != Coding::Chunked || head.minor == 0 {
+            head.anomaly = Anomaly::BadTransferEncoding;
+        }
+    } else if head.length == Length::Bad {
+        head.anomaly = Anomaly::BadContentLength;
+    }
+    Parsed::Whole(head, at)
+}
+
+/// One header line; only the names that matter here are looked at.
+#[inline]
+fn field<'a>(head: &mut Head<'a>, line: &'a [u8]) {
+    let Some(colon) = memchr(b':', line) else {
+        head.anomaly = Anomaly::BadHeaderLine;
+        return;
+    };
+    let mut name = &line[..colon];
+    if matches!(name, [] | [.., b' ' | b'\t']) {
+        head.anomaly = Anomaly::BadHeaderLine;
+        name = trim(name);
+    }
+    let Some(first) = name.first() else {
+        return;
+    };
+    let value = || trim(&line[colon + 1..]);
+    let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+    match (name.len(), first | 0x20) {
+        (4, b'h') if is(b"host") && head.host.is_empty() => head.host = value(),
+        (14, b'c') if is(b"content-length") => head.length = content_length(head.length, value()),
+        (17, b't') if is(b"transfer-encoding") => head.coding = transfer_encoding(head.coding, value()),
+        (12, b'c') if is(b"content-type") => head.content_type = value(),
+        (16, b'c') if is(b"content-encoding") => head.content_encoding = value(),
+        (11, b't') if is(b"traceparent") => {
+            // W3C Trace Context: version-traceid-spanid-flags
+            let v = value();
+            if let Some(id) = v.get(3..35) {
+                if v.get(2) == Some(&b'-') && v.get(35) == Some(&b'-') && is_hex(id) {
+                    head.trace = id;
+                }
+            }
+        }
+        (2, b'b') if is(b"b3") && head.trace.is_empty() => {
+            let v = value();
+            let id = &v[..memchr(b'-', v).unwrap_or(0)];
+            if matches!(id.len(), 16 | 32) && is_hex(id) {
+                head.trace = id;
+            }
+        }
+        (12, b'x') if is(b"x-b3-traceid") && head.trace.is_empty() => {
+            let id = value();
+            if matches!(id.len(), 16 | 32) && is_hex(id) {
+                head.trace = id;
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_hex(v: &[u8]) -> bool {
+    v.iter().all(u8::is_ascii_hexdigit)
+}
+
+/// RFC 9112 §6.3: a list of equal numbers counts as that number.
+fn content_length(known: Length, value: &[u8]) -> Length {
+    let mut out = known;
+    for part in value.split(|&c| c == b',') {
+        let part = trim(part);
+        let good = !part.is_empty() && part.len() <= 18 && part.iter().all(u8::is_ascii_digit);
+        let n = part.iter().fold(0u64, |n, &c| n.wrapping_mul(10).wrapping_add(u64::from(c.wrapping_sub(b'0'))));
+        out = match out {
+            Length::None if good => Length::Some(n),
+            Length::Some(m) if good && m == n => out,
+            _ => return Length::Bad,
+        };
+    }
+    out
+}
+
+fn transfer_encoding(known: Coding, value: &[u8]) -> Coding {
+    value.split(|&c| c == b',').map(trim).fold(known, |known, coding| {
+        if coding.eq_ignore_ascii_case(b"chunked") {
+            Coding::Chunked
+        } else if coding.is_empty() || coding.eq_ignore_ascii_case(b"identity") {
+            known // RFC 2616's name for no coding
+        } else if matches!(known, Coding::Chunked | Coding::ChunkedInside) {
+            Coding::ChunkedInside
+        } else {
+            Coding::Other
+        }
+    })
+}
+
+/// End of the head that begins at 0, searching from `from`; the first line is never blank.
+pub fn head_end(b: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    loop {
+        let n = at + memchr(b'\n', &b[at..])?;
+        match (b.get(n + 1), b.get(n + 2)) {
+            (Some(b'\n'), _) => return Some(n + 2),
+            (Some(b'\r'), Some(b'\n')) => return Some(n + 3),
+            _ => at = n + 1,
+        }
+    }
+}
+
+/// Where a body's bytes stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    Length(u64),
+    Chunked(Chunk),
+    UntilClose,
+    /// Framing is lost: all bytes are body until something clear begins. `true`: chunked before.
+    Blind(bool),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// In the size: its value and digits so far.
+    Size(u64, u8),
+    Extension(u64),
+    Data(u64),
+    /// The line end after data.
+    End,
+    /// In the trailer section; bytes on the line so far (0, 1 = only CR, 2 = more).
+    Trailer(u8),
+}
+
+/// What a request's head announces (RFC 9112 §6.3).
+pub fn request_body(h: &Head) -> Body {
+    match (h.coding, h.length) {
+        _ if h.anomaly == Anomaly::HeadCut => Body::Blind(h.coding == Coding::Chunked),
+        (Coding::Chunked | Coding::ChunkedInside, _) => Body::Chunked(Chunk::Size(0, 0)),
+        (Coding::Other, _) | (_, Length::Bad) => Body::Blind(false),
+        (_, Length::Some(n)) => Body::Length(n),
+        (_, Length::None) => Body::Length(0),
+    }
+}
+
+/// What a response's head announces. `head` says the request was HEAD.
+pub fn response_body(h: &Head, head: bool) -> Body {
+    if head || h.status < 200 || h.status == 204 || h.status == 304 {
+        return Body::Length(0);
+    }
+    match (h.coding, h.length) {
+        _ if h.anomaly == Anomaly::HeadCut => Body::Blind(h.coding == Coding::Chunked),
+        (Coding::Chunked | Coding::ChunkedInside, _) => Body::Chunked(Chunk::Size(0, 0)),
+        (Coding::Other, _) | (_, Length::Bad | Length::None) => Body::UntilClose,
+        (_, Length::Some(n)) => Body::Length(n),
+    }
+}
+
+/// Result of [`chunk`]: how many bytes were taken, how many of them are content, whether the body
+/// ended or broke.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Took {
+    pub bytes: usize,
+    pub content: usize,
+    pub end: bool,
+    pub broken: bool,
+}
+
+/// Advances a chunked body over `b` (RFC 9112 §7.1), at most to its end.
+pub fn chunk(state: &mut Chunk, b: &[u8]) -> Took {
+    let mut took = Took { bytes: 0, content: 0, end: false, broken: false };
+    while took.bytes < b.len() {
+        let rest = &b[took.bytes..];
+        match *state {
+            Chunk::Data(left) => {
+                let n = left.min(rest.len() as u64);
+                took.bytes += n as usize;
+                took.content += n as usize;
+                *state = if n == left { Chunk::End } else { Chunk::Data(left - n) };
+            }
+            Chunk::Size(value, digits) => {
+                let c = rest[0];
+                if let Some(digit) = (c as char).to_digit(16) {
+                    if digits >= 15 {
+                        took.broken = true;
+                        return took;
+                    }
+                    *state = Chunk::Size(value * 16 + u64::from(digit), digits + 1);
+                } else if digits > 0 && matches!(c, b';' | b'\r' | b' ' | b'\t') {
+                    *state = Chunk::Extension(value);
+                } else if digits > 0 && c == b'\n' {
+                    *state = if value == 0 { Chunk::Trailer(0) } else { Chunk::Data(value) };
+                } else {
+                    took.broken = true;
+                    return took;
+                }
+                took.bytes += 1;
+            }
+            Chunk::Extension(value) => match memchr(b'\n', rest) {
+                Some(n) => {
+                    took.bytes += n + 1;
+                    *state = if value == 0 { Chunk::Trailer(0) } else { Chunk::Data(value) };
+                }
+                None => took.bytes = b.len(),
+            },
+            Chunk::End => match rest[0] {
+                b'\r' => took.bytes += 1,
+                b'\n' => {
+                    took.bytes += 1;
+                    *state = Chunk::Size(0, 0);
+                }
+                _ => {
+                    took.broken = true;
+                    return took;
+                }
+            },
+            Chunk::Trailer(line) => {
+                took.bytes += 1;
+                match (rest[0], line) {
+                    (b'\n', 0 | 1) => {
+                        took.end = true;
+                        return took;
+                    }
+                    (b'\n', _) => *state = Chunk::Trailer(0),
+                    (b'\r', 0) => *state = Chunk::Trailer(1),
+                    _ => *state = Chunk::Trailer(2),
+                }
+            }
+        }
+    }
+    took
+}
+
+/// Name and value of each header line of a head.
+pub fn fields(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    head.split(|&c| c == b'\n').skip(1).filter_map(|line| {
+        let line = strip_cr(line);
+        let colon = memchr(b':', line)?;
+        Some((&line[..colon], trim(&line[colon + 1..])))
+    })
+}

@@ -1,0 +1,170 @@
+//! replaykit's compiled engine: captured bytes in, Arrow columns out.
+//!
+//! No I/O, no clock, no unsafe code. `source` finds the packets, `link` the segments, `tcp` the
+//! order, `connection` and `http1` the messages, `exchange` measures, `account` sees to it that
+//! every byte is booked. Each file has a twin in `replaykit/wire`, which is the specification.
+#![forbid(unsafe_code)]
+
+pub mod account;
+pub mod connection;
+pub mod endpoint;
+pub mod exchange;
+pub mod filter;
+pub mod http1;
+pub mod link;
+pub mod message;
+pub mod options;
+pub mod source;
+pub mod tcp;
+
+use account::{Account, Cause};
+use arrow_array::RecordBatch;
+use arrow_schema::ArrowError;
+use connection::Sink;
+use exchange::Columns;
+use link::{Decoded, Decoder};
+use message::Messages;
+use options::Options;
+use source::{Block, Broken, File, Step};
+use tcp::Table;
+
+pub struct Engine {
+    decoder: Decoder,
+    table: Table,
+    sink: Sink,
+    file: File,
+}
+
+impl Engine {
+    pub fn new(options: Options) -> Self {
+        Engine {
+            decoder: Decoder::default(),
+            table: Table::new(&options.ports, options.first_connection),
+            file: File::default(),
+            sink: Sink {
+                columns: Columns::new(options.weight),
+                options,
+                messages: Messages::default(),
+                account: Account::default(),
+                buffered: 0,
+            },
+        }
+    }
+
+    /// Begins another capture file; connections go on.
+    pub fn next_file(&mut self) {
+        self.file = File::default();
+    }
+
+    /// Reads whole records of a capture file from `b`; returns how many bytes they took. The rest
+    /// is to be given again with what follows it.
+    pub fn feed_file(&mut self, b: &[u8]) -> Result<usize, Broken> {
+        let mut at = 0;
+        loop {
+            match self.file.step(b, at)? {
+                Step::Packet(r, next) => {
+                    let frame = &b[r.start..r.end];
+                    self.packet(link::network(r.link, frame), r.time, r.orig, frame);
+                    at = next;
+                }
+                Step::Skip(next) => at = next,
+                Step::More => {
+                    self.file.offset += at as u64;
+                    return Ok(at);
+                }
+            }
+        }
+    }
+
+    /// Reads a TPACKET_V3 block; returns its packets.
+    pub fn feed_block(&mut self, block: &[u8]) -> usize {
+        let mut n = 0;
+        for live in Block::new(block) {
+            let r = live.record;
+            let frame = &block[r.start..r.end];
+            self.packet(Some((live.ethertype, live.network)), r.time, r.orig, frame);
+            n += 1;
+        }
+        n
+    }
+
+    /// Reads one packet of a link type.
+    pub fn feed_packet(&mut self, link: u32, time: i64, orig: u64, frame: &[u8]) {
+        self.packet(link::network(link, frame), time, orig.max(frame.len() as u64), frame);
+    }
+
+    #[inline]
+    fn packet(&mut self, entry: Option<(u16, usize)>, time: i64, orig: u64, frame: &[u8]) {
+        self.sink.account.packets += 1;
+        self.sink.account.bytes += orig;
+        let mut lost = 0;
+        match self.decoder.decode(entry, time, orig, frame, &mut lost) {
+            Decoded::Tcp(segment) => self.table.segment(&segment, &mut self.sink),
+            Decoded::Other(cause) => self.sink.account.add(cause, orig),
+            Decoded::Held => {}
+        }
+        self.sink.account.add(Cause::Gap, lost);
+    }
+
+    /// Tells the time of a live capture, in ns since the epoch.
+    pub fn advance(&mut self, now: i64) {
+        self.table.advance(now, &mut self.sink);
+    }
+
+    /// Ends every connection; afterwards every byte is booked.
+    pub fn finish(&mut self) {
+        self.table.finish(&mut self.sink);
+        let lost = self.decoder.finish();
+        self.sink.account.add(Cause::Gap, lost);
+    }
+
+    pub fn rows(&self) -> usize {
+        self.sink.columns.rows
+    }
+
+    pub fn take_exchanges(&mut self) -> Result<RecordBatch, ArrowError> {
+        self.sink.columns.take()
+    }
+
+    pub fn take_messages(&mut self) -> Messages {
+        std::mem::take(&mut self.sink.messages)
+    }
+
+    pub fn message_bytes(&self) -> usize {
+        self.sink.messages.gor.len()
+    }
+
+    pub fn account(&self) -> &Account {
+        &self.sink.account
+    }
+
+    /// Connections in the table, and bytes in all buffers.
+    pub fn held(&self) -> (usize, usize) {
+        (self.table.live(), self.sink.buffered)
+    }
+}
+
+/// A loop that only walks a capture file's headers: the floor that benchmarks compare with.
+pub fn walk(b: &[u8], totals: &mut [u64; 3], file: &mut File) -> Result<usize, Broken> {
+    let mut at = 0;
+    let mut decoder = Decoder::default();
+    loop {
+        match file.step(b, at)? {
+            Step::Packet(r, next) => {
+                let frame = &b[r.start..r.end];
+                let mut lost = 0;
+                totals[0] += 1;
+                totals[1] += r.orig;
+                if let Decoded::Tcp(s) = decoder.decode(link::network(r.link, frame), r.time, r.orig, frame, &mut lost) {
+                    totals[2] += u64::from(s.len);
+                }
+                at = next;
+            }
+            Step::Skip(next) => at = next,
+            Step::More => {
+                file.offset += at as u64;
+                return Ok(at);
+            }
+        }
+    }
+}

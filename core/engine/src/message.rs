@@ -1,0 +1,88 @@
+//! Messages as they leave the engine: one buffer of .gor records and an index into it.
+//!
+//! Owns GoReplay's record: `kind id time latency\n`, the payload, a line with three monkeys. Append
+//! only; a message is copied once.
+
+/// Ends every record of a .gor file.
+pub const SEPARATOR: &[u8] = "\n🐵🙈🙉\n".as_bytes();
+
+#[derive(Default)]
+pub struct Messages {
+    /// Whole .gor records, one after the other.
+    pub gor: Vec<u8>,
+    pub kind: Vec<u8>,
+    pub time: Vec<i64>,
+    pub latency: Vec<i64>,
+    /// Where each record and each payload begins, and where the payload ends.
+    pub record: Vec<u64>,
+    pub start: Vec<u64>,
+    pub end: Vec<u64>,
+    pub connection: Vec<u64>,
+    pub stream: Vec<i32>,
+}
+
+/// What a record's first line holds.
+pub struct Meta {
+    pub kind: u8,
+    pub id: [u8; 24],
+    pub time: i64,
+    pub latency: i64,
+    pub connection: u64,
+    pub stream: i32,
+}
+
+fn decimal(out: &mut Vec<u8>, n: i64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut left = n.unsigned_abs();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    if n < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+impl Messages {
+    pub fn push(&mut self, meta: &Meta, payload: &[u8]) {
+        self.record.push(self.gor.len() as u64);
+        self.gor.extend_from_slice(&[b'0' + meta.kind, b' ']);
+        self.gor.extend_from_slice(&meta.id);
+        self.gor.push(b' ');
+        decimal(&mut self.gor, meta.time);
+        self.gor.push(b' ');
+        decimal(&mut self.gor, meta.latency);
+        self.gor.push(b'\n');
+        self.start.push(self.gor.len() as u64);
+        self.gor.extend_from_slice(payload);
+        self.end.push(self.gor.len() as u64);
+        self.gor.extend_from_slice(SEPARATOR);
+        self.kind.push(meta.kind);
+        self.time.push(meta.time);
+        self.latency.push(meta.latency);
+        self.connection.push(meta.connection);
+        self.stream.push(meta.stream);
+    }
+}
+
+/// GoReplay's id: client port, server port, last four bytes of the client's address, and the
+/// server's sequence number where the answer begins, in hex.
+pub fn gor_id(client_port: u16, server_port: u16, client_ip: u32, seq: u32) -> [u8; 24] {
+    let mut raw = [0u8; 12];
+    raw[..2].copy_from_slice(&client_port.to_be_bytes());
+    raw[2..4].copy_from_slice(&server_port.to_be_bytes());
+    raw[4..8].copy_from_slice(&client_ip.to_be_bytes());
+    raw[8..].copy_from_slice(&seq.to_be_bytes());
+    let mut hex = [0u8; 24];
+    for (i, byte) in raw.iter().enumerate() {
+        hex[i * 2] = b"0123456789abcdef"[(byte >> 4) as usize];
+        hex[i * 2 + 1] = b"0123456789abcdef"[(byte & 15) as usize];
+    }
+    hex
+}

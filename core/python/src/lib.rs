@@ -1,0 +1,222 @@
+//! The Python binding: buffers in, Arrow columns and counters out, and nothing else.
+
+use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
+use arrow_array::{Array, StructArray};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyCapsule, PyDict};
+use replaykit_engine::endpoint::Templates;
+use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
+use replaykit_engine::options::Options;
+use replaykit_engine::{source, walk};
+use regex::bytes::Regex;
+
+/// Runs `work` over a buffer's bytes without the GIL.
+fn with_bytes<T: Send>(py: Python<'_>, buffer: &PyBuffer<u8>, from: usize, to: usize, work: impl FnOnce(&[u8]) -> T + Send) -> PyResult<T> {
+    if !buffer.is_c_contiguous() || from > to || to > buffer.len_bytes() {
+        return Err(PyValueError::new_err("the buffer is not contiguous, or the range lies outside it"));
+    }
+    if from == to {
+        return Ok(py.detach(|| work(&[])));
+    }
+    // SAFETY: `buffer` keeps the memory alive and in place, it is contiguous, and the range lies
+    // inside. Callers hand over memory that nobody writes meanwhile: a read-only mapping, bytes, or
+    // a ring block that the kernel has passed to user space.
+    let bytes = unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>().add(from).cast_const(), to - from) };
+    Ok(py.detach(|| work(bytes)))
+}
+
+fn regex(pattern: &str) -> PyResult<Regex> {
+    Regex::new(pattern).map_err(|e| PyValueError::new_err(format!("{e}")))
+}
+
+fn regexes(patterns: Vec<String>) -> PyResult<Vec<Regex>> {
+    patterns.iter().map(|p| regex(p)).collect()
+}
+
+fn header_rules(rules: Vec<(String, Option<String>)>) -> PyResult<Vec<HeaderRule>> {
+    rules.into_iter().map(|(name, value)| Ok((name, value.map(|v| regex(&v)).transpose()?))).collect()
+}
+
+/// Reads `options[name]`, keeping the default where it is absent.
+fn set<'py, T: for<'a> FromPyObject<'a, 'py>>(options: &Bound<'py, PyDict>, name: &str, field: &mut T) -> PyResult<()> {
+    if let Some(value) = options.get_item(name)? {
+        *field = value.extract().map_err(|_| PyValueError::new_err(format!("bad value for option {name}")))?;
+    }
+    Ok(())
+}
+
+fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
+    let mut out = Options::default();
+    set(o, "ports", &mut out.ports)?;
+    set(o, "weight", &mut out.weight)?;
+    set(o, "requests", &mut out.requests)?;
+    set(o, "responses", &mut out.responses)?;
+    set(o, "first_connection", &mut out.first_connection)?;
+    set(o, "max_connections", &mut out.max_connections)?;
+    set(o, "max_ended", &mut out.max_ended)?;
+    set(o, "max_connection_bytes", &mut out.max_connection_bytes)?;
+    set(o, "max_head_bytes", &mut out.max_head_bytes)?;
+    set(o, "max_message_bytes", &mut out.max_message_bytes)?;
+    set(o, "max_buffer_bytes", &mut out.max_buffer_bytes)?;
+    set(o, "max_pipeline", &mut out.max_pipeline)?;
+    set(o, "max_held", &mut out.max_held)?;
+    set(o, "idle_ns", &mut out.idle_ns)?;
+    set(o, "linger_ns", &mut out.linger_ns)?;
+    set(o, "reorder_ns", &mut out.reorder_ns)?;
+    set(o, "hole_ns", &mut out.hole_ns)?;
+    set(o, "settle_ns", &mut out.settle_ns)?;
+    set(o, "settle_segments", &mut out.settle_segments)?;
+    let mut patterns: Vec<String> = Vec::new();
+    set(o, "endpoints", &mut patterns)?;
+    out.templates = Templates::new(&patterns);
+    let mut texts: [Vec<String>; 4] = Default::default();
+    for (name, field) in ["allow_methods", "deny_methods", "allow_urls", "deny_urls"].iter().zip(&mut texts) {
+        set(o, name, field)?;
+    }
+    let [allow_methods, deny_methods, allow_urls, deny_urls] = texts;
+    let mut headers: [Vec<(String, Option<String>)>; 2] = Default::default();
+    set(o, "allow_headers", &mut headers[0])?;
+    set(o, "deny_headers", &mut headers[1])?;
+    let [allow_headers, deny_headers] = headers;
+    out.filters = Filters {
+        allow_headers: header_rules(allow_headers)?,
+        deny_headers: header_rules(deny_headers)?,
+        allow_methods: regexes(allow_methods)?,
+        deny_methods: regexes(deny_methods)?,
+        allow_urls: regexes(allow_urls)?,
+        deny_urls: regexes(deny_urls)?,
+    };
+    let mut redaction = Redaction::default();
+    set(o, "redact_headers", &mut redaction.headers)?;
+    set(o, "redact_parameters", &mut redaction.parameters)?;
+    out.redaction = redaction;
+    Ok(out)
+}
+
+fn arrow(py: Python<'_>, batch: StructArray) -> PyResult<(Bound<'_, PyCapsule>, Bound<'_, PyCapsule>)> {
+    let failed = |e: arrow_schema::ArrowError| PyRuntimeError::new_err(e.to_string());
+    let data = batch.to_data();
+    let schema = FFI_ArrowSchema::try_from(data.data_type()).map_err(failed)?;
+    let schema = PyCapsule::new(py, schema, Some(c"arrow_schema".to_owned()))?;
+    let array = PyCapsule::new(py, FFI_ArrowArray::new(&data), Some(c"arrow_array".to_owned()))?;
+    Ok((schema, array))
+}
+
+/// See `replaykit/wire/engine.py`, which describes this class.
+#[pyclass]
+struct Engine {
+    engine: replaykit_engine::Engine,
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    fn new(options: &Bound<'_, PyDict>) -> PyResult<Self> {
+        Ok(Engine { engine: replaykit_engine::Engine::new(read_options(options)?) })
+    }
+
+    fn next_file(&mut self) {
+        self.engine.next_file();
+    }
+
+    #[pyo3(signature = (data, start, end))]
+    fn feed_file(&mut self, py: Python<'_>, data: PyBuffer<u8>, start: usize, end: usize) -> PyResult<usize> {
+        let engine = &mut self.engine;
+        with_bytes(py, &data, start, end, |b| engine.feed_file(b))?
+            .map_err(|broken| PyValueError::new_err((broken.offset, broken.what)))
+    }
+
+    #[pyo3(signature = (data, start, end))]
+    fn feed_block(&mut self, py: Python<'_>, data: PyBuffer<u8>, start: usize, end: usize) -> PyResult<usize> {
+        let engine = &mut self.engine;
+        with_bytes(py, &data, start, end, |b| engine.feed_block(b))
+    }
+
+    fn feed_packet(&mut self, link: u32, time_ns: i64, length: u64, data: &[u8]) {
+        self.engine.feed_packet(link, time_ns, length, data);
+    }
+
+    fn advance(&mut self, py: Python<'_>, now_ns: i64) {
+        py.detach(|| self.engine.advance(now_ns));
+    }
+
+    fn finish(&mut self, py: Python<'_>) {
+        py.detach(|| self.engine.finish());
+    }
+
+    #[getter]
+    fn rows(&self) -> usize {
+        self.engine.rows()
+    }
+
+    #[getter]
+    fn message_bytes(&self) -> usize {
+        self.engine.message_bytes()
+    }
+
+    /// Connections in the table, and bytes in all buffers.
+    #[getter]
+    fn held(&self) -> (usize, usize) {
+        self.engine.held()
+    }
+
+    /// The finished exchanges, as Arrow C data interface capsules (schema, array).
+    fn take_exchanges<'py>(&mut self, py: Python<'py>) -> PyResult<(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>)> {
+        let batch = self.engine.take_exchanges().map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
+        arrow(py, batch.into())
+    }
+
+    /// The finished messages: .gor records, and their index as native-endian arrays.
+    fn take_messages<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let m = self.engine.take_messages();
+        let out = PyDict::new(py);
+        out.set_item("gor", PyBytes::new(py, &m.gor))?;
+        out.set_item("kind", PyBytes::new(py, &m.kind))?;
+        for (name, column) in [("time_ns", &m.time), ("latency_ns", &m.latency)] {
+            let bytes: Vec<u8> = column.iter().flat_map(|v| v.to_ne_bytes()).collect();
+            out.set_item(name, PyBytes::new(py, &bytes))?;
+        }
+        for (name, column) in [("record", &m.record), ("start", &m.start), ("end", &m.end), ("connection", &m.connection)] {
+            let bytes: Vec<u8> = column.iter().flat_map(|v| v.to_ne_bytes()).collect();
+            out.set_item(name, PyBytes::new(py, &bytes))?;
+        }
+        let stream: Vec<u8> = m.stream.iter().flat_map(|v| v.to_ne_bytes()).collect();
+        out.set_item("stream", PyBytes::new(py, &stream))?;
+        Ok(out)
+    }
+
+    fn account<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let out = PyDict::new(py);
+        for (name, value) in self.engine.account().entries() {
+            out.set_item(name, value)?;
+        }
+        Ok(out)
+    }
+}
+
+/// The endpoint of each path, by the patterns given and by shape.
+#[pyfunction]
+fn endpoints(patterns: Vec<String>, paths: Vec<String>) -> Vec<String> {
+    let templates = Templates::new(&patterns);
+    paths.iter().map(|p| templates.endpoint(p)).collect()
+}
+
+/// Walks a capture's headers only; returns packets, link bytes, TCP payload bytes.
+#[pyfunction]
+fn walk_headers(py: Python<'_>, data: PyBuffer<u8>) -> PyResult<[u64; 3]> {
+    let mut totals = [0; 3];
+    let mut file = source::File::default();
+    with_bytes(py, &data, 0, data.len_bytes(), |b| walk(b, &mut totals, &mut file))?
+        .map_err(|broken| PyValueError::new_err((broken.offset, broken.what)))?;
+    Ok(totals)
+}
+
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_class::<Engine>()?;
+    m.add_function(wrap_pyfunction!(endpoints, m)?)?;
+    m.add_function(wrap_pyfunction!(walk_headers, m)?)
+}
