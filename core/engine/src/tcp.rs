@@ -83,7 +83,7 @@ pub struct Table {
     ports: Option<Box<[u64; 1024]>>,
     next_id: u64,
     arrivals: u64,
-    swept: i64,
+    swept: Option<i64>,
     since: usize,
 }
 
@@ -106,7 +106,7 @@ impl Table {
             ports,
             next_id: first,
             arrivals: 0,
-            swept: i64::MIN,
+            swept: None,
             since: 0,
         }
     }
@@ -147,8 +147,11 @@ impl Table {
             return;
         }
         self.since += 1;
-        if s.time.wrapping_sub(self.swept) >= SWEEP_NS || s.time < self.swept {
-            self.sweep(s.time, sink);
+        match self.swept {
+            None => self.swept = Some(s.time),
+            Some(swept) if (0..SWEEP_NS).contains(&s.time.saturating_sub(swept)) => {}
+            Some(_) if self.since < self.live() => {}
+            Some(_) => self.walk(s.time, sink),
         }
         let (d, key) = if (s.src, s.sport) <= (s.dst, s.dport) {
             (0, (s.src, s.sport, s.dst, s.dport))
@@ -309,19 +312,8 @@ impl Table {
 
     /// Ends idle connections and gives up on holes that waited too long. Its cost is spread: it
     /// runs once a second of packet time, and only after as many segments as there are connections.
-    fn sweep(&mut self, now: i64, sink: &mut Sink) {
-        if self.swept == i64::MIN {
-            self.swept = now;
-            return;
-        }
-        if self.since < self.live() {
-            return;
-        }
-        self.walk(now, sink);
-    }
-
     fn walk(&mut self, now: i64, sink: &mut Sink) {
-        self.swept = now;
+        self.swept = Some(now);
         self.since = 0;
         for slot in 0..self.slots.len() as u32 {
             let Some(c) = self.slots[slot as usize].as_deref_mut() else {
@@ -342,7 +334,7 @@ impl Table {
 
     /// Tells the time of a live capture, so that silence ends things too.
     pub fn advance(&mut self, now: i64, sink: &mut Sink) {
-        if now.saturating_sub(self.swept) >= SWEEP_NS {
+        if self.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_NS) {
             self.walk(now, sink);
         }
     }

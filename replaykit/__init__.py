@@ -1,0 +1,3 @@
+"""replaykit: who is using the bandwidth?"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,221 @@
+"""The choice of engine, and the readable one.
+
+Both engines have the same methods and give the same columns. The compiled one is `core/`; the
+readable one is the files of this package, and the specification.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+
+from replaykit.wire import link, source
+from replaykit.wire.account import GAP
+from replaykit.wire.connection import Sink
+from replaykit.wire.message import Messages
+from replaykit.wire.options import Options
+from replaykit.wire.source import BrokenCapture
+from replaykit.wire.tcp import Table
+
+try:
+    from replaykit import _core  # type: ignore[attr-defined,unused-ignore]
+except ImportError as _error:
+    _core = None  # type: ignore[assignment,unused-ignore]
+    _missing = str(_error)
+
+Choice = Literal["auto", "compiled", "readable"]
+CHOICES: tuple[Choice, ...] = ("auto", "compiled", "readable")
+
+
+class NoCompiledCore(RuntimeError):
+    """The compiled engine was asked for and is not installed."""
+
+
+class Engine(Protocol):
+    """Captured bytes in, columns out. Times in ns since the epoch; no I/O, no clock."""
+
+    name: str
+
+    def feed_file(self, data: Any, start: int, end: int) -> int:
+        """Reads whole records of a capture file from a buffer's range; returns the bytes taken.
+
+        The rest is to be given again with what follows it. Raises BrokenCapture.
+        """
+
+    def next_file(self) -> None:
+        """Begins another capture file; connections go on."""
+
+    def feed_block(self, data: Any, start: int, end: int) -> int:
+        """Reads a TPACKET_V3 block; returns its packets."""
+
+    def feed_packet(self, link: int, time_ns: int, length: int, data: bytes) -> None:
+        """Reads one packet of a link type that measured `length` bytes on the wire."""
+
+    def advance(self, now_ns: int) -> None:
+        """Tells the time of a live capture, so that silence ends things too."""
+
+    def finish(self) -> None:
+        """Ends every connection; afterwards every byte is booked."""
+
+    @property
+    def rows(self) -> int:
+        """Exchanges to take."""
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of messages to take."""
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Connections in the table, and bytes in all buffers."""
+
+    def take_exchanges(self) -> pa.RecordBatch:
+        """The finished exchanges: a batch of `exchange.BATCH_SCHEMA`."""
+
+    def take_messages(self) -> Messages:
+        """The finished messages that were asked for."""
+
+    def account(self) -> dict[str, int]:
+        """Every counter: see `account.Account.entries`."""
+
+
+class ReadableEngine:
+    """The specification, in plain Python."""
+
+    name = "readable"
+
+    def __init__(self, options: Options) -> None:
+        self._decoder = link.Decoder()
+        self._table = Table(options.ports, options.first_connection)
+        self._sink = Sink(options)
+        self._file = source.File()
+
+    def next_file(self) -> None:
+        self._file = source.File()
+
+    def feed_file(self, data: Any, start: int, end: int) -> int:
+        view = memoryview(data)[start:end]
+        at = 0
+        while (step := self._file.step(view, at)) is not None:
+            record, at = step
+            if record is not None:
+                frame = bytes(view[record.start : record.end])
+                self._packet(link.network(record.link, frame), record.time, record.orig, frame)
+        self._file.offset += at
+        return at
+
+    def feed_block(self, data: Any, start: int, end: int) -> int:
+        view = memoryview(data)[start:end]
+        n = 0
+        for record, ethertype, network in source.ring_block(view):
+            frame = bytes(view[record.start : record.end])
+            self._packet((ethertype, network), record.time, record.orig, frame)
+            n += 1
+        return n
+
+    def feed_packet(self, link_type: int, time_ns: int, length: int, data: bytes) -> None:
+        self._packet(link.network(link_type, data), time_ns, max(length, len(data)), data)
+
+    def _packet(self, entry: tuple[int, int] | None, time: int, orig: int, frame: bytes) -> None:
+        account = self._sink.account
+        account.packets += 1
+        account.bytes += orig
+        decoded = self._decoder.decode(entry, time, orig, frame)
+        if isinstance(decoded, link.Segment):
+            self._table.segment(decoded, self._sink)
+        elif isinstance(decoded, str):
+            account.add(decoded, orig)
+        self._book_lost()
+
+    def _book_lost(self) -> None:
+        self._sink.account.add(GAP, self._decoder.lost)
+        self._decoder.lost = 0
+
+    def advance(self, now_ns: int) -> None:
+        self._table.advance(now_ns, self._sink)
+
+    def finish(self) -> None:
+        self._table.finish(self._sink)
+        self._decoder.finish()
+        self._book_lost()
+
+    @property
+    def rows(self) -> int:
+        return len(self._sink.columns)
+
+    @property
+    def message_bytes(self) -> int:
+        return len(self._sink.messages.gor)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        return self._table.live(), self._sink.buffered
+
+    def take_exchanges(self) -> pa.RecordBatch:
+        return self._sink.columns.take()
+
+    def take_messages(self) -> Messages:
+        messages, self._sink.messages = self._sink.messages, Messages()
+        return messages
+
+    def account(self) -> dict[str, int]:
+        return self._sink.account.entries()
+
+
+class CompiledEngine:
+    """The same, from `core/`."""
+
+    name = "compiled"
+
+    def __init__(self, options: Options) -> None:
+        if _core is None:
+            raise NoCompiledCore(f"the compiled core is not installed ({_missing})")
+        self._engine = _core.Engine(options.as_dict())
+        self.feed_block = self._engine.feed_block
+        self.feed_packet = self._engine.feed_packet
+        self.next_file = self._engine.next_file
+        self.advance = self._engine.advance
+        self.finish = self._engine.finish
+
+    def feed_file(self, data: Any, start: int, end: int) -> int:
+        try:
+            return int(self._engine.feed_file(data, start, end))
+        except ValueError as error:
+            raise BrokenCapture(*error.args) from None
+
+    @property
+    def rows(self) -> int:
+        return int(self._engine.rows)
+
+    @property
+    def message_bytes(self) -> int:
+        return int(self._engine.message_bytes)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        connections, buffered = self._engine.held
+        return int(connections), int(buffered)
+
+    def take_exchanges(self) -> pa.RecordBatch:
+        return pa.RecordBatch._import_from_c_capsule(*self._engine.take_exchanges())
+
+    def take_messages(self) -> Messages:
+        raw = self._engine.take_messages()
+        out = Messages(gor=raw["gor"], kind=raw["kind"])
+        for name in ("time_ns", "latency_ns", "record", "start", "end", "connection", "stream"):
+            getattr(out, name).frombytes(raw[name])
+        return out
+
+    def account(self) -> dict[str, int]:
+        return dict(self._engine.account())
+
+
+def open_engine(options: Options, choice: Choice = "auto") -> Engine:
+    """An engine. `auto` takes the compiled one where it is installed.
+
+    Raises ValueError for a pattern that cannot be read, NoCompiledCore.
+    """
+    if choice == "readable" or (choice == "auto" and _core is None):
+        return ReadableEngine(options)
+    return CompiledEngine(options)

@@ -1,0 +1,297 @@
+"""From a captured frame to a TCP segment.
+
+Owns link types, VLAN tags, PPPoE, IPv4, IPv6 and IP fragments. Never keeps a frame beyond an
+unfinished datagram. Cost per packet is constant; at most MAX_LAYERS envelopes are opened.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from struct import Struct
+
+from replaykit.wire import account
+
+MAX_LAYERS = 16
+MAX_PAYLOAD = 1 << 20
+MAX_DATAGRAMS = 1024
+MAX_FRAGMENTS = 256
+FRAGMENT_TIMEOUT_NS = 30_000_000_000
+
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+
+IPV4, IPV6 = 0x0800, 0x86DD
+VLAN_TAGS = (0x8100, 0x88A8, 0x9100)
+PPPOE_SESSION = 0x8864
+
+_TCP = Struct("!HHIIBB")
+
+# An address: (family, number). Families order before numbers, as in the compiled engine.
+Addr = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Segment:
+    """One TCP segment. `length` is the payload's length on the wire, `payload` what was captured."""
+
+    time: int
+    src: Addr
+    dst: Addr
+    sport: int
+    dport: int
+    seq: int
+    ack: int
+    flags: int
+    payload: bytes
+    length: int
+    overhead: int
+    packets: int
+
+
+@dataclass(slots=True)
+class _Datagram:
+    src: Addr
+    dst: Addr
+    protocol: int
+    at: int
+    length: int | None
+    fragment: tuple[int, int, bool] | None
+
+
+@dataclass(slots=True)
+class _Partial:
+    time: int
+    born: int
+    pieces: list[tuple[int, bytes]] = field(default_factory=list)
+    total: int | None = None
+    size: int = 0
+    packets: int = 0
+
+
+class Held:
+    """A fragment whose datagram is not whole yet; its bytes are held."""
+
+
+HELD = Held()
+# A segment, the cause that the packet's bytes go to, or HELD.
+Decoded = Segment | str | Held
+
+
+def _be16(b: bytes, at: int) -> int:
+    if at + 2 > len(b):
+        raise IndexError
+    return b[at] << 8 | b[at + 1]
+
+
+def _be32(b: bytes, at: int) -> int:
+    if at + 4 > len(b):
+        raise IndexError
+    return int.from_bytes(b[at : at + 4], "big")
+
+
+def network(link: int, b: bytes) -> tuple[int, int] | None:
+    """EtherType and offset of the network header; None where the link holds none that we read."""
+    try:
+        match link:
+            case 1:
+                return _be16(b, 12), 14
+            case 104:  # Cisco HDLC: address, control, EtherType
+                return _be16(b, 2), 4
+            case 0 | 108:  # BSD loopback: the address family, in the byte order of the capturing host
+                return _ip_version(b, 4)
+            case 12 | 14 | 101 | 228 | 229:
+                return _ip_version(b, 0)
+            case 113:  # Linux cooked v1
+                return _be16(b, 14), 16
+            case 276:  # Linux cooked v2
+                return _be16(b, 0), 20
+            case 9 | 50:
+                return _ppp(b, 2 if b[:2] == b"\xff\x03" else 0)
+    except IndexError:
+        return None
+    return None
+
+
+def _ip_version(b: bytes, at: int) -> tuple[int, int] | None:
+    return {4: (IPV4, at), 6: (IPV6, at)}.get(b[at] >> 4)
+
+
+def _ppp(b: bytes, at: int) -> tuple[int, int] | None:
+    # RFC 1661 §6.5: an odd first byte is a protocol number of one byte.
+    first = b[at]
+    protocol, after = (first, at + 1) if first & 1 else (_be16(b, at), at + 2)
+    return {0x0021: (IPV4, after), 0x0057: (IPV6, after)}.get(protocol)
+
+
+def _ipv4(b: bytes, at: int) -> _Datagram | None:
+    first = b[at]
+    header = (first & 15) * 4
+    if first >> 4 != 4 or header < 20:
+        return None
+    total = _be16(b, at + 2)
+    if total != 0 and total < header:
+        return None
+    flags = _be16(b, at + 6)
+    offset, more = (flags & 0x1FFF) * 8, bool(flags & 0x2000)
+    return _Datagram(
+        (4, _be32(b, at + 12)),
+        (4, _be32(b, at + 16)),
+        b[at + 9],
+        at + header,
+        total - header if total else None,
+        (_be16(b, at + 4), offset, more) if offset or more else None,
+    )
+
+
+def _ipv6(b: bytes, at: int) -> _Datagram | None:
+    if b[at] >> 4 != 6:
+        return None
+    payload = _be16(b, at + 4)
+    if at + 40 > len(b):
+        return None
+    src = (6, int.from_bytes(b[at + 8 : at + 24], "big"))
+    dst = (6, int.from_bytes(b[at + 24 : at + 40], "big"))
+    out = _Datagram(src, dst, b[at + 6], at + 40, None, None)
+    for _ in range(MAX_LAYERS):  # RFC 8200 §4
+        match out.protocol:
+            case 0 | 43 | 60 | 135 | 139 | 140:
+                extension = (b[out.at + 1] + 1) * 8
+            case 51:
+                extension = (b[out.at + 1] + 2) * 4
+            case 44:
+                flags = _be16(b, out.at + 2)
+                offset, more = flags & 0xFFF8, bool(flags & 1)
+                if offset or more:
+                    out.fragment = (_be32(b, out.at + 4), offset, more)
+                extension = 8
+            case _:
+                break
+        out.protocol = b[out.at]
+        out.at += extension
+        if out.fragment is not None:
+            break
+    if payload:
+        out.length = at + 40 + payload - out.at
+        if out.length < 0:
+            return None
+    return out
+
+
+class Decoder:
+    """Decodes frames; holds IP fragments until their datagram is whole."""
+
+    def __init__(self) -> None:
+        self._datagrams: dict[tuple[Addr, Addr, int], _Partial] = {}
+        self._order: deque[tuple[tuple[Addr, Addr, int], int]] = deque()
+        self._born = 0
+        self.lost = 0
+        """Bytes of fragments given up since this was last set to zero."""
+
+    def decode(self, entry: tuple[int, int] | None, time: int, orig: int, frame: bytes) -> Decoded:
+        """Decodes what was captured of a packet of `orig` bytes; `entry` is what `network` says."""
+        if entry is None:
+            return account.NOT_TCP
+        kind, at = entry
+        for _ in range(MAX_LAYERS):
+            if kind in VLAN_TAGS:
+                if at + 4 > len(frame):
+                    return account.MALFORMED
+                kind, at = _be16(frame, at + 2), at + 4
+            elif kind == PPPOE_SESSION:
+                try:
+                    inner = _ppp(frame, at + 6)
+                except IndexError:
+                    inner = None
+                if inner is None:
+                    return account.NOT_TCP
+                kind, at = inner
+            else:
+                break
+        if kind not in (IPV4, IPV6):
+            return account.NOT_TCP
+        try:
+            datagram = _ipv4(frame, at) if kind == IPV4 else _ipv6(frame, at)
+        except IndexError:
+            datagram = None
+        if datagram is None:
+            return account.MALFORMED
+        if datagram.protocol != 6:
+            return account.NOT_TCP
+        if datagram.fragment is not None:
+            return self._fragment(datagram, datagram.fragment, time, orig, frame)
+        wire = max(orig - datagram.at, 0)
+        length = min(wire if datagram.length is None else datagram.length, wire)
+        return _segment(datagram, time, frame[datagram.at : datagram.at + length], length, orig, 1)
+
+    def _fragment(
+        self, d: _Datagram, fragment: tuple[int, int, bool], time: int, orig: int, frame: bytes
+    ) -> Decoded:
+        identification, offset, more = fragment
+        captured = frame[d.at :]
+        length = len(captured) if d.length is None else d.length
+        if length == 0 or (more and length % 8) or offset + length > 65_535:
+            return account.MALFORMED
+        if len(captured) < length:
+            return account.TRUNCATED
+        key = (d.src, d.dst, identification)
+        self._expire(time)
+        partial = self._datagrams.get(key)
+        if partial is None:
+            self._born += 1
+            self._order.append((key, self._born))
+            partial = self._datagrams[key] = _Partial(time, self._born)
+        partial.size += orig
+        partial.packets += 1
+        if len(partial.pieces) < MAX_FRAGMENTS:
+            partial.pieces.append((offset, captured[:length]))
+        if not more:
+            partial.total = offset + length
+        if partial.total is None:
+            return HELD
+        partial.pieces.sort(key=lambda piece: piece[0])
+        whole = bytearray()
+        for begin, piece in partial.pieces:
+            if begin > len(whole):
+                return HELD
+            whole += piece[len(whole) - begin :]
+        if len(whole) < partial.total:
+            return HELD
+        del self._datagrams[key]
+        payload = bytes(whole[: partial.total])
+        decoded = _segment(d, time, payload, len(payload), partial.size, partial.packets)
+        if isinstance(decoded, str):
+            self.lost += partial.size - orig  # the caller books only this packet's
+        return decoded
+
+    def _expire(self, now: int) -> None:
+        while self._order:
+            key, born = self._order[0]
+            partial = self._datagrams.get(key)
+            if partial is None or partial.born != born:
+                self._order.popleft()
+                continue
+            if len(self._datagrams) < MAX_DATAGRAMS and now - partial.time <= FRAGMENT_TIMEOUT_NS:
+                return
+            self._order.popleft()
+            self.lost += partial.size
+            del self._datagrams[key]
+
+    def finish(self) -> None:
+        """Gives up on every datagram that is not whole."""
+        self.lost += sum(p.size for p in self._datagrams.values())
+        self._datagrams.clear()
+        self._order.clear()
+
+
+def _segment(d: _Datagram, time: int, b: bytes, length: int, size: int, packets: int) -> Decoded:
+    if len(b) < 14:
+        # Cut inside the TCP header: by the snap length where the packet was longer.
+        return account.TRUNCATED if len(b) < min(length, 14) else account.MALFORMED
+    sport, dport, seq, ack, offset, flags = _TCP.unpack_from(b)
+    header = (offset >> 4) * 4
+    if header < 20 or header > length or length - header > MAX_PAYLOAD:
+        return account.MALFORMED
+    length -= header
+    return Segment(
+        time, d.src, d.dst, sport, dport, seq, ack, flags, b[header:], length, size - length, packets
+    )

@@ -1,0 +1,51 @@
+"""What a run may be told. Every bound has a sound default, the same in both engines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Options:
+    """Times in ns, sizes in bytes.
+
+    ports: of the servers looked at; empty means every TCP connection.
+    weight: 1 / sampling probability. requests, responses: which messages are handed out.
+    settle_*: how long a connection without a seen handshake is held back, so that its beginning is
+    not mistaken. reorder_ns, hole_ns: how long a hole may wait once the receiver has acknowledged
+    it, and without that. Header rules are (name, pattern or None).
+    """
+
+    ports: tuple[int, ...] = ()
+    weight: float = 1.0
+    requests: bool = False
+    responses: bool = False
+    first_connection: int = 1
+    max_connections: int = 100_000
+    max_ended: int = 16_384
+    max_connection_bytes: int = 1 << 20
+    max_head_bytes: int = 64 << 10
+    max_message_bytes: int = 16 << 20
+    max_buffer_bytes: int = 96 << 20
+    max_pipeline: int = 1024
+    max_held: int = 1024
+    idle_ns: int = 300_000_000_000
+    linger_ns: int = 5_000_000_000
+    reorder_ns: int = 100_000_000
+    hole_ns: int = 5_000_000_000
+    settle_ns: int = 1_000_000_000
+    settle_segments: int = 64
+    endpoints: tuple[str, ...] = ()
+    allow_headers: tuple[tuple[str, str | None], ...] = ()
+    deny_headers: tuple[tuple[str, str | None], ...] = ()
+    allow_methods: tuple[str, ...] = ()
+    deny_methods: tuple[str, ...] = ()
+    allow_urls: tuple[str, ...] = ()
+    deny_urls: tuple[str, ...] = ()
+    redact_headers: tuple[str, ...] = field(default=())
+    redact_parameters: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the compiled engine takes."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
