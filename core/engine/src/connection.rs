@@ -5,7 +5,7 @@
 //! heads and chunk lines; body bytes are only counted unless messages are asked for.
 
 use crate::account::{Account, Cause};
-use crate::exchange::{Columns, Ends, Exchange, Side};
+use crate::exchange::{Addresses, Columns, Ends, Exchange, Side};
 use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Parsed};
 use crate::link::Addr;
 use crate::message::{gor_id, Messages, Meta};
@@ -97,8 +97,9 @@ pub struct Http {
     pub client: usize,
     pub understood: bool,
     pub lanes: [Lane; 2],
-    queue: VecDeque<Exchange>,
-    spare: Option<Exchange>,
+    queue: VecDeque<Box<Exchange>>,
+    spare: Option<Box<Exchange>>,
+    addresses: Addresses,
     stream: i32,
     /// Answers to expect for requests given up.
     forgotten: u32,
@@ -121,6 +122,7 @@ impl Http {
             lanes: [Lane::new(state), Lane::new(state)],
             queue: VecDeque::new(),
             spare: None,
+            addresses: Addresses::default(),
             stream: 0,
             forgotten: 0,
             last_id: None,
@@ -150,7 +152,7 @@ impl Http {
     /// The exchange whose message is passing in this direction.
     fn current(&mut self, d: usize) -> Option<&mut Exchange> {
         let i = if d == self.client { self.current_request() } else { self.current_response() };
-        self.queue.get_mut(i?)
+        self.queue.get_mut(i?).map(Box::as_mut)
     }
 
     /// In-order bytes.
@@ -392,7 +394,7 @@ impl Http {
         }
     }
 
-    fn fresh(&mut self) -> Exchange {
+    fn fresh(&mut self) -> Box<Exchange> {
         let mut x = self.spare.take().unwrap_or_default();
         x.clear();
         x.stream = self.stream;
@@ -626,7 +628,7 @@ impl Http {
         while self.queue.front().is_some_and(|x| x.request.done && x.response.done) {
             if let Some(x) = self.queue.pop_front() {
                 let Sink { options, columns, account, .. } = sink;
-                columns.push(&x, &ends, &options.templates, &options.redaction, account);
+                columns.push(&x, &ends, &mut self.addresses, &options.templates, &options.redaction, account);
                 self.spare = Some(x);
             }
         }

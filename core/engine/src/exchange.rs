@@ -17,7 +17,6 @@ use arrow_array::{
 use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, Field, Schema};
 use hashbrown::HashTable;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// One direction of an exchange, as far as it was seen.
@@ -119,6 +118,14 @@ pub struct Ends {
     pub server: (Addr, u16),
 }
 
+/// A connection's addresses in the dictionary of one batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Addresses {
+    batch: u64,
+    client: i32,
+    server: i32,
+}
+
 /// A dictionary of strings for one batch.
 #[derive(Default)]
 struct Strings {
@@ -182,6 +189,12 @@ impl Strings {
     }
 }
 
+/// Takes a column's values; the next batch is likely to be as long.
+fn renew<T>(column: &mut Vec<T>) -> Vec<T> {
+    let room = column.len();
+    std::mem::replace(column, Vec::with_capacity(room))
+}
+
 /// A nullable column of numbers.
 struct Numbers<T> {
     values: Vec<T>,
@@ -218,9 +231,8 @@ impl<T: Default> Numbers<T> {
     }
 
     fn take(&mut self) -> (Vec<T>, Option<NullBuffer>) {
-        let room = self.values.len();
-        let values = std::mem::replace(&mut self.values, Vec::with_capacity(room));
-        let nulls = self.nulls.then(|| NullBuffer::from(std::mem::take(&mut self.valid)));
+        let values = renew(&mut self.values);
+        let nulls = self.nulls.then(|| NullBuffer::from(renew(&mut self.valid)));
         self.nulls = false;
         (values, nulls)
     }
@@ -289,7 +301,8 @@ pub struct Columns {
     missing: Vec<i64>,
     trace: Texts,
     anomaly: Texts,
-    ip_text: String,
+    /// Number of this batch, from 1.
+    batch: u64,
 }
 
 /// Path of a target (RFC 9112 §3.2), and host and scheme where the target holds them.
@@ -311,21 +324,19 @@ fn split_target(target: &[u8]) -> (&[u8], Option<&[u8]>, Option<bool>) {
 
 impl Columns {
     pub fn new(weight: f64) -> Self {
-        Columns { weight, ..Columns::default() }
+        Columns { weight, batch: 1, ..Columns::default() }
     }
 
-    fn ip(texts: &mut Texts, scratch: &mut String, addr: Addr) {
-        scratch.clear();
-        // Writing into a String cannot fail.
-        let _ = match addr {
-            Addr::V4(a) => write!(scratch, "{}", std::net::Ipv4Addr::from(a)),
-            Addr::V6(a) => write!(scratch, "{}", std::net::Ipv6Addr::from(a)),
+    fn ip(texts: &mut Texts, addr: Addr) -> i32 {
+        let text = match addr {
+            Addr::V4(a) => std::net::Ipv4Addr::from(a).to_string(),
+            Addr::V6(a) => std::net::Ipv6Addr::from(a).to_string(),
         };
-        texts.push(Some(scratch.as_bytes()));
+        texts.strings.intern(text.as_bytes()).0 as i32
     }
 
     /// Adds a row, or books a denied exchange; the account is kept either way.
-    pub fn push(&mut self, x: &Exchange, ends: &Ends, templates: &Templates, redaction: &Redaction, account: &mut Account) {
+    pub fn push(&mut self, x: &Exchange, ends: &Ends, addresses: &mut Addresses, templates: &Templates, redaction: &Redaction, account: &mut Account) {
         if x.denied {
             account.add(Cause::Denied, x.link_bytes);
             return;
@@ -345,9 +356,16 @@ impl Columns {
         self.stream.push(x.stream);
         let minor = if q.seen { q.minor } else { r.minor };
         self.protocol.push(Some(if minor == 0 { b"http/1.0" } else { b"http/1.1" }));
-        Self::ip(&mut self.client_ip, &mut self.ip_text, ends.client.0);
+        if addresses.batch != self.batch {
+            *addresses = Addresses {
+                batch: self.batch,
+                client: Self::ip(&mut self.client_ip, ends.client.0),
+                server: Self::ip(&mut self.server_ip, ends.server.0),
+            };
+        }
+        self.client_ip.keys.push(Some(addresses.client));
         self.client_port.push(ends.client.1);
-        Self::ip(&mut self.server_ip, &mut self.ip_text, ends.server.0);
+        self.server_ip.keys.push(Some(addresses.server));
         self.server_port.push(ends.server.1);
         if q.seen {
             self.push_target(x, templates, redaction);
@@ -410,6 +428,7 @@ impl Columns {
     pub fn take(&mut self) -> Result<RecordBatch, ArrowError> {
         let n = std::mem::take(&mut self.rows);
         self.splits.clear();
+        self.batch += 1;
         let mut fields: Vec<Field> = Vec::with_capacity(36);
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(36);
         let mut add = |name: &str, array: ArrayRef, nullable: bool| {
@@ -421,7 +440,7 @@ impl Columns {
             Arc::new(Int64Array::new(values.into(), nulls))
         };
         let plain = |column: &mut Vec<i64>| -> ArrayRef {
-            Arc::new(Int64Array::from(std::mem::take(column)))
+            Arc::new(Int64Array::from(renew(column)))
         };
         let stamp = |column: &mut Numbers<i64>| -> ArrayRef {
             let (values, nulls) = column.take();
@@ -431,13 +450,13 @@ impl Columns {
         add("response_time", stamp(&mut self.response_time), true);
         add("duration_ns", int64(&mut self.duration), true);
         add("first_byte_ns", int64(&mut self.first_byte), true);
-        add("connection", Arc::new(UInt64Array::from(std::mem::take(&mut self.connection))), false);
-        add("stream", Arc::new(Int32Array::from(std::mem::take(&mut self.stream))), false);
+        add("connection", Arc::new(UInt64Array::from(renew(&mut self.connection))), false);
+        add("stream", Arc::new(Int32Array::from(renew(&mut self.stream))), false);
         add("protocol", self.protocol.take()?, false);
         add("client_ip", self.client_ip.take()?, false);
-        add("client_port", Arc::new(UInt16Array::from(std::mem::take(&mut self.client_port))), false);
+        add("client_port", Arc::new(UInt16Array::from(renew(&mut self.client_port))), false);
         add("server_ip", self.server_ip.take()?, false);
-        add("server_port", Arc::new(UInt16Array::from(std::mem::take(&mut self.server_port))), false);
+        add("server_port", Arc::new(UInt16Array::from(renew(&mut self.server_port))), false);
         add("method", self.method.take()?, true);
         add("scheme", self.scheme.take()?, true);
         add("host", self.host.take()?, true);
@@ -455,7 +474,7 @@ impl Columns {
         }
         add("link_bytes", plain(&mut self.link_bytes), false);
         add("retransmitted_bytes", plain(&mut self.retransmitted), false);
-        add("complete", Arc::new(BooleanArray::from(std::mem::take(&mut self.complete))), false);
+        add("complete", Arc::new(BooleanArray::from(renew(&mut self.complete))), false);
         add("missing_bytes", plain(&mut self.missing), false);
         add("trace_id", self.trace.take()?, true);
         add("weight", Arc::new(Float64Array::from(vec![self.weight; n])), false);

@@ -5,6 +5,7 @@
 //! read in one pass, a chunked body at its chunk lines only.
 
 use memchr::memchr;
+use wide::u8x16;
 
 pub const MAX_METHOD: usize = 32;
 
@@ -252,30 +253,13 @@ pub fn parse(b: &[u8], cut: bool) -> Parsed<'_> {
         head.target = target;
         head.minor = minor;
     }
-    let mut at = end + 1;
-    loop {
-        let from = at;
-        loop {
-            let Some(n) = memchr(b'\n', &b[at..]) else {
-                if cut {
-                    head.anomaly = Anomaly::HeadCut;
-                    return Parsed::Whole(head, b.len());
-                }
-                return Parsed::Partial;
-            };
-            at += n + 1;
-            // RFC 9112 §5.2: a line that begins with a blank goes on with the value (obs-fold).
-            let folded = n > 1 && matches!(b.get(at), Some(b' ' | b'\t'));
-            if !folded {
-                break;
-            }
+    let Some(size) = lines(&mut head, b, end + 1) else {
+        if cut {
+            head.anomaly = Anomaly::HeadCut;
+            return Parsed::Whole(head, b.len());
         }
-        let line = strip_cr(&b[from..at - 1]);
-        if line.is_empty() {
-            break;
-        }
-        field(&mut head, line);
-    }
+        return Parsed::Partial;
+    };
     if head.coding != Coding::None {
         if head.length != Length::None {
             head.anomaly = Anomaly::ConflictingFraming;
@@ -285,17 +269,63 @@ pub fn parse(b: &[u8], cut: bool) -> Parsed<'_> {
     } else if head.length == Length::Bad {
         head.anomaly = Anomaly::BadContentLength;
     }
-    Parsed::Whole(head, at)
+    Parsed::Whole(head, size)
+}
+
+/// Reads the header lines from `from` to the blank one, and returns where that ends. Line ends and
+/// colons are looked for sixteen bytes at a time.
+#[inline]
+fn lines<'a>(head: &mut Head<'a>, b: &'a [u8], from: usize) -> Option<usize> {
+    let mut line = from; // where the line begins, its folds included
+    let mut row = from; // where the row begins, which is the line or one of its folds
+    let mut colon = usize::MAX;
+    let mut at = from;
+    while at < b.len() {
+        let mut block = [0u8; 16];
+        match b.get(at..at + 16) {
+            Some(s) => block.copy_from_slice(s),
+            None => block[..b.len() - at].copy_from_slice(&b[at..]),
+        }
+        let block = u8x16::new(block);
+        let mut ends = block.simd_eq(u8x16::splat(b'\n')).to_bitmask();
+        let mut colons = block.simd_eq(u8x16::splat(b':')).to_bitmask();
+        while ends != 0 {
+            let n = at + ends.trailing_zeros() as usize;
+            let before = colons & ((ends & ends.wrapping_neg()) - 1);
+            if colon == usize::MAX && before != 0 {
+                colon = at + before.trailing_zeros() as usize;
+            }
+            colons &= !before;
+            ends &= ends - 1;
+            // RFC 9112 §5.2: a row that begins with a blank goes on with the value (obs-fold).
+            let long = n - row > 1;
+            row = n + 1;
+            if long && matches!(b.get(row), Some(b' ' | b'\t')) {
+                continue;
+            }
+            let text = strip_cr(&b[line..n]);
+            if text.is_empty() {
+                return Some(row);
+            }
+            field(head, text, colon.wrapping_sub(line));
+            line = row;
+            colon = usize::MAX;
+        }
+        if colon == usize::MAX && colons != 0 {
+            colon = at + colons.trailing_zeros() as usize;
+        }
+        at += 16;
+    }
+    None
 }
 
 /// One header line; only the names that matter here are looked at.
 #[inline]
-fn field<'a>(head: &mut Head<'a>, line: &'a [u8]) {
-    let Some(colon) = memchr(b':', line) else {
+fn field<'a>(head: &mut Head<'a>, line: &'a [u8], colon: usize) {
+    let Some(mut name) = line.get(..colon) else {
         head.anomaly = Anomaly::BadHeaderLine;
         return;
     };
-    let mut name = &line[..colon];
     if matches!(name, [] | [.., b' ' | b'\t']) {
         head.anomaly = Anomaly::BadHeaderLine;
         name = trim(name);

@@ -12,6 +12,10 @@ use replaykit_engine::options::Options;
 use replaykit_engine::{source, walk};
 use regex::bytes::Regex;
 
+/// Batches are built and dropped many times a second: this allocator keeps their pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs `work` over a buffer's bytes without the GIL.
 fn with_bytes<T: Send>(py: Python<'_>, buffer: &PyBuffer<u8>, from: usize, to: usize, work: impl FnOnce(&[u8]) -> T + Send) -> PyResult<T> {
     if !buffer.is_c_contiguous() || from > to || to > buffer.len_bytes() {
