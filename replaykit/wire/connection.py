@@ -591,6 +591,15 @@ class Http:
         self.lanes[d].closed = True
         return self.lanes[1 - d].closed
 
+    def last_byte(self, d: int, time: int) -> None:
+        """Says when the last byte of this direction's message passed, where it came as one piece."""
+        if d == self.client:
+            x = self._queue[-1] if self._queue else None
+        else:
+            x = next((x for x in self._queue if x.response.seen), None)
+        if x is not None:
+            self._side(x, d).end = time
+
     def _end_message(self, d: int, closed: bool, sink: Sink) -> None:
         lane = self.lanes[d]
         if lane.state == "head":

@@ -13,6 +13,7 @@ import pyarrow as pa
 from replaykit.wire import link, source
 from replaykit.wire.account import GAP
 from replaykit.wire.connection import Sink
+from replaykit.wire.gor import Conversations
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 from replaykit.wire.source import BrokenCapture
@@ -46,6 +47,9 @@ class Engine(Protocol):
     def next_file(self) -> None:
         """Begins another capture file; connections go on."""
 
+    def feed_gor(self, data: Any, start: int, end: int) -> int:
+        """Reads whole records of a .gor file from a buffer's range; returns the bytes taken."""
+
     def feed_block(self, data: Any, start: int, end: int) -> int:
         """Reads a TPACKET_V3 block; returns its packets."""
 
@@ -65,6 +69,10 @@ class Engine(Protocol):
     @property
     def message_bytes(self) -> int:
         """Bytes of messages to take."""
+
+    @property
+    def bad_records(self) -> int:
+        """Records of .gor input that were none."""
 
     @property
     def held(self) -> tuple[int, int]:
@@ -90,6 +98,7 @@ class ReadableEngine:
         self._table = Table(options.ports, options.first_connection)
         self._sink = Sink(options)
         self._file = source.File()
+        self._conversations = Conversations()
 
     def next_file(self) -> None:
         self._file = source.File()
@@ -104,6 +113,13 @@ class ReadableEngine:
                 self._packet(link.network(record.link, frame), record.time, record.orig, frame)
         self._file.offset += at
         return at
+
+    def feed_gor(self, data: Any, start: int, end: int) -> int:
+        return self._conversations.feed(bytes(memoryview(data)[start:end]), self._sink)
+
+    @property
+    def bad_records(self) -> int:
+        return self._conversations.bad
 
     def feed_block(self, data: Any, start: int, end: int) -> int:
         view = memoryview(data)[start:end]
@@ -137,6 +153,7 @@ class ReadableEngine:
 
     def finish(self) -> None:
         self._table.finish(self._sink)
+        self._conversations.finish(self._sink)
         self._decoder.finish()
         self._book_lost()
 
@@ -173,6 +190,7 @@ class CompiledEngine:
             raise NoCompiledCore(f"the compiled core is not installed ({_missing})")
         self._engine = _core.Engine(options.as_dict())
         self.feed_block = self._engine.feed_block
+        self.feed_gor = self._engine.feed_gor
         self.feed_packet = self._engine.feed_packet
         self.next_file = self._engine.next_file
         self.advance = self._engine.advance
@@ -191,6 +209,10 @@ class CompiledEngine:
     @property
     def message_bytes(self) -> int:
         return int(self._engine.message_bytes)
+
+    @property
+    def bad_records(self) -> int:
+        return int(self._engine.bad_records)
 
     @property
     def held(self) -> tuple[int, int]:

@@ -715,6 +715,16 @@ impl Http {
         self.lanes[1 - d].closed
     }
 
+    /// Says when the last byte of this direction's message passed, where it came as one piece.
+    pub fn last_byte(&mut self, d: usize, time: i64) {
+        let server = d != self.client;
+        let message = if server { self.queue.iter_mut().find(|x| x.response.seen) } else { self.queue.back_mut() };
+        if let Some(x) = message {
+            let side = if server { &mut x.response } else { &mut x.request };
+            side.end = time;
+        }
+    }
+
     fn end_message(&mut self, d: usize, closed: bool, sink: &mut Sink) {
         if self.lanes[d].state == State::Head {
             self.cut_head(d, Cause::Malformed, sink);

@@ -10,6 +10,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod exchange;
 pub mod filter;
+pub mod gor;
 pub mod http1;
 pub mod link;
 pub mod message;
@@ -33,6 +34,7 @@ pub struct Engine {
     table: Table,
     sink: Sink,
     file: File,
+    conversations: gor::Conversations,
 }
 
 impl Engine {
@@ -41,6 +43,7 @@ impl Engine {
             decoder: Decoder::default(),
             table: Table::new(&options.ports, options.first_connection),
             file: File::default(),
+            conversations: gor::Conversations::default(),
             sink: Sink {
                 columns: Columns::new(options.weight),
                 options,
@@ -74,6 +77,16 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Reads whole records of a .gor file; returns how many bytes they took.
+    pub fn feed_gor(&mut self, b: &[u8]) -> usize {
+        self.conversations.feed(b, &mut self.sink)
+    }
+
+    /// Records of .gor input that were none.
+    pub fn bad_records(&self) -> u64 {
+        self.conversations.bad
     }
 
     /// Reads a TPACKET_V3 block; returns its packets.
@@ -114,6 +127,7 @@ impl Engine {
     /// Ends every connection; afterwards every byte is booked.
     pub fn finish(&mut self) {
         self.table.finish(&mut self.sink);
+        self.conversations.finish(&mut self.sink);
         let lost = self.decoder.finish();
         self.sink.account.add(Cause::Gap, lost);
     }

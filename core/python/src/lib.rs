@@ -133,6 +133,12 @@ impl Engine {
     }
 
     #[pyo3(signature = (data, start, end))]
+    fn feed_gor(&mut self, py: Python<'_>, data: PyBuffer<u8>, start: usize, end: usize) -> PyResult<usize> {
+        let engine = &mut self.engine;
+        with_bytes(py, &data, start, end, |b| engine.feed_gor(b))
+    }
+
+    #[pyo3(signature = (data, start, end))]
     fn feed_block(&mut self, py: Python<'_>, data: PyBuffer<u8>, start: usize, end: usize) -> PyResult<usize> {
         let engine = &mut self.engine;
         with_bytes(py, &data, start, end, |b| engine.feed_block(b))
@@ -158,6 +164,11 @@ impl Engine {
     #[getter]
     fn message_bytes(&self) -> usize {
         self.engine.message_bytes()
+    }
+
+    #[getter]
+    fn bad_records(&self) -> u64 {
+        self.engine.bad_records()
     }
 
     /// Connections in the table, and bytes in all buffers.

@@ -1,0 +1,7 @@
+"""`python -m replaykit`."""
+
+import sys
+
+from replaykit.cli.main import main
+
+sys.exit(main())

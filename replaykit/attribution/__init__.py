@@ -1,0 +1,1 @@
+"""Exchanges to endpoints: patterns, shares, percentiles."""

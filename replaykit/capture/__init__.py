@@ -1,0 +1,1 @@
+"""Where bytes come from: capture files, AF_PACKET rings, kernel filter and sampling."""

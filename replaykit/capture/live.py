@@ -1,0 +1,282 @@
+"""A live capture: rings and engines, one thread a worker.
+
+Owns the threads, the choice of interfaces and the order of ending: stop the kernel, read what is in
+the rings, finish the engines. Both directions of a connection reach the same worker. Results go into
+one queue of bounded length; if its reader is slower than the traffic, the rings fill and the kernel
+counts what it drops.
+"""
+
+from __future__ import annotations
+
+import grp
+import ipaddress
+import os
+import pwd
+import queue
+import select
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from replaykit.capture import bpf
+from replaykit.capture.ring import RETIRE_MS, Ring
+from replaykit.errors import UsageError
+from replaykit.wire.engine import Choice, Engine, open_engine
+from replaykit.wire.message import Messages
+from replaykit.wire.options import Options
+
+FLUSH_S = 0.5
+ROWS = 32_768
+
+
+@dataclass(frozen=True)
+class Place:
+    """`[IFACE]:PORT`: an interface name, `any` (or nothing) for all; an address selects by host."""
+
+    interface: str
+    ports: tuple[int, ...]
+    host: str | None = None
+
+
+def parse_place(text: str) -> Place:
+    """Reads `eth0:80`, `:8080`, `any:80,443`, `lo:8000-8010`, `127.0.0.1:80`, `[::1]:80`.
+
+    Raises UsageError.
+    """
+    name, colon, ports = text.rpartition(":")
+    if not colon:
+        raise UsageError(f"{text!r}: name a port as in eth0:80, or :80 for all interfaces")
+    numbers: list[int] = []
+    for part in ports.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            begin, end = int(first), int(last) if dash else int(first)
+        except ValueError:
+            raise UsageError(f"{text!r}: {part!r} is no port number") from None
+        if not 1 <= begin <= end <= 65_535:
+            raise UsageError(f"{text!r}: port {part} is out of range; ports are 1 to 65535")
+        numbers += range(begin, end + 1)
+    name = name.strip("[]")
+    try:
+        host = str(ipaddress.ip_address(name))
+    except ValueError:
+        interface = "any" if name in ("", "any") else name
+        known = [n for _, n in socket.if_nameindex()]
+        if interface != "any" and interface not in known:
+            raise UsageError(f"{text!r}: there is no interface {interface!r}; there are {', '.join(known)}") from None
+        return Place(interface, tuple(numbers))
+    return Place("lo" if ipaddress.ip_address(host).is_loopback else "any", tuple(numbers), host)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to capture. `buffer_bytes` is for each ring, `sample` the share of connections kept."""
+
+    places: Sequence[Place]
+    hosts: Sequence[str] = ()
+    expression: str | None = None
+    sample: float = 1.0
+    headers_only: bool = False
+    workers: int = 1
+    buffer_bytes: int = 128 << 20
+    user: str | None = None
+    engine: Choice = "auto"
+
+
+@dataclass
+class Result:
+    """What a worker hands over."""
+
+    exchanges: pa.RecordBatch | None = None
+    messages: Messages | None = None
+
+
+@dataclass
+class Totals:
+    """The engines' accounts added up, and beside them what the kernel kept back."""
+
+    account: dict[str, int] = field(default_factory=dict)
+    kernel_packets: int = 0
+    kernel_drops: int = 0
+
+
+class Worker(threading.Thread):
+    """Reads its rings into its engine and puts the results into the queue."""
+
+    def __init__(self, rings: list[Ring], engine: Engine, results: queue.Queue[Result], messages: bool) -> None:
+        super().__init__(daemon=True)
+        self._rings, self.engine, self._results, self._messages = rings, engine, results, messages
+        self._stopping = threading.Event()
+        self.error: BaseException | None = None
+        self.cpu_s = 0.0
+        self.account = engine.account()
+        """The engine's account at the last flush; the engine itself belongs to this thread."""
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except Exception as error:
+            self.error = error
+
+    def _run(self) -> None:
+        poll = select.poll()
+        for ring in self._rings:
+            poll.register(ring, select.POLLIN)
+        flushed = time.monotonic()
+        while not self._stopping.is_set():
+            if not self._read():
+                poll.poll(RETIRE_MS)
+            now = time.monotonic()
+            if now - flushed >= FLUSH_S or self.engine.rows >= ROWS or self.engine.message_bytes > 8 << 20:
+                self.engine.advance(time.time_ns())
+                self._flush()
+                flushed = now
+        for ring in self._rings:
+            ring.stop()
+        # The block being filled is handed over when it retires.
+        deadline = time.monotonic() + 3 * RETIRE_MS / 1000
+        while time.monotonic() < deadline:
+            if not self._read():
+                poll.poll(RETIRE_MS // 2)
+        self.engine.finish()
+        self._flush()
+
+    def _read(self) -> int:
+        packets = 0
+        for ring in self._rings:
+            for start, end in ring.blocks():
+                packets += self.engine.feed_block(ring.memory, start, end)
+                if self.engine.rows >= ROWS:
+                    self._flush()
+        return packets
+
+    def _flush(self) -> None:
+        self.account = self.engine.account()
+        self.cpu_s = time.thread_time()
+        result = Result()
+        if self.engine.rows:
+            result.exchanges = self.engine.take_exchanges()
+        if self._messages and self.engine.message_bytes:
+            result.messages = self.engine.take_messages()
+        if result.exchanges is not None or result.messages is not None:
+            self._results.put(result)
+
+
+class Capture:
+    """A running capture. Raises UsageError if it cannot start."""
+
+    def __init__(self, settings: Settings, options: Options) -> None:
+        self.settings = settings
+        self.results: queue.Queue[Result] = queue.Queue(maxsize=64)
+        self._rings: list[Ring] = []
+        workers: list[list[Ring]] = [[] for _ in range(max(settings.workers, 1))]
+        ports = tuple(sorted({p for place in settings.places for p in place.ports}))
+        try:
+            for number, (index, name, program) in enumerate(_programs(settings)):
+                group = (os.getpid() * 16 + number) & 0xFFFF if len(workers) > 1 else None
+                for rings in workers:
+                    ring = Ring(index, name, program, settings.buffer_bytes, group)
+                    self._rings.append(ring)
+                    rings.append(ring)
+            if settings.user is not None:
+                drop_privileges(settings.user)
+            weight = 1 / settings.sample
+            engines = [
+                open_engine(replace(options, ports=ports, weight=weight, first_connection=(i << 48) + 1), settings.engine)
+                for i in range(len(workers))
+            ]
+        except BaseException:
+            self.close()
+            raise
+        self.engine = engines[0].name
+        wants_messages = options.requests or options.responses
+        self.workers = [
+            Worker(rings, engine, self.results, wants_messages)
+            for rings, engine in zip(workers, engines, strict=True)
+        ]
+
+    def start(self) -> None:
+        for worker in self.workers:
+            worker.start()
+
+    def stop(self) -> None:
+        """Asks the workers to end; results keep coming until `running` is false."""
+        for worker in self.workers:
+            worker.stop()
+
+    @property
+    def running(self) -> bool:
+        return any(worker.is_alive() for worker in self.workers)
+
+    def totals(self) -> Totals:
+        """The counters as they stand."""
+        out = Totals()
+        for worker in self.workers:
+            for name, value in worker.account.items():
+                out.account[name] = out.account.get(name, 0) + value
+        for ring in self._rings:
+            counters = ring.count()
+            out.kernel_packets += counters.packets
+            out.kernel_drops += counters.drops
+        return out
+
+    def close(self) -> None:
+        for ring in self._rings:
+            ring.close()
+        for worker in getattr(self, "workers", ()):
+            if worker.error is not None:
+                raise worker.error
+
+
+def _programs(settings: Settings) -> list[tuple[int, str, list[bpf.Instruction]]]:
+    """Interface index, name and filter for each interface named."""
+    places: dict[str, tuple[set[int], set[str]]] = {}
+    for place in settings.places:
+        ports, hosts = places.setdefault(place.interface, (set(), set()))
+        ports |= set(place.ports)
+        hosts |= {place.host} if place.host else set()
+    if "any" in places and len(places) > 1:
+        raise UsageError("`any` already captures every interface: name it alone, or name the interfaces")
+    out = []
+    for name, (ports, hosts) in places.items():
+        index = 0 if name == "any" else socket.if_nametoindex(name)
+        wanted = bpf.Wanted(
+            sorted(ports),
+            sorted(hosts | set(settings.hosts)),
+            settings.sample,
+            settings.headers_only,
+            socket.if_nametoindex("lo") if name == "any" else None,
+        )
+        program = bpf.compile_filter(wanted)
+        if settings.expression:
+            program = bpf.both(bpf.expression(settings.expression, _link(name)), program)
+        out.append((index, name, program))
+    return out
+
+
+def _link(name: str) -> int:
+    """What a tcpdump expression has to expect in front of IP."""
+    kind = Path(f"/sys/class/net/{name}/type")
+    ethernet = name == "any" or not kind.exists() or kind.read_text().strip() in ("1", "772")
+    return bpf.ETHERNET if ethernet else bpf.RAW_IP
+
+
+def drop_privileges(name: str) -> None:
+    """Becomes another user for good; sockets stay open. Raises UsageError."""
+    try:
+        user = pwd.getpwnam(name)
+    except KeyError:
+        raise UsageError(f"--user {name}: there is no such user") from None
+    if os.geteuid() != 0:
+        raise UsageError(f"--user {name}: only root can become another user")
+    os.setgroups([g.gr_gid for g in grp.getgrall() if name in g.gr_mem])
+    os.setgid(user.pw_gid)
+    os.setuid(user.pw_uid)

@@ -1,0 +1,250 @@
+"""`replaykit capture`: live traffic, a table of who uses the bandwidth, and outputs."""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from replaykit.attribution.sizes import parse_duration, parse_size, show_size
+from replaykit.attribution.summary import Summary, parse_keys
+from replaykit.capture.live import Capture, Settings, Totals, parse_place
+from replaykit.cli import common
+from replaykit.errors import UsageError
+from replaykit.report import render
+from replaykit.wire.engine import NoCompiledCore
+
+EXAMPLES = (
+    "replaykit capture :8080",
+    "replaykit capture eth0:80 --to traffic.gor --to traffic.parquet --duration 60s",
+    "replaykit capture :80,443 --headers-only --sample 0.1 --stats",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("places", nargs="+", metavar="[IFACE]:PORT", help="interface (default any) and ports: :80, eth0:80,8000-8010")
+    parser.add_argument("--to", action="append", default=[], metavar="OUTPUT", help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/")
+    parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
+    parser.add_argument("--by", default="endpoint", metavar="KEYS", help="endpoint, host, client, status, ... (default endpoint)")
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="rows of the table, the rest as (other)")
+    parser.add_argument("--stats", action="store_true", help="JSON lines on standard output instead of the table")
+    parser.add_argument("--interval", default="1s", metavar="TIME", help="between refreshes of table or stats (default 1s)")
+    parser.add_argument("--duration", metavar="TIME", help="ends by itself after so long")
+    common.add_rotation(parser)
+    group = parser.add_argument_group("in the kernel")
+    group.add_argument("--filter", metavar="EXPR", help="a tcpdump expression, beside ports and hosts")
+    group.add_argument("--host", action="append", default=[], metavar="ADDRESS", help="only traffic of this address")
+    group.add_argument("--sample", type=float, default=1.0, metavar="SHARE", help="keeps this share of the connections, 0.1 for a tenth; totals are weighted")
+    group.add_argument("--headers-only", action="store_true", help="the kernel cuts bodies off; their sizes come from TCP and framing")
+    group.add_argument("--buffer-size", default="128MiB", metavar="SIZE", help="of each ring (default 128MiB)")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="threads that share the connections (default 1)")
+    group.add_argument("--user", metavar="NAME", help="becomes this user once the sockets are open")
+    common.add_filters(parser)
+    common.add_engine(parser)
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    if not 0 < args.sample <= 1:
+        raise UsageError(f"--sample {args.sample:g}: give a share above 0 and up to 1, such as 0.1")
+    if not 1 <= args.workers <= 256:
+        raise UsageError(f"--workers {args.workers}: give 1 to 256")
+    for host in args.host:
+        _check_address(host)
+    return Settings(
+        [parse_place(p) for p in args.places],
+        args.host,
+        args.filter,
+        args.sample,
+        args.headers_only,
+        args.workers,
+        parse_size(args.buffer_size),
+        args.user,
+        args.engine,
+    )
+
+
+def _check_address(text: str) -> None:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise UsageError(f"--host {text!r} is no IP address") from None
+
+
+@contextmanager
+def _signals(stop: list[int]) -> Iterator[None]:
+    """SIGINT and SIGTERM end the capture in order; a second one ends it at once."""
+
+    def ask(number: int, _: object) -> None:
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(number)
+
+    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = _settings(args)
+    keys = parse_keys(args.by)
+    duration = None if args.duration is None else parse_duration(args.duration)
+    interval = max(parse_duration(args.interval), 0.1)
+    if settings.headers_only and any(t.endswith((".gor", ".gor.gz")) for t in args.to):
+        raise UsageError("--headers-only cuts bodies off: it cannot fill a .gor file")
+    stop: list[int] = []
+    with common.outputs([], common.rotation(args)) as opened, _signals(stop):
+        wants = any(t.endswith((".gor", ".gor.gz")) for t in args.to)
+        chosen = common.options(args, wants, wants and not args.no_responses)
+        common.engine(args, chosen)  # says what is wrong with a pattern before anything is opened
+        try:
+            capture = Capture(settings, chosen)
+        except NoCompiledCore as error:
+            raise UsageError(str(error)) from None
+        try:
+            from replaykit.ship.output import open_output
+
+            opened += [common.Background(open_output(t, common.rotation(args))) for t in args.to]
+            summary = Summary(keys)
+            _loop(capture, summary, opened, args, duration, interval, stop)
+        finally:
+            capture.stop()
+            for worker in capture.workers:
+                worker.join(10)
+            capture.close()
+    return 0
+
+
+def _loop(
+    capture: Capture,
+    summary: Summary,
+    outputs: list[common.Background],
+    args: argparse.Namespace,
+    duration: float | None,
+    interval: float,
+    stop: list[int],
+) -> None:
+    """Moves results to the outputs and refreshes what is shown, until told to stop."""
+    view = _View(args, capture, summary)
+    begun = time.monotonic()
+    shown = flushed = begun
+    capture.start()
+    view.say_begun()
+    stopping = False
+    with view:
+        while True:
+            running = capture.running  # before the queue is read, so that nothing is left in it
+            _drain(capture, summary, outputs, min(interval, 0.25))
+            now = time.monotonic()
+            if not stopping and (stop or (duration is not None and now - begun >= duration)):
+                capture.stop()
+                stopping = True
+            if now - flushed >= 1:
+                for output in outputs:
+                    output.flush()
+                flushed = now
+            if now - shown >= interval:
+                view.refresh(now - begun)
+                shown = now
+            if not running and capture.results.empty():
+                break
+        view.refresh(time.monotonic() - begun, last=True)
+    view.say_ended()
+
+
+def _drain(capture: Capture, summary: Summary, outputs: list[common.Background], wait: float) -> None:
+    deadline = time.monotonic() + wait
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            result = capture.results.get(timeout=left)
+        except queue.Empty:
+            return
+        for output in outputs:
+            if result.exchanges is not None:
+                output.exchanges(result.exchanges)
+            if result.messages is not None and output.output.wants_messages:
+                output.messages(result.messages)
+        if result.exchanges is not None:
+            summary.add(result.exchanges)
+
+
+class _View:
+    """What is shown while capturing: a table that refreshes, JSON lines, or only the end."""
+
+    def __init__(self, args: argparse.Namespace, capture: Capture, summary: Summary) -> None:
+        self._args, self._capture, self._summary = args, capture, summary
+        self._live: Any = None
+        self._seconds = 0.0
+
+    def __enter__(self) -> _View:
+        if not self._args.stats and not self._args.quiet and sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(auto_refresh=False, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say_begun(self) -> None:
+        if not self._args.quiet:
+            common.say(f"capturing on {', '.join(self._args.places)} with the {self._capture.engine} engine; Ctrl-C ends")
+
+    def refresh(self, seconds: float, last: bool = False) -> None:
+        self._seconds = seconds
+        if self._args.stats:
+            totals = self._capture.totals()
+            extra = {"time": time.time(), "seconds": round(seconds, 3), "dropped_by_kernel": totals.kernel_drops}
+            if last:
+                extra |= {"account": totals.account}
+            by_endpoint = self._summary
+            print(render.stats_line(by_endpoint, self._args.top, extra), flush=True)
+        elif self._live is not None:
+            from rich.console import Group
+            from rich.text import Text
+
+            totals = self._capture.totals()
+            table = render.table(self._summary, self._args.top)
+            self._live.update(Group(table, Text(_status(totals, self._summary, seconds))), refresh=True)
+
+    def say_ended(self) -> None:
+        args, totals = self._args, self._capture.totals()
+        if args.quiet:
+            return
+        if args.stats:
+            common.say(_kernel(totals, args.sample))
+            return
+        from rich.console import Console
+
+        console = Console() if sys.stdout.isatty() else Console(width=160)
+        console.print(render.table(self._summary, args.top))
+        print(f"\n{render.conservation(totals.account)}")
+        print(_kernel(totals, args.sample))
+        for target in args.to:
+            print(f"wrote {target}")
+
+
+def _status(totals: Totals, summary: Summary, seconds: float) -> str:
+    rate = summary.total.link_bytes / seconds if seconds else 0
+    return (
+        f"\n{seconds:.0f} s, {round(summary.total.requests):,} exchanges, {show_size(rate)}/s, "
+        f"{totals.kernel_drops:,} packets dropped by the kernel; Ctrl-C ends"
+    )
+
+
+def _kernel(totals: Totals, sample: float) -> str:
+    kept = f"; it kept back all but {sample:g} of the connections, totals are weighted" if sample < 1 else ""
+    return f"the kernel passed {totals.kernel_packets:,} packets and dropped {totals.kernel_drops:,}{kept}"
+
+

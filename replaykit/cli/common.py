@@ -1,0 +1,282 @@
+"""What the commands share: their options, how files are read through an engine, how they end."""
+
+from __future__ import annotations
+
+import argparse
+import queue
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replaykit.attribution.patterns import read_patterns
+from replaykit.attribution.sizes import parse_duration, parse_size
+from replaykit.capture.files import CaptureFile, Reading
+from replaykit.errors import UsageError
+from replaykit.ship.output import Output, Rotation, open_output
+from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore, open_engine
+from replaykit.wire.exchange import SCHEMA
+from replaykit.wire.message import Messages
+from replaykit.wire.options import Options
+
+BATCH_ROWS = 65_536
+
+
+def say(text: str) -> None:
+    """A line for the person, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("engine and bounds")
+    group.add_argument("--engine", choices=CHOICES, default="auto", help="default: compiled where installed")
+    group.add_argument("--max-connections", type=_positive, metavar="N", help="connections followed at a time")
+    group.add_argument(
+        "--max-connection-buffer", metavar="SIZE", help="out-of-order bytes kept for one connection (default 1MiB)"
+    )
+    group.add_argument("--max-buffer", metavar="SIZE", help="bytes in all buffers (default 96MiB)")
+    group.add_argument("--max-message", metavar="SIZE", help="largest message written to .gor (default 16MiB)")
+    group.add_argument("--idle-timeout", metavar="TIME", help="ends silent connections (default 5m)")
+    group.add_argument("--quiet", action="store_true", help="no progress, no summary")
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("filters (regular expressions, RE2 syntax) and redaction")
+    for verb, what in (("allow", "only exchanges"), ("disallow", "no exchanges")):
+        group.add_argument(
+            f"--{verb}-header", f"--http-{verb}-header", action="append", default=[], metavar="NAME[:REGEX]",
+            help=f"{what} whose request has this header (with a value that matches)",
+        )  # fmt: skip
+        group.add_argument(
+            f"--{verb}-method", f"--http-{verb}-method", action="append", default=[], metavar="METHOD",
+            help=f"{what} of this method",
+        )  # fmt: skip
+        group.add_argument(
+            f"--{verb}-url", f"--http-{verb}-url", action="append", default=[], metavar="REGEX",
+            help=f"{what} whose target matches",
+        )  # fmt: skip
+    group.add_argument(
+        "--redact", action="append", default=[], metavar="NAME", help="replaces the values of this header by ***"
+    )
+    group.add_argument(
+        "--redact-param", action="append", default=[], metavar="NAME",
+        help="replaces the values of this query parameter by ***",
+    )  # fmt: skip
+    group.add_argument(
+        "--endpoints", action="append", default=[], metavar="FILE",
+        help="endpoint patterns such as /users/{id}, one a line, or an OpenAPI file",
+    )  # fmt: skip
+
+
+def add_rotation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rotate-size", metavar="SIZE", help="begins a new file after so many bytes")
+    parser.add_argument("--rotate-time", metavar="TIME", help="begins a new Parquet file after so long")
+
+
+def rotation(args: argparse.Namespace) -> Rotation:
+    return Rotation(
+        None if args.rotate_size is None else parse_size(args.rotate_size),
+        None if args.rotate_time is None else parse_duration(args.rotate_time),
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def _header_rule(text: str) -> tuple[str, str | None]:
+    name, colon, value = text.partition(":")
+    return name.strip(), value.strip() if colon else None
+
+
+def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Sequence[int] = ()) -> Options:
+    """The engine's options from the command line. Raises UsageError."""
+    values = {
+        "max_connections": args.max_connections,
+        "max_connection_bytes": args.max_connection_buffer and parse_size(args.max_connection_buffer),
+        "max_buffer_bytes": args.max_buffer and parse_size(args.max_buffer),
+        "max_message_bytes": args.max_message and parse_size(args.max_message),
+        "idle_ns": args.idle_timeout and int(parse_duration(args.idle_timeout) * 1e9),
+    }
+    return Options(
+        ports=tuple(ports),
+        requests=requests,
+        responses=responses,
+        endpoints=tuple(p for name in args.endpoints for p in read_patterns(name)),
+        allow_headers=tuple(map(_header_rule, args.allow_header)),
+        deny_headers=tuple(map(_header_rule, args.disallow_header)),
+        allow_methods=tuple(f"^{re.escape(m)}$" for m in args.allow_method),
+        deny_methods=tuple(f"^{re.escape(m)}$" for m in args.disallow_method),
+        allow_urls=tuple(args.allow_url),
+        deny_urls=tuple(args.disallow_url),
+        redact_headers=tuple(args.redact),
+        redact_parameters=tuple(args.redact_param),
+        **{name: value for name, value in values.items() if value is not None},
+    )
+
+
+def engine(choice_args: argparse.Namespace, chosen: Options) -> Engine:
+    """The engine asked for; says so where the readable one had to do. Raises UsageError."""
+    try:
+        opened = open_engine(chosen, choice_args.engine)
+    except NoCompiledCore as error:
+        raise UsageError(f"--engine compiled: {error}; build it with a Rust toolchain: pip install .") from None
+    except ValueError as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip(" ^"))
+        raise UsageError(f"a filter's regular expression cannot be read: {reason}") from None
+    if choice_args.engine == "auto" and opened.name == "readable" and not choice_args.quiet:
+        say("replaykit: the compiled core is not installed: using the readable engine, about 100 times slower")
+    return opened
+
+
+class Background:
+    """Runs an output in a thread of its own, so that writing and parsing share two cores."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=3)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    work()
+                except BaseException as error:
+                    self._error = error
+
+    def _put(self, work: Callable[[], None]) -> None:
+        if self._error is not None:
+            raise self._error
+        self._queue.put(work)
+
+    def exchanges(self, batch: pa.RecordBatch) -> None:
+        self._put(lambda: self.output.exchanges(batch))
+
+    def messages(self, messages: Messages) -> None:
+        self._put(lambda: self.output.messages(messages))
+
+    def flush(self) -> None:
+        self._put(self.output.flush)
+
+    def close(self) -> None:
+        """Finishes the output; raises what went wrong in the thread."""
+        self._queue.put(None)
+        self._thread.join()
+        self.output.close()
+        if self._error is not None:
+            raise self._error
+
+
+@contextmanager
+def outputs(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]:
+    """Opens the targets, and closes all of them whatever happens."""
+    opened: list[Background] = []
+    try:
+        for target in targets:
+            opened.append(Background(open_output(target, how)))
+        yield opened
+    finally:
+        errors = []
+        for output in opened:
+            try:
+                output.close()
+            except (UsageError, OSError) as error:
+                errors.append(error)
+        if errors and sys.exc_info()[0] is None:
+            raise errors[0]
+
+
+class Reader:
+    """Reads input files through one engine: batches and messages come out, troubles are kept."""
+
+    def __init__(self, args: argparse.Namespace, chosen: Options) -> None:
+        self._args = args
+        self._options = chosen
+        self.engine: Engine | None = None
+        self.troubles: list[str] = []
+
+    def account(self) -> dict[str, int] | None:
+        """The engine's account; None where only exchanges were read."""
+        return None if self.engine is None else self.engine.account()
+
+    def read(self, names: Sequence[str]) -> Iterator[pa.RecordBatch | Messages]:
+        """Everything of the files, in pieces of bounded size. Raises UsageError."""
+        files = [CaptureFile(name) for name in names]
+        with _progress(self._args, files) as step:
+            for file in files:
+                if file.kind == "parquet":
+                    yield from read_parquet(file.name)
+                    continue
+                if self.engine is None:
+                    self.engine = engine(self._args, self._options)
+                reading = Reading()
+                for progress in file.feed(self.engine, reading):
+                    step(file, progress.done)
+                    yield from self._drain(BATCH_ROWS)
+                file.close()
+                if reading.trouble:
+                    self.troubles.append(reading.trouble)
+        if self.engine is not None:
+            self.engine.finish()
+            yield from self._drain(1)
+
+    def _drain(self, rows: int) -> Iterator[pa.RecordBatch | Messages]:
+        assert self.engine is not None
+        if self.engine.rows >= rows:
+            yield self.engine.take_exchanges()
+        if self.engine.message_bytes:
+            yield self.engine.take_messages()
+
+
+def read_parquet(name: str) -> Iterator[pa.RecordBatch]:
+    """The exchanges of a Parquet file. Raises UsageError."""
+    try:
+        file = pq.ParquetFile(name)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+    missing = [n for n in SCHEMA.names if n not in file.schema_arrow.names]
+    if missing:
+        raise UsageError(f"{name}: not a file of exchanges: it has no column {missing[0]!r}")
+    for batch in file.iter_batches(BATCH_ROWS, columns=SCHEMA.names):
+        yield batch.cast(SCHEMA)
+
+
+@contextmanager
+def _progress(args: argparse.Namespace, files: Sequence[CaptureFile]) -> Iterator[Callable[[CaptureFile, int], None]]:
+    """A progress bar on stderr when a terminal watches."""
+    if args.quiet or not sys.stderr.isatty():
+        yield lambda file, done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks = {id(f): bar.add_task(f.name, total=f.size, start=True) for f in files}
+        yield lambda file, done: bar.update(tasks[id(file)], completed=done)
+
+
+def print_troubles(troubles: Sequence[str]) -> int:
+    """Exit status after the inputs were read: 2 if one was cut short or broken."""
+    for trouble in troubles:
+        say(f"replaykit: {trouble}")
+    return 2 if troubles else 0
+
+
+def parse_ports(text: str | None) -> tuple[int, ...]:
+    """`80,8000-8010` as numbers. Raises UsageError."""
+    if text is None:
+        return ()
+    from replaykit.capture.live import parse_place
+
+    return parse_place(f"any:{text}").ports

@@ -1,0 +1,103 @@
+"""`replaykit exchanges`: every exchange of the files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import pyarrow as pa
+
+from replaykit.cli import common
+from replaykit.errors import UsageError
+from replaykit.report import render
+from replaykit.ship.files import CsvOutput, JsonlOutput
+from replaykit.ship.output import Output, Rotation
+
+EXAMPLES = (
+    "replaykit exchanges traffic.pcap --to traffic.parquet",
+    "replaykit exchanges traffic.pcap --to traffic.gor --to traffic.csv",
+    "replaykit exchanges traffic.pcap --format jsonl | head",
+)
+
+FORMATS = ("table", "jsonl", "csv", "parquet")
+TABLE = ("time", "client_ip", "method", "host", "target", "status", "request_wire_bytes", "response_wire_bytes", "duration_ns")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -")
+    parser.add_argument("--to", action="append", default=[], metavar="OUTPUT", help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/")
+    parser.add_argument("--format", choices=FORMATS, help="of standard output or --output (default table)")
+    parser.add_argument("--output", metavar="FILE", help="writes there in --format")
+    parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
+    parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
+    common.add_rotation(parser)
+    common.add_filters(parser)
+    common.add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    targets = list(args.to)
+    table = _table(args, targets)
+    with common.outputs(targets, common.rotation(args)) as outputs:
+        if args.output is None and args.format in ("jsonl", "csv"):
+            kind = JsonlOutput if args.format == "jsonl" else CsvOutput
+            outputs.append(common.Background(kind("-", Rotation())))
+        gor = any(o.output.wants_messages for o in outputs)
+        ports = common.parse_ports(args.port)
+        reader = common.Reader(args, common.options(args, gor, gor and not args.no_responses, ports))
+        for piece in reader.read(args.files):
+            for output in outputs:
+                if isinstance(piece, pa.RecordBatch):
+                    output.exchanges(piece)
+                elif output.output.wants_messages:
+                    output.messages(piece)
+            if table is not None and isinstance(piece, pa.RecordBatch):
+                table.exchanges(piece)
+    if table is not None:
+        table.close()
+    account = reader.account()
+    if account is not None and not args.quiet:
+        common.say(render.conservation(account))
+        common.say(f"engine: {reader.engine.name if reader.engine else ''}")
+    return common.print_troubles(reader.troubles)
+
+
+def _table(args: argparse.Namespace, targets: list[str]) -> Output | None:
+    """Sorts out --format and --output; a table on the terminal is the default."""
+    if args.output is not None:
+        if args.format in (None, "table"):
+            targets.append(args.output)
+        elif args.output.endswith(f".{args.format}"):
+            targets.append(args.output)
+        else:
+            raise UsageError(f"--output {args.output}: for --format {args.format} let the name end in .{args.format}")
+        return None
+    if args.format == "parquet":
+        raise UsageError("--format parquet needs a file: --output name.parquet")
+    return _Table() if args.format == "table" or (args.format is None and not targets) else None
+
+
+class _Table:
+    """Rows as text, a few columns."""
+
+    target = "-"
+    wants_messages = False
+
+    def __init__(self) -> None:
+        print("\t".join(TABLE))
+
+    def exchanges(self, batch: pa.RecordBatch) -> None:
+        from replaykit.ship.files import plain_values
+
+        columns = [plain_values(batch.column(name)) for name in TABLE]
+        lines = ("\t".join("-" if v is None else str(v) for v in row) for row in zip(*columns, strict=True))
+        sys.stdout.write("\n".join(lines) + "\n" if batch.num_rows else "")
+
+    def messages(self, messages: object) -> None:
+        """A table holds exchanges only."""
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        sys.stdout.flush()

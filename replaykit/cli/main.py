@@ -1,0 +1,71 @@
+"""`replaykit`: finds the command, runs it, and turns what went wrong into one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from replaykit import __version__
+from replaykit.errors import UsageError
+
+COMMANDS = {
+    "capture": "captures live traffic and shows who uses the bandwidth",
+    "report": "who uses the bandwidth, from capture, .gor and Parquet files",
+    "exchanges": "every exchange of the files, as Parquet, JSONL, CSV, .gor or a table",
+    "demo": "serves and captures local traffic, and shows what came of it",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def build(wanted: str | None = None) -> Parser:
+    """The parser; only the wanted command's module is loaded."""
+    parser = Parser(prog="replaykit", description="Who is using the bandwidth?")
+    parser.add_argument("--version", action="version", version=f"replaykit {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, help_text in COMMANDS.items():
+        if wanted is None or wanted == name:
+            module = importlib.import_module(f"replaykit.cli.{name}")
+            sub = commands.add_parser(
+                name,
+                help=help_text,
+                description=help_text[0].upper() + help_text[1:] + ".",
+                epilog="example:\n  " + "\n  ".join(module.EXAMPLES),
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            module.configure(sub)
+            sub.set_defaults(run=module.run)
+        else:
+            commands.add_parser(name, help=help_text, add_help=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 a limit or comparison failed, 2 wrong use or input."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    wanted = next((a for a in arguments if a in COMMANDS), "")
+    args = build(wanted).parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except UsageError as error:
+        print(f"replaykit: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("replaykit: interrupted; what was finished is written", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""`replaykit report`: who uses the bandwidth, from files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import pyarrow as pa
+
+from replaykit.attribution.summary import Summary, parse_keys
+from replaykit.cli import common
+from replaykit.report import render
+
+EXAMPLES = (
+    "replaykit report traffic.pcap",
+    "replaykit report monday.parquet --by host,endpoint --top 10",
+    "tcpdump -w - port 80 | replaykit report -",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -")
+    parser.add_argument("--by", default="endpoint", metavar="KEYS", help="endpoint, host, client, status, ... (default endpoint)")
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="rows shown, the rest as (other); 0: all")
+    parser.add_argument("--format", choices=render.FORMATS, default="table")
+    parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
+    common.add_filters(parser)
+    common.add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    keys = parse_keys(args.by)
+    reader = common.Reader(args, common.options(args, False, False, common.parse_ports(args.port)))
+    summary = Summary(keys)
+    for piece in reader.read(args.files):
+        if isinstance(piece, pa.RecordBatch):
+            summary.add(piece)
+    show(summary, args, reader)
+    return common.print_troubles(reader.troubles)
+
+
+def show(summary: Summary, args: argparse.Namespace, reader: common.Reader) -> None:
+    """Prints the summary and the line of conservation."""
+    account, top = reader.account(), args.top or None
+    name = reader.engine.name if reader.engine is not None else None
+    if args.format == "json":
+        print(render.as_json(summary, top, account, {"engine": name, "estimated": summary.weighted}))
+    elif args.format == "csv":
+        sys.stdout.write(render.as_csv(summary, top))
+    else:
+        from rich.console import Console
+
+        console = Console() if sys.stdout.isatty() else Console(width=160)
+        console.print(render.table(summary, top))
+    if account is not None and not args.quiet:
+        out = sys.stdout if args.format == "table" else sys.stderr
+        print(f"\n{render.conservation(account)}\nengine: {name}", file=out)
+    if summary.weighted and not args.quiet:
+        common.say("sampled: totals are estimates")

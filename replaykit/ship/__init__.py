@@ -1,0 +1,1 @@
+"""Where results go: files now, stores and metrics as they come."""

@@ -1,0 +1,324 @@
+"""Exchanges into files: Parquet (one, rotated, or a partitioned directory), JSONL, CSV.
+
+Owns the promise that nothing is torn: Parquet is written aside and renamed when it is whole; JSONL
+and CSV grow by whole lines. After kill -9 every finished file and every flushed line is readable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from replaykit.ship.output import Output, Rotation, append, cannot_write, create
+from replaykit.wire.exchange import BATCH_SCHEMA, SCHEMA
+from replaykit.wire.message import Messages
+
+ROW_GROUP = 131_072
+"""Rows: large enough to compress, small enough to skip by its statistics."""
+IDLE_PARTITION_S = 120
+
+_DELTA = ("time", "response_time", "duration_ns", "first_byte_ns")
+_STATISTICS = [
+    "time", "host", "method", "endpoint", "status", "client_ip", "server_ip", "response_wire_bytes"
+]  # fmt: skip
+
+
+def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[n for n in schema.names if n not in _DELTA],
+        column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
+        write_statistics=[n for n in _STATISTICS if n in schema.names],
+        store_schema=False,
+        version="2.6",
+    )
+
+
+class ParquetFile:
+    """One Parquet file, written beside its place as `.name.part` and renamed when closed."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path = path
+        self._part = path.with_name(f".{path.name}.part")
+        self._file = os.fdopen(create(self._part), "wb")
+        self._writer = _writer(self._file, schema)
+        self._pending: list[pa.RecordBatch] = []
+        self._rows = 0
+        self.opened = self.used = time.monotonic()
+
+    @property
+    def bytes(self) -> int:
+        return self._file.tell() + sum(b.nbytes for b in self._pending) // 8
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self.used = time.monotonic()
+        self._pending.append(batch)
+        self._rows += batch.num_rows
+        if self._rows >= ROW_GROUP:
+            self._group()
+
+    def _group(self) -> None:
+        """Writes what is pending as one row group."""
+        if not self._pending:
+            return
+        batches, self._pending, self._rows = self._pending, [], 0
+        try:
+            self._writer.write_table(pa.Table.from_batches(batches), row_group_size=1 << 30)
+        except OSError as error:
+            self.abandon()
+            raise cannot_write(self.path, error) from None
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        self._group()
+        try:
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._part, self.path)
+        except OSError as error:
+            self.abandon()
+            raise cannot_write(self.path, error) from None
+
+    def abandon(self) -> None:
+        """Leaves nothing half-written behind."""
+        self._pending = []
+        with contextlib.suppress(OSError):  # the disk may be full: the file is dropped either way
+            self._writer.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+def numbered(path: Path, n: int) -> Path:
+    """`out.parquet` and 2 give `out-000002.parquet`; compound endings such as .gor.gz stay whole."""
+    stem, dot, ending = path.name.partition(".")
+    return path.with_name(f"{stem}-{n:06d}{dot}{ending}")
+
+
+class ParquetOutput:
+    """`out.parquet`; with rotation `out-000001.parquet` and so on."""
+
+    wants_messages = False
+
+    def __init__(self, target: str, rotation: Rotation) -> None:
+        self.target = target
+        self._path = Path(target)
+        self._rotation = rotation
+        self._rotates = rotation.max_bytes is not None or rotation.max_seconds is not None
+        self._number = 0
+        if self._rotates:
+            while numbered(self._path, self._number + 1).exists():
+                self._number += 1
+            self._file: ParquetFile | None = None
+        else:
+            self._file = ParquetFile(self._path, SCHEMA_WRITTEN)
+
+    def exchanges(self, batch: pa.RecordBatch) -> None:
+        if self._file is None:
+            self._number += 1
+            self._file = ParquetFile(numbered(self._path, self._number), SCHEMA_WRITTEN)
+        self._file.write(batch)
+        self.flush()
+
+    def messages(self, messages: Messages) -> None:
+        """Parquet holds exchanges only."""
+
+    def flush(self) -> None:
+        r, file = self._rotation, self._file
+        if file is None or not self._rotates:
+            return
+        if (r.max_bytes is not None and file.bytes >= r.max_bytes) or (
+            r.max_seconds is not None and time.monotonic() - file.opened >= r.max_seconds
+        ):
+            self._file = None
+            file.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class DirectoryOutput:
+    """`directory/`: `date=2026-11-21/hour=08/part-….parquet`, by the exchange's time in UTC."""
+
+    wants_messages = False
+
+    def __init__(self, target: str, rotation: Rotation) -> None:
+        self.target = target
+        self._root = Path(target)
+        self._rotation = Rotation(rotation.max_bytes or 256 << 20, rotation.max_seconds or 300.0)
+        self._files: dict[int, ParquetFile] = {}
+        self._number = 0
+        self._run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(target, error) from None
+
+    def exchanges(self, batch: pa.RecordBatch) -> None:
+        for hour, part in _by_hour(batch):
+            file = self._files.get(hour)
+            if file is None:
+                self._number += 1
+                when = datetime.fromtimestamp(hour * 3600, UTC)
+                place = self._root / f"date={when:%Y-%m-%d}" / f"hour={when:%H}"
+                name = f"part-{self._run}-{self._number:06d}.parquet"
+                file = self._files[hour] = ParquetFile(place / name, SCHEMA_WRITTEN)
+            file.write(part)
+        self.flush()
+
+    def messages(self, messages: Messages) -> None:
+        """Parquet holds exchanges only."""
+
+    def flush(self) -> None:
+        now = time.monotonic()
+        for hour, file in list(self._files.items()):
+            old = now - file.opened >= (self._rotation.max_seconds or 0)
+            if file.bytes >= (self._rotation.max_bytes or 0) or old or now - file.used >= IDLE_PARTITION_S:
+                del self._files[hour]
+                file.close()
+
+    def close(self) -> None:
+        while self._files:
+            self._files.popitem()[1].close()
+
+
+def _by_hour(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The batch cut by hour; a response without request counts by its own time."""
+    stamp = pc.coalesce(batch["time"], batch["response_time"]).cast(pa.int64())
+    hours = pc.divide(stamp, 3_600_000_000_000)
+    for hour in pc.unique(hours).to_pylist():
+        part = batch if pc.all(pc.equal(hours, hour)).as_py() else batch.filter(pc.equal(hours, hour))
+        yield hour, part
+
+
+class _Lines:
+    """A file that grows by whole lines; `-` is standard output."""
+
+    wants_messages = False
+
+    def __init__(self, target: str, rotation: Rotation, first: bytes = b"") -> None:
+        self.target = target
+        if target == "-":
+            self._fd = os.dup(1)
+        else:
+            self._fd = append(Path(target))
+        if first and (target == "-" or os.fstat(self._fd).st_size == 0):
+            self.write(first)
+
+    def write(self, data: bytes) -> None:
+        """Appends whole lines; a write cut short by a full disk is taken back."""
+        write_whole(self._fd, data, self.target)
+
+    def messages(self, messages: Messages) -> None:
+        """Lines hold exchanges only."""
+
+    def flush(self) -> None:
+        """Lines are written as they come."""
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def write_whole(fd: int, data: bytes | bytearray | memoryview, name: str) -> None:
+    """Appends all of `data`, or nothing: raises UsageError and cuts back what a full disk tore."""
+    view = memoryview(data)
+    done = 0
+    try:
+        while done < len(view):
+            done += os.write(fd, view[done:])
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if done:
+            with contextlib.suppress(OSError):  # a pipe cannot be cut back
+                os.ftruncate(fd, os.fstat(fd).st_size - done)
+        raise cannot_write(name, error) from None
+
+
+class JsonlOutput(_Lines):
+    """One JSON object a line; times in RFC 3339 with nanoseconds, absent values left out."""
+
+    def exchanges(self, batch: pa.RecordBatch) -> None:
+        names = batch.schema.names
+        columns = [plain_values(batch.column(i)) for i in range(batch.num_columns)]
+        rows = zip(*columns, strict=True)
+        encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+        lines = (
+            encode({name: value for name, value in zip(names, row, strict=True) if value is not None})
+            for row in rows
+        )
+        self.write(("\n".join(lines) + "\n").encode() if batch.num_rows else b"")
+
+
+def plain_values(column: pa.Array) -> list[Any]:
+    """A column as Python values; times in RFC 3339."""
+    if pa.types.is_timestamp(column.type):
+        return [None if v is None else rfc3339(v) for v in column.cast(pa.int64()).to_pylist()]
+    return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def rfc3339(ns: int) -> str:
+    """Nanoseconds since the epoch as RFC 3339 in UTC; years outside 1 to 9999 as a bare number."""
+    seconds, fraction = divmod(ns, 1_000_000_000)
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
+    except (ValueError, OverflowError, OSError):
+        return str(ns)
+
+
+class CsvOutput(_Lines):
+    """CSV with a header line; appended to if it exists."""
+
+    def __init__(self, target: str, rotation: Rotation) -> None:
+        super().__init__(target, rotation, (",".join(SCHEMA.names) + "\n").encode())
+
+    def exchanges(self, batch: pa.RecordBatch) -> None:
+        plain = pa.RecordBatch.from_arrays(
+            [pa.array(plain_values(c)) if pa.types.is_timestamp(c.type) else _decoded(c) for c in batch.columns],
+            names=batch.schema.names,
+        )
+        sink = io.BytesIO()
+        options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
+        pyarrow.csv.write_csv(plain, sink, options)
+        self.write(sink.getbuffer())
+
+
+def _decoded(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+SCHEMA_WRITTEN = BATCH_SCHEMA
+"""Batches are written with their dictionaries; the files hold plain strings."""
+
+_BY_ENDING: dict[str, Callable[[str, Rotation], Output]] = {
+    ".parquet": ParquetOutput,
+    ".jsonl": JsonlOutput,
+    ".csv": CsvOutput,
+}
+
+
+def open_file(target: str, rotation: Rotation) -> Output | None:
+    """Entry point of the outputs in this file."""
+    if target.endswith("/") or (Path(target).is_dir() and "://" not in target):
+        return DirectoryOutput(target, rotation)
+    kind = _BY_ENDING.get(Path(target).suffix)
+    return None if kind is None or "://" in target else kind(target, rotation)

@@ -1,0 +1,85 @@
+"""What every output is: exchanges and messages in, something durable out.
+
+Outputs are found by the entry-point group `replaykit.outputs`: a function that takes a target and
+`Rotation` and gives an `Output`, or None if the target is not its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from replaykit.errors import UsageError
+from replaykit.wire.message import Messages
+
+
+class Output(Protocol):
+    """A place for results. Methods raise UsageError where it cannot be written."""
+
+    target: str
+    wants_messages: bool
+
+    def exchanges(self, batch: pa.RecordBatch) -> None:
+        """Takes a batch of exchanges."""
+
+    def messages(self, messages: Messages) -> None:
+        """Takes a batch of messages."""
+
+    def flush(self) -> None:
+        """Makes what was taken durable, as far as the format allows."""
+
+    def close(self) -> None:
+        """Finishes; nothing is lost."""
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """When a new file is begun: after so many bytes or seconds; None: never."""
+
+    max_bytes: int | None = None
+    max_seconds: float | None = None
+
+
+def create(path: Path) -> int:
+    """Opens a new file for writing, readable by its owner only; raises UsageError."""
+    return _open(path, os.O_TRUNC)
+
+
+def append(path: Path) -> int:
+    """Opens a file for appending, readable by its owner only; raises UsageError."""
+    return _open(path, os.O_APPEND)
+
+
+def _open(path: Path, how: int) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o600)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path | str, error: OSError) -> UsageError:
+    """The one line for a disk that is full, a missing permission, and the like."""
+    return UsageError(f"{path}: cannot be written: {(error.strerror or str(error)).lower()}")
+
+
+Opener = Callable[[str, Rotation], Output | None]
+
+
+def open_output(target: str, rotation: Rotation) -> Output:
+    """The output for a target such as `out.parquet`, `out.gor.gz`, `directory/`. Raises UsageError."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="replaykit.outputs"):
+        output = entry.load()(target, rotation)
+        if output is not None:
+            return output  # type: ignore[no-any-return]
+    raise UsageError(
+        f"--to {target}: unknown kind of output; use a name ending in .gor, .gor.gz, .parquet, .jsonl or .csv, "
+        "or a directory (ending in /)"
+    )

@@ -1,0 +1,1 @@
+"""Messages on the move: the .gor format."""
