@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -78,10 +79,18 @@ class Ring:
         s.setsockopt(_SOL_PACKET, _RX_RING, struct.pack("7I", *request))
         self.memory = mmap.mmap(s.fileno(), BLOCK * self._blocks, mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._next = 0
-        s.bind((self.name if index else "", _ETH_P_ALL))
+        self._bind(index)
         if fanout is not None:
             # The kernel's hash is the same for both directions; fragments are joined before it.
-            s.setsockopt(_SOL_PACKET, _FANOUT, fanout | (_FANOUT_HASH | _FANOUT_DEFRAG) << 16)
+            s.setsockopt(_SOL_PACKET, _FANOUT, struct.pack("I", fanout | (_FANOUT_HASH | _FANOUT_DEFRAG) << 16))
+
+    def _bind(self, index: int) -> None:
+        """Binds by interface index: Python's own bind cannot say `all of them`."""
+        address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(_ETH_P_ALL), index, 0, 0, 0, b"")
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.bind(self.socket.fileno(), address, len(address)):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def _attach(self, program: list[bpf.Instruction]) -> None:
         packed = bpf.pack(program)
