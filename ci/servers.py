@@ -6,6 +6,7 @@ is ended with the context it was started in.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -48,7 +49,7 @@ http {{
     }}
 }}
 """
-BODY = '{"items":[' + ",".join('{"id":%d,"name":"item %d","price":%d.5}' % (i, i, i * 3) for i in range(16)) + "]}"
+BODY = json.dumps({"items": [{"id": i, "name": f"item {i}", "price": i * 3.5} for i in range(16)]})
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,22 @@ end
 
 
 def wrk(
-    url: str, seconds: float, connections: int = 32, mix: bool = True, prefix: Sequence[str] = (), root: Path | None = None
+    url: str,
+    seconds: float,
+    connections: int = 32,
+    mix: bool = True,
+    prefix: Sequence[str] = (),
+    root: Path | None = None,
 ) -> float:
     """Loads a server for some seconds with one thread; returns the requests per second served."""
     command = [*prefix, "wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds:g}s"]
     command += ["-H", "User-Agent: Mozilla/5.0 (X11; Linux x86_64)", "-H", "Accept: application/json"]
-    command += ["-H", "Authorization: Bearer 0123456789abcdef0123456789abcdef", "-H", "Cookie: session=8c3d1e2f"]
+    command += [
+        "-H",
+        "Authorization: Bearer 0123456789abcdef0123456789abcdef",
+        "-H",
+        "Cookie: session=8c3d1e2f",
+    ]
     if mix and root is not None:
         script = root / "mix.lua"
         script.write_text(MIX)
@@ -151,7 +162,8 @@ def namespaces(name: str) -> Iterator[tuple[list[str], list[str]]]:
         for ns in (one, two):
             subprocess.run(["ip", "netns", "add", ns], check=True)
         subprocess.run(
-            ["ip", "-n", one, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", two], check=True
+            ["ip", "-n", one, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", two],
+            check=True,
         )
         for ns, address in ((one, "10.77.0.1/24"), (two, "10.77.0.2/24")):
             subprocess.run(["ip", "-n", ns, "addr", "add", address, "dev", "veth0"], check=True)
@@ -159,7 +171,9 @@ def namespaces(name: str) -> Iterator[tuple[list[str], list[str]]]:
             subprocess.run(["ip", "-n", ns, "link", "set", "veth0", "up"], check=True)
             offloads = ["tso", "off", "gso", "off", "gro", "off", "tx", "off", "rx", "off", "sg", "off"]
             subprocess.run(
-                ["ip", "netns", "exec", ns, "ethtool", "-K", "veth0", *offloads], check=True, capture_output=True
+                ["ip", "netns", "exec", ns, "ethtool", "-K", "veth0", *offloads],
+                check=True,
+                capture_output=True,
             )
         yield ["ip", "netns", "exec", one], ["ip", "netns", "exec", two]
     finally:

@@ -42,7 +42,9 @@ def write(packets: list[Packet], link: int | None = None) -> bytes:
     out = [struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, link)]
     for p in packets:
         seconds, fraction = divmod(max(p.time, 0), 1_000_000_000)
-        out.append(struct.pack("<IIII", seconds & 0xFFFFFFFF, fraction, len(p.data), p.orig & 0xFFFFFFFF) + p.data)
+        out.append(
+            struct.pack("<IIII", seconds & 0xFFFFFFFF, fraction, len(p.data), p.orig & 0xFFFFFFFF) + p.data
+        )
     return b"".join(out)
 
 

@@ -115,22 +115,22 @@ class Summary:
         rows = zip(*(totals[n] for n in names), strict=True)
         groups: list[Group] = []
         for i, row in enumerate(rows):
-            part = Group(
-                totals["weight_sum"][i],
-                totals["incomplete_sum"][i] or 0,
-                *(totals[f"{name}_sum"][i] or 0 for name in _SUMS),
-                max_request_bytes=totals["request_wire_raw_max"][i] or 0,
-                max_response_bytes=totals["response_wire_raw_max"][i] or 0,
-            )
+            part = Group(totals["weight_sum"][i], totals["incomplete_sum"][i] or 0)
+            for name in _SUMS:
+                setattr(part, name, totals[f"{name}_sum"][i] or 0)
+            part.max_request_bytes = totals["request_wire_raw_max"][i] or 0
+            part.max_response_bytes = totals["response_wire_raw_max"][i] or 0
             groups.append(part)
             self._groups[_key(keys, row)].add(part)
         for part in groups:
             self.total.add(part)
         for column, attribute in (("size_bucket", "sizes"), ("latency_bucket", "latencies")):
             counts = table.group_by([*names, column]).aggregate([("weight", "sum")]).to_pydict()
-            for *row, bucket, weight in zip(*(counts[n] for n in names), counts[column], counts["weight_sum"], strict=True):
+            for *parts, bucket, weight in zip(
+                *(counts[n] for n in names), counts[column], counts["weight_sum"], strict=True
+            ):
                 if bucket is not None:
-                    for group in (self._groups[_key(keys, row)], self.total):
+                    for group in (self._groups[_key(keys, parts)], self.total):
                         buckets = getattr(group, attribute)
                         buckets[bucket] = buckets.get(bucket, 0) + weight
         if len(self._groups) > self._max_keys:
@@ -156,7 +156,9 @@ class Summary:
         columns["weight"] = weight
         request, response = batch.column("request_wire_bytes"), batch.column("response_wire_bytes")
         columns["request_wire_raw"], columns["response_wire_raw"] = request, response
-        columns["incomplete"] = _times(pc.invert(batch.column("complete")).cast(pa.float64()), weight, weighted)
+        columns["incomplete"] = _times(
+            pc.invert(batch.column("complete")).cast(pa.float64()), weight, weighted
+        )
         for name in _SUMS:
             columns[name] = _times(batch.column(name), weight, weighted)
         size = pc.add(pc.fill_null(request, 0), pc.fill_null(response, 0))
@@ -194,7 +196,8 @@ class Summary:
         self._groups = defaultdict(Group, self._joined())
         other_key = (OTHER,) * len(self.by)
         ranked = sorted(
-            ((k, g) for k, g in self._groups.items() if k != other_key), key=lambda kg: (-kg[1].link_bytes, kg[0])
+            ((k, g) for k, g in self._groups.items() if k != other_key),
+            key=lambda kg: (-kg[1].link_bytes, kg[0]),
         )
         other = Group()
         if other_key in self._groups:
@@ -229,7 +232,9 @@ def _bucket(column: pa.Array) -> pa.Array:
     """The logarithmic bucket of each value; -1 for zero and less."""
     logarithm = pc.multiply(pc.log2(pc.max_element_wise(column, 1).cast(pa.float64())), _BUCKETS_PER_OCTAVE)
     buckets = pc.floor(logarithm).cast(pa.int16())
-    return pc.if_else(pc.is_null(column), None, pc.if_else(pc.less(column, 1), pa.scalar(-1, pa.int16()), buckets))
+    return pc.if_else(
+        pc.is_null(column), None, pc.if_else(pc.less(column, 1), pa.scalar(-1, pa.int16()), buckets)
+    )
 
 
 def join_siblings(endpoints: Iterable[str], most: int = MAX_SIBLINGS) -> dict[str, str]:
@@ -248,4 +253,3 @@ def join_siblings(endpoints: Iterable[str], most: int = MAX_SIBLINGS) -> dict[st
             if len(segments) > level and len(siblings[(*segments[:level], len(segments))]) > most:
                 segments[level] = "{name}"
     return {e: "/".join(s) for e, s in names.items() if "/".join(s) != e}
-

@@ -39,7 +39,17 @@ _IND_W, _IND_H, _IND_B = 0x40, 0x48, 0x50
 _LEN = 0x80
 _LDX_MSH, _LDX_MEM, _LD_MEM, _LD_IMM, _LDX_IMM = 0xB1, 0x61, 0x60, 0x00, 0x01
 _ST, _STX, _TAX, _TXA = 0x02, 0x03, 0x07, 0x87
-_ADD, _ADD_X, _SUB_X, _MUL, _OR_X, _AND, _LSH, _RSH, _XOR_X = 0x04, 0x0C, 0x1C, 0x24, 0x4C, 0x54, 0x64, 0x74, 0xAC
+_ADD, _ADD_X, _SUB_X, _MUL, _OR_X, _AND, _LSH, _RSH, _XOR_X = (
+    0x04,
+    0x0C,
+    0x1C,
+    0x24,
+    0x4C,
+    0x54,
+    0x64,
+    0x74,
+    0xAC,
+)
 _JA, _JEQ, _JGT, _JGE, _JSET = 0x05, 0x15, 0x25, 0x35, 0x45
 _RET, _RET_A = 0x06, 0x16
 
@@ -276,13 +286,17 @@ def expression(text: str, link: int = ETHERNET) -> list[Instruction]:
         except OSError:
             continue
     if shutil.which("tcpdump") is None:
-        raise UsageError("--filter needs libpcap or tcpdump to read its expression: apt-get install libpcap0.8")
+        raise UsageError(
+            "--filter needs libpcap or tcpdump to read its expression: apt-get install libpcap0.8"
+        )
     names = {ETHERNET: "EN10MB", RAW_IP: "RAW"}
     run = subprocess.run(
         ["tcpdump", "-y", names[link], "-ddd", text], capture_output=True, text=True, check=False
     )
     if run.returncode:
-        raise UsageError(f"--filter {text!r}: {run.stderr.strip().splitlines()[-1].removeprefix('tcpdump: ')}")
+        raise UsageError(
+            f"--filter {text!r}: {run.stderr.strip().splitlines()[-1].removeprefix('tcpdump: ')}"
+        )
     lines = run.stdout.split("\n")[1:]
     return [tuple(map(int, line.split())) for line in lines if line]  # type: ignore[misc]
 
@@ -316,5 +330,7 @@ def _by_libpcap(library: ctypes.CDLL, text: str, link: int) -> list[Instruction]
 def pack(program: list[Instruction]) -> bytes:
     """The program as an array of struct sock_filter."""
     if len(program) > 4096:
-        raise UsageError(f"the filter has {len(program)} instructions; the kernel takes 4096: name fewer ports or hosts")
+        raise UsageError(
+            f"the filter has {len(program)} instructions; the kernel takes 4096: name fewer ports or hosts"
+        )
     return b"".join(struct.pack("HBBI", *instruction) for instruction in program)

@@ -64,7 +64,7 @@ def _decompress(raw: IO[bytes]) -> IO[bytes]:
     """A reader of the file's content, decompressed if its first bytes say so."""
     first = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
     if first[:2] == b"\x1f\x8b":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), PIECE)  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), PIECE)
     if first == b"\x28\xb5\x2f\xfd":
         stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
         return io.BufferedReader(_Arrow(stream), PIECE)
@@ -96,7 +96,7 @@ class CaptureFile:
             self._raw: IO[bytes] = sys.stdin.buffer
         else:
             try:
-                self._raw = Path(name).open("rb")
+                self._raw = Path(name).open("rb")  # noqa: SIM115 (closed by close)
             except IsADirectoryError:
                 raise UsageError(f"{name}: a directory; name the files in it") from None
             except OSError as error:
@@ -130,7 +130,9 @@ class CaptureFile:
             offset, what = error.args
             reading.trouble = f"{self.name}: broken at byte {offset}: {what}; what came before it was read"
         except (EOFError, gzip.BadGzipFile, OSError) as error:
-            reading.trouble = f"{self.name}: cannot be decompressed to its end ({error}); what came before was read"
+            reading.trouble = (
+                f"{self.name}: cannot be decompressed to its end ({error}); what came before was read"
+            )
         bad = engine.bad_records - before
         if bad and reading.trouble is None:
             reading.trouble = f"{self.name}: {bad} records are not .gor records and were skipped"
@@ -158,7 +160,9 @@ class CaptureFile:
         while True:
             if held == len(buffer):
                 if held >= LARGEST_RECORD:
-                    raise UsageError(f"{self.name}: a record of more than {LARGEST_RECORD} bytes at byte {total}")
+                    raise UsageError(
+                        f"{self.name}: a record of more than {LARGEST_RECORD} bytes at byte {total}"
+                    )
                 buffer += bytearray(len(buffer))
             with memoryview(buffer) as view:
                 read = self._stream.readinto(view[held : held + PIECE])  # type: ignore[attr-defined]

@@ -68,7 +68,9 @@ def parse_place(text: str) -> Place:
         interface = "any" if name in ("", "any") else name
         known = [n for _, n in socket.if_nameindex()]
         if interface != "any" and interface not in known:
-            raise UsageError(f"{text!r}: there is no interface {interface!r}; there are {', '.join(known)}") from None
+            raise UsageError(
+                f"{text!r}: there is no interface {interface!r}; there are {', '.join(known)}"
+            ) from None
         return Place(interface, tuple(numbers))
     return Place("lo" if ipaddress.ip_address(host).is_loopback else "any", tuple(numbers), host)
 
@@ -108,7 +110,9 @@ class Totals:
 class Worker(threading.Thread):
     """Reads its rings into its engine and puts the results into the queue."""
 
-    def __init__(self, rings: list[Ring], engine: Engine, results: queue.Queue[Result], messages: bool) -> None:
+    def __init__(
+        self, rings: list[Ring], engine: Engine, results: queue.Queue[Result], messages: bool
+    ) -> None:
         super().__init__(daemon=True)
         self._rings, self.engine, self._results, self._messages = rings, engine, results, messages
         self._stopping = threading.Event()
@@ -190,7 +194,10 @@ class Capture:
                 drop_privileges(settings.user)
             weight = 1 / settings.sample
             engines = [
-                open_engine(replace(options, ports=ports, weight=weight, first_connection=(i << 48) + 1), settings.engine)
+                open_engine(
+                    replace(options, ports=ports, weight=weight, first_connection=(i << 48) + 1),
+                    settings.engine,
+                )
                 for i in range(len(workers))
             ]
         except BaseException:

@@ -33,7 +33,7 @@ RETIRE_MS = 60
 
 PRIVILEGE = (
     "capturing needs CAP_NET_RAW: run as root (sudo), or grant it once with "
-    "`sudo setcap cap_net_raw+ep \"$(readlink -f \"$(which python3)\")\"`"
+    '`sudo setcap cap_net_raw+ep "$(readlink -f "$(which python3)")"`'
 )
 
 
@@ -51,7 +51,9 @@ class Ring:
     `fanout`: group number for several rings that share an interface's connections. Raises UsageError.
     """
 
-    def __init__(self, index: int, name: str, program: list[bpf.Instruction], size: int, fanout: int | None) -> None:
+    def __init__(
+        self, index: int, name: str, program: list[bpf.Instruction], size: int, fanout: int | None
+    ) -> None:
         self.name = name
         self.counters = Counters()
         try:
@@ -64,7 +66,9 @@ class Ring:
         except OSError as error:
             self.socket.close()
             if error.errno == errno.ENOMEM:
-                raise UsageError(f"{name}: no memory for a ring of {size >> 20} MiB: choose a smaller --buffer-size") from None
+                raise UsageError(
+                    f"{name}: no memory for a ring of {size >> 20} MiB: choose a smaller --buffer-size"
+                ) from None
             raise UsageError(f"{name}: cannot capture there: {error.strerror}") from None
 
     def _set_up(self, index: int, program: list[bpf.Instruction], size: int, fanout: int | None) -> None:
@@ -82,7 +86,9 @@ class Ring:
         self._bind(index)
         if fanout is not None:
             # The kernel's hash is the same for both directions; fragments are joined before it.
-            s.setsockopt(_SOL_PACKET, _FANOUT, struct.pack("I", fanout | (_FANOUT_HASH | _FANOUT_DEFRAG) << 16))
+            s.setsockopt(
+                _SOL_PACKET, _FANOUT, struct.pack("I", fanout | (_FANOUT_HASH | _FANOUT_DEFRAG) << 16)
+            )
 
     def _bind(self, index: int) -> None:
         """Binds by interface index: Python's own bind cannot say `all of them`."""

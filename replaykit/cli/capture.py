@@ -27,22 +27,60 @@ EXAMPLES = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("places", nargs="+", metavar="[IFACE]:PORT", help="interface (default any) and ports: :80, eth0:80,8000-8010")
-    parser.add_argument("--to", action="append", default=[], metavar="OUTPUT", help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/")
+    parser.add_argument(
+        "places",
+        nargs="+",
+        metavar="[IFACE]:PORT",
+        help="interface (default any) and ports: :80, eth0:80,8000-8010",
+    )
+    parser.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        metavar="OUTPUT",
+        help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/",
+    )
     parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
-    parser.add_argument("--by", default="endpoint", metavar="KEYS", help="endpoint, host, client, status, ... (default endpoint)")
-    parser.add_argument("--top", type=int, default=20, metavar="N", help="rows of the table, the rest as (other)")
-    parser.add_argument("--stats", action="store_true", help="JSON lines on standard output instead of the table")
-    parser.add_argument("--interval", default="1s", metavar="TIME", help="between refreshes of table or stats (default 1s)")
+    parser.add_argument(
+        "--by",
+        default="endpoint",
+        metavar="KEYS",
+        help="endpoint, host, client, status, ... (default endpoint)",
+    )
+    parser.add_argument(
+        "--top", type=int, default=20, metavar="N", help="rows of the table, the rest as (other)"
+    )
+    parser.add_argument(
+        "--stats", action="store_true", help="JSON lines on standard output instead of the table"
+    )
+    parser.add_argument(
+        "--interval", default="1s", metavar="TIME", help="between refreshes of table or stats (default 1s)"
+    )
     parser.add_argument("--duration", metavar="TIME", help="ends by itself after so long")
     common.add_rotation(parser)
     group = parser.add_argument_group("in the kernel")
     group.add_argument("--filter", metavar="EXPR", help="a tcpdump expression, beside ports and hosts")
-    group.add_argument("--host", action="append", default=[], metavar="ADDRESS", help="only traffic of this address")
-    group.add_argument("--sample", type=float, default=1.0, metavar="SHARE", help="keeps this share of the connections, 0.1 for a tenth; totals are weighted")
-    group.add_argument("--headers-only", action="store_true", help="the kernel cuts bodies off; their sizes come from TCP and framing")
-    group.add_argument("--buffer-size", default="128MiB", metavar="SIZE", help="of each ring (default 128MiB)")
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="threads that share the connections (default 1)")
+    group.add_argument(
+        "--host", action="append", default=[], metavar="ADDRESS", help="only traffic of this address"
+    )
+    group.add_argument(
+        "--sample",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="keeps this share of the connections, 0.1 for a tenth; totals are weighted",
+    )
+    group.add_argument(
+        "--headers-only",
+        action="store_true",
+        help="the kernel cuts bodies off; their sizes come from TCP and framing",
+    )
+    group.add_argument(
+        "--buffer-size", default="128MiB", metavar="SIZE", help="of each ring (default 128MiB)"
+    )
+    group.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="threads that share the connections (default 1)"
+    )
     group.add_argument("--user", metavar="NAME", help="becomes this user once the sockets are open")
     common.add_filters(parser)
     common.add_engine(parser)
@@ -199,13 +237,19 @@ class _View:
 
     def say_begun(self) -> None:
         if not self._args.quiet:
-            common.say(f"capturing on {', '.join(self._args.places)} with the {self._capture.engine} engine; Ctrl-C ends")
+            common.say(
+                f"capturing on {', '.join(self._args.places)} with the {self._capture.engine} engine; Ctrl-C ends"
+            )
 
     def refresh(self, seconds: float, last: bool = False) -> None:
         self._seconds = seconds
         if self._args.stats:
             totals = self._capture.totals()
-            extra = {"time": time.time(), "seconds": round(seconds, 3), "dropped_by_kernel": totals.kernel_drops}
+            extra: dict[str, Any] = {
+                "time": time.time(),
+                "seconds": round(seconds, 3),
+                "dropped_by_kernel": totals.kernel_drops,
+            }
             if last:
                 extra |= {"account": totals.account}
             by_endpoint = self._summary
@@ -246,5 +290,3 @@ def _status(totals: Totals, summary: Summary, seconds: float) -> str:
 def _kernel(totals: Totals, sample: float) -> str:
     kept = f"; it kept back all but {sample:g} of the connections, totals are weighted" if sample < 1 else ""
     return f"the kernel passed {totals.kernel_packets:,} packets and dropped {totals.kernel_drops:,}{kept}"
-
-

@@ -34,12 +34,18 @@ def say(text: str) -> None:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine and bounds")
     group.add_argument("--engine", choices=CHOICES, default="auto", help="default: compiled where installed")
-    group.add_argument("--max-connections", type=_positive, metavar="N", help="connections followed at a time")
     group.add_argument(
-        "--max-connection-buffer", metavar="SIZE", help="out-of-order bytes kept for one connection (default 1MiB)"
+        "--max-connections", type=_positive, metavar="N", help="connections followed at a time"
+    )
+    group.add_argument(
+        "--max-connection-buffer",
+        metavar="SIZE",
+        help="out-of-order bytes kept for one connection (default 1MiB)",
     )
     group.add_argument("--max-buffer", metavar="SIZE", help="bytes in all buffers (default 96MiB)")
-    group.add_argument("--max-message", metavar="SIZE", help="largest message written to .gor (default 16MiB)")
+    group.add_argument(
+        "--max-message", metavar="SIZE", help="largest message written to .gor (default 16MiB)"
+    )
     group.add_argument("--idle-timeout", metavar="TIME", help="ends silent connections (default 5m)")
     group.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
@@ -60,7 +66,11 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
             help=f"{what} whose target matches",
         )  # fmt: skip
     group.add_argument(
-        "--redact", action="append", default=[], metavar="NAME", help="replaces the values of this header by ***"
+        "--redact",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="replaces the values of this header by ***",
     )
     group.add_argument(
         "--redact-param", action="append", default=[], metavar="NAME",
@@ -127,12 +137,16 @@ def engine(choice_args: argparse.Namespace, chosen: Options) -> Engine:
     try:
         opened = open_engine(chosen, choice_args.engine)
     except NoCompiledCore as error:
-        raise UsageError(f"--engine compiled: {error}; build it with a Rust toolchain: pip install .") from None
+        raise UsageError(
+            f"--engine compiled: {error}; build it with a Rust toolchain: pip install ."
+        ) from None
     except ValueError as error:
         reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip(" ^"))
         raise UsageError(f"a filter's regular expression cannot be read: {reason}") from None
     if choice_args.engine == "auto" and opened.name == "readable" and not choice_args.quiet:
-        say("replaykit: the compiled core is not installed: using the readable engine, about 100 times slower")
+        say(
+            "replaykit: the compiled core is not installed: using the readable engine, about 100 times slower"
+        )
     return opened
 
 
@@ -252,7 +266,9 @@ def read_parquet(name: str) -> Iterator[pa.RecordBatch]:
 
 
 @contextmanager
-def _progress(args: argparse.Namespace, files: Sequence[CaptureFile]) -> Iterator[Callable[[CaptureFile, int], None]]:
+def _progress(
+    args: argparse.Namespace, files: Sequence[CaptureFile]
+) -> Iterator[Callable[[CaptureFile, int], None]]:
     """A progress bar on stderr when a terminal watches."""
     if args.quiet or not sys.stderr.isatty():
         yield lambda file, done: None

@@ -20,12 +20,30 @@ EXAMPLES = (
 )
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
-TABLE = ("time", "client_ip", "method", "host", "target", "status", "request_wire_bytes", "response_wire_bytes", "duration_ns")
+TABLE = (
+    "time",
+    "client_ip",
+    "method",
+    "host",
+    "target",
+    "status",
+    "request_wire_bytes",
+    "response_wire_bytes",
+    "duration_ns",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -")
-    parser.add_argument("--to", action="append", default=[], metavar="OUTPUT", help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -"
+    )
+    parser.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        metavar="OUTPUT",
+        help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/",
+    )
     parser.add_argument("--format", choices=FORMATS, help="of standard output or --output (default table)")
     parser.add_argument("--output", metavar="FILE", help="writes there in --format")
     parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
@@ -65,12 +83,12 @@ def run(args: argparse.Namespace) -> int:
 def _table(args: argparse.Namespace, targets: list[str]) -> Output | None:
     """Sorts out --format and --output; a table on the terminal is the default."""
     if args.output is not None:
-        if args.format in (None, "table"):
-            targets.append(args.output)
-        elif args.output.endswith(f".{args.format}"):
+        if args.format in (None, "table") or args.output.endswith(f".{args.format}"):
             targets.append(args.output)
         else:
-            raise UsageError(f"--output {args.output}: for --format {args.format} let the name end in .{args.format}")
+            raise UsageError(
+                f"--output {args.output}: for --format {args.format} let the name end in .{args.format}"
+            )
         return None
     if args.format == "parquet":
         raise UsageError("--format parquet needs a file: --output name.parquet")

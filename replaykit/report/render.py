@@ -119,15 +119,23 @@ def stats_line(summary: Summary, top: int, extra: Mapping[str, Any]) -> str:
     """One JSON line with at least the fields of document 003; KB are 1024 bytes, MB 1024 KB."""
     total = summary.total
     endpoints = [
-        {"path": key[0], "bandwidth_mb": round(group.wire_bytes / 1024 / 1024, 3), "requests": round(group.requests)}
+        {
+            "path": key[0],
+            "bandwidth_mb": round(group.wire_bytes / 1024 / 1024, 3),
+            "requests": round(group.requests),
+        }
         for key, group in summary.top(top)
     ]
     line = {
         **extra,
         "total_requests": round(total.requests),
-        "avg_request_size": round(total.request_wire_bytes / total.requests / 1024, 3) if total.requests else 0,
+        "avg_request_size": round(total.request_wire_bytes / total.requests / 1024, 3)
+        if total.requests
+        else 0,
         "max_request_size": round(total.max_request_bytes / 1024, 3),
-        "avg_response_size": round(total.response_wire_bytes / total.requests / 1024, 3) if total.requests else 0,
+        "avg_response_size": round(total.response_wire_bytes / total.requests / 1024, 3)
+        if total.requests
+        else 0,
         "max_response_size": round(total.max_response_bytes / 1024, 3),
         "total_mb": round(total.wire_bytes / 1024 / 1024, 3),
         "top_endpoints": endpoints,

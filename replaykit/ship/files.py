@@ -63,7 +63,7 @@ class ParquetFile:
 
     @property
     def bytes(self) -> int:
-        return self._file.tell() + sum(b.nbytes for b in self._pending) // 8
+        return int(self._file.tell() + sum(b.nbytes for b in self._pending) // 8)
 
     def write(self, batch: pa.RecordBatch) -> None:
         self.used = time.monotonic()
@@ -224,7 +224,7 @@ class _Lines:
         if first and (target == "-" or os.fstat(self._fd).st_size == 0):
             self.write(first)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Appends whole lines; a write cut short by a full disk is taken back."""
         write_whole(self._fd, data, self.target)
 
@@ -293,7 +293,10 @@ class CsvOutput(_Lines):
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         plain = pa.RecordBatch.from_arrays(
-            [pa.array(plain_values(c)) if pa.types.is_timestamp(c.type) else _decoded(c) for c in batch.columns],
+            [
+                pa.array(plain_values(c)) if pa.types.is_timestamp(c.type) else _decoded(c)
+                for c in batch.columns
+            ],
             names=batch.schema.names,
         )
         sink = io.BytesIO()

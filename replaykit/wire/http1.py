@@ -24,8 +24,9 @@ CHUNKS_HIDDEN = "chunks_hidden"
 CLOSED_EARLY = "closed_early"
 PIPELINE_BOUND = "pipeline_bound"
 
-REQUEST, RESPONSE = "request", "response"
 Kind = Literal["request", "response"]
+REQUEST: Literal["request"] = "request"
+RESPONSE: Literal["response"] = "response"
 
 _TOKEN = re.compile(rb"[0-9A-Za-z!#$%&'*+\-.^_`|~]*")
 _USUAL = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"))
@@ -279,9 +280,10 @@ def request_body(h: Head) -> Body:
     return Length(h.length or 0)
 
 
-def response_body(h: Head, to_head: bool) -> Body:
-    """What a response's head announces; `to_head` says that the request was HEAD."""
-    if to_head or h.status < 200 or h.status in (204, 304):
+def response_body(h: Head, method: bytes) -> Body:
+    """What the head of a response to `method` announces."""
+    tunnel = method == b"CONNECT" and 200 <= h.status < 300
+    if method == b"HEAD" or tunnel or h.status < 200 or h.status in (204, 304):
         return Length(0)
     if h.anomaly == HEAD_CUT:
         return Blind(h.coding == "chunked")

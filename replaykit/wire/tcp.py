@@ -124,7 +124,9 @@ class Table:
 
     def _evict(self, limit: int, sink: Sink) -> None:
         """Ends the connections that have been silent longest: an eighth of what is allowed."""
-        alive = sorted((c for c in self._connections.values() if not c.over), key=lambda c: (c.last, c.http.id))
+        alive = sorted(
+            (c for c in self._connections.values() if not c.over), key=lambda c: (c.last, c.http.id)
+        )
         for c in alive[: max(limit // 8, 1)]:
             sink.account.bound_hits += 1
             self._end(c, False, sink)
@@ -347,7 +349,9 @@ class _Connection:
 
     def _oldest(self) -> int:
         """The direction whose first held segment came first."""
-        return min((direction.held[0].arrival, d) for d, direction in enumerate(self._directions) if direction.held)[1]
+        return min(
+            (direction.held[0].arrival, d) for d, direction in enumerate(self._directions) if direction.held
+        )[1]
 
     def patience(self, now: int, sink: Sink) -> bool:
         """Gives up waiting where time or a bound is exceeded; true if the connection is over by it."""

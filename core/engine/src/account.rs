@@ -90,7 +90,11 @@ impl Account {
             ("bound_hits", self.bound_hits),
             ("messages_cut", self.messages_cut),
         ];
-        all.extend(CAUSES.iter().map(|&(cause, name)| (name, self.causes[cause as usize])));
+        all.extend(
+            CAUSES
+                .iter()
+                .map(|&(cause, name)| (name, self.causes[cause as usize])),
+        );
         all
     }
 }

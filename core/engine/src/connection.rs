@@ -86,7 +86,15 @@ pub struct Lane {
 
 impl Lane {
     fn new(state: State) -> Self {
-        Lane { state, begun: Begun::default(), head: Vec::new(), message: Vec::new(), keep: false, hole: None, closed: false }
+        Lane {
+            state,
+            begun: Begun::default(),
+            head: Vec::new(),
+            message: Vec::new(),
+            keep: false,
+            hole: None,
+            closed: false,
+        }
     }
 }
 
@@ -130,7 +138,11 @@ impl Http {
     }
 
     fn ends(&self) -> Ends {
-        Ends { connection: self.id, client: self.ends[self.client], server: self.ends[1 - self.client] }
+        Ends {
+            connection: self.id,
+            client: self.ends[self.client],
+            server: self.ends[1 - self.client],
+        }
     }
 
     fn fits(&mut self, kind: Kind, d: usize) -> bool {
@@ -151,13 +163,20 @@ impl Http {
 
     /// The exchange whose message is passing in this direction.
     fn current(&mut self, d: usize) -> Option<&mut Exchange> {
-        let i = if d == self.client { self.current_request() } else { self.current_response() };
+        let i = if d == self.client {
+            self.current_request()
+        } else {
+            self.current_response()
+        };
         self.queue.get_mut(i?).map(Box::as_mut)
     }
 
     /// In-order bytes.
     pub fn feed(&mut self, d: usize, c: &Chunks, sink: &mut Sink) {
-        let mut cost = Cost { overhead: c.overhead, packets: u64::from(c.packets) };
+        let mut cost = Cost {
+            overhead: c.overhead,
+            packets: u64::from(c.packets),
+        };
         let mut at = 0;
         while at < c.len {
             let seen = c.data.get(at..).unwrap_or(&[]);
@@ -175,8 +194,21 @@ impl Http {
         }
     }
 
-    fn skip(&mut self, d: usize, cause: Cause, seen: &[u8], rest: usize, first: bool, cost: &mut Cost, sink: &mut Sink) -> usize {
-        let clear = if first { http1::clear_start(seen) } else { None };
+    fn skip(
+        &mut self,
+        d: usize,
+        cause: Cause,
+        seen: &[u8],
+        rest: usize,
+        first: bool,
+        cost: &mut Cost,
+        sink: &mut Sink,
+    ) -> usize {
+        let clear = if first {
+            http1::clear_start(seen)
+        } else {
+            None
+        };
         if let Some(kind) = clear {
             if !self.understood || (kind == Kind::Request) == (d == self.client) {
                 self.lanes[d].state = State::Idle;
@@ -201,19 +233,40 @@ impl Http {
         }
     }
 
-    fn begin(&mut self, d: usize, seen: &[u8], rest: usize, at: usize, c: &Chunks, cost: &mut Cost, sink: &mut Sink) -> usize {
+    fn begin(
+        &mut self,
+        d: usize,
+        seen: &[u8],
+        rest: usize,
+        at: usize,
+        c: &Chunks,
+        cost: &mut Cost,
+        sink: &mut Sink,
+    ) -> usize {
         if !self.understood || d == self.client {
             // RFC 9112 §2.2: blank lines before a request are ignored.
-            let blank = seen.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(seen.len());
+            let blank = seen
+                .iter()
+                .position(|b| !matches!(b, b'\r' | b'\n'))
+                .unwrap_or(seen.len());
             if blank > 0 {
-                sink.account.add(Cause::ConnectionOverhead, cost.take(blank).0);
+                sink.account
+                    .add(Cause::ConnectionOverhead, cost.take(blank).0);
                 return blank;
             }
         }
         let covered = seen.len() >= rest;
         let (time, ack) = (c.time, c.ack);
         let seq = c.seq.wrapping_add(at as u32);
-        let begun = |bytes: (u64, u64)| Begun { time, end: time, seq, ack, link: bytes.0, packets: bytes.1, retransmitted: 0 };
+        let begun = |bytes: (u64, u64)| Begun {
+            time,
+            end: time,
+            seq,
+            ack,
+            link: bytes.0,
+            packets: bytes.1,
+            retransmitted: 0,
+        };
         match http1::parse(seen, !covered) {
             Parsed::Whole(head, n) if self.fits(head.kind, d) => {
                 self.message(d, &head, &seen[..n], begun(cost.take(n)), sink);
@@ -251,7 +304,8 @@ impl Http {
     /// Gives up on a head that cannot be one, or grows over the bound.
     fn check_head(&mut self, d: usize, sink: &mut Sink) {
         let head = &self.lanes[d].head;
-        if head.len() > sink.options.max_head_bytes || sink.buffered > sink.options.max_buffer_bytes {
+        if head.len() > sink.options.max_head_bytes || sink.buffered > sink.options.max_buffer_bytes
+        {
             sink.account.bound_hits += 1;
             self.drop_head(d, Cause::MemoryBound, sink);
         } else if head.len() < 64 && http1::start(head) == http1::Start::No {
@@ -260,7 +314,15 @@ impl Http {
         }
     }
 
-    fn head(&mut self, d: usize, seen: &[u8], rest: usize, c: &Chunks, cost: &mut Cost, sink: &mut Sink) -> usize {
+    fn head(
+        &mut self,
+        d: usize,
+        seen: &[u8],
+        rest: usize,
+        c: &Chunks,
+        cost: &mut Cost,
+        sink: &mut Sink,
+    ) -> usize {
         let lane = &mut self.lanes[d];
         let old = lane.head.len();
         lane.head.extend_from_slice(seen);
@@ -297,7 +359,11 @@ impl Http {
             let server = d != self.client;
             if let (State::Body(_), Some(x)) = (self.lanes[d].state, self.current(d)) {
                 // What the snap length hid of this segment counts as body: its share is unknown.
-                let side = if server { &mut x.response } else { &mut x.request };
+                let side = if server {
+                    &mut x.response
+                } else {
+                    &mut x.request
+                };
                 side.body += (rest - seen.len()) as u64;
                 side.wire += (rest - seen.len()) as u64;
             }
@@ -360,16 +426,24 @@ impl Http {
                 let x = &mut self.queue[i];
                 let wire = x.response.wire + side.wire;
                 let packets = x.response.packets + side.packets;
-                x.response = Side { wire, packets, ..side };
+                x.response = Side {
+                    wire,
+                    packets,
+                    ..side
+                };
                 x.status = head.status;
                 x.set_response(head.content_type, head.content_encoding);
-                http1::response_body(head, x.is_head)
+                http1::response_body(head, x.is_head, x.is_connect)
             }
         };
         let lane = &mut self.lanes[d];
         lane.state = State::Body(body);
         lane.hole = None;
-        let wanted = if head.kind == Kind::Request { sink.options.requests } else { sink.options.responses };
+        let wanted = if head.kind == Kind::Request {
+            sink.options.requests
+        } else {
+            sink.options.responses
+        };
         let Some(x) = self.current(d) else {
             return; // not reached: the exchange was put there above
         };
@@ -383,7 +457,8 @@ impl Http {
             if sink.options.redaction.is_empty() {
                 lane.message.extend_from_slice(bytes);
             } else {
-                lane.message.extend_from_slice(&sink.options.redaction.head(bytes));
+                lane.message
+                    .extend_from_slice(&sink.options.redaction.head(bytes));
             }
             sink.buffered += lane.message.len();
         } else if wanted {
@@ -418,7 +493,12 @@ impl Http {
             Addr::V4(a) => a,
             Addr::V6(a) => a as u32,
         };
-        gor_id(self.ends[self.client].1, self.ends[1 - self.client].1, client, seq)
+        gor_id(
+            self.ends[self.client].1,
+            self.ends[1 - self.client].1,
+            client,
+            seq,
+        )
     }
 
     fn forget_oldest(&mut self, sink: &mut Sink) {
@@ -453,7 +533,7 @@ impl Http {
         if let Some(hole) = self.lanes[d].hole.take() {
             while let Some(i) = self.current_response() {
                 let next = self.queue.get(i + 1).and_then(|x| x.request.ack);
-                if !next.is_some_and(|ack| distance(ack, hole) > 0) {
+                if next.is_none_or(|ack| distance(ack, hole) <= 0) {
                     break;
                 }
                 self.queue[i].response.done = true;
@@ -463,7 +543,7 @@ impl Http {
         let at = self.current_response();
         let answers = at.is_some_and(|i| {
             let request = &self.queue[i].request;
-            request.seen && !begun.ack.is_some_and(|ack| distance(request.seq, ack) >= 0)
+            request.seen && begun.ack.is_none_or(|ack| distance(request.seq, ack) < 0)
         });
         match at {
             Some(i) if answers && self.forgotten == 0 => i,
@@ -481,8 +561,17 @@ impl Http {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn body(&mut self, d: usize, body: Body, seen: &[u8], rest: usize, first: bool, c: &Chunks, cost: &mut Cost, sink: &mut Sink) -> usize {
+    fn body(
+        &mut self,
+        d: usize,
+        body: Body,
+        seen: &[u8],
+        rest: usize,
+        first: bool,
+        c: &Chunks,
+        cost: &mut Cost,
+        sink: &mut Sink,
+    ) -> usize {
         let mut end = None;
         let mut anomaly = Anomaly::None;
         let (used, content, next) = match body {
@@ -496,8 +585,16 @@ impl Http {
             Body::UntilClose => (rest, rest, body),
             Body::Chunked(Chunk::Data(left)) if seen.is_empty() => {
                 let n = left.min(rest as u64) as usize;
-                let next = if n as u64 == left { Chunk::End } else { Chunk::Data(left - n as u64) };
+                let next = if n as u64 == left {
+                    Chunk::End
+                } else {
+                    Chunk::Data(left - n as u64)
+                };
                 (n, n, Body::Chunked(next))
+            }
+            // The snap length hides a line end that must be there.
+            Body::Chunked(Chunk::End) if seen.is_empty() && rest >= 2 => {
+                (2, 0, Body::Chunked(Chunk::Size(0, 0)))
             }
             Body::Chunked(_) if seen.is_empty() => {
                 anomaly = Anomaly::ChunksHidden;
@@ -516,12 +613,17 @@ impl Http {
                 }
             }
             Body::Blind(chunked) => {
-                let kind = if d == self.client { Kind::Request } else { Kind::Response };
+                let kind = if d == self.client {
+                    Kind::Request
+                } else {
+                    Kind::Response
+                };
                 if first && http1::clear_start(seen) == Some(kind) {
                     self.finish(d, false, sink);
                     return 0;
                 }
-                let last = chunked && seen.len() == rest
+                let last = chunked
+                    && seen.len() == rest
                     && (seen == b"0\r\n\r\n" || seen.ends_with(b"\r\n0\r\n\r\n"));
                 if last {
                     end = Some(false);
@@ -535,7 +637,11 @@ impl Http {
         if let Some(x) = self.current(d) {
             x.link_bytes += bytes;
             x.flag(anomaly);
-            let side = if server { &mut x.response } else { &mut x.request };
+            let side = if server {
+                &mut x.response
+            } else {
+                &mut x.request
+            };
             side.body += content as u64;
             side.wire += used as u64;
             side.packets += packets;
@@ -546,8 +652,14 @@ impl Http {
         let lane = &mut self.lanes[d];
         lane.state = State::Body(next);
         if lane.keep && used > 0 {
-            let room = sink.options.max_message_bytes.saturating_sub(lane.message.len());
-            if seen.len() < used || used > room || sink.buffered + used > sink.options.max_buffer_bytes {
+            let room = sink
+                .options
+                .max_message_bytes
+                .saturating_sub(lane.message.len());
+            if seen.len() < used
+                || used > room
+                || sink.buffered + used > sink.options.max_buffer_bytes
+            {
                 self.spoil(d, sink);
             } else {
                 lane.message.extend_from_slice(&seen[..used]);
@@ -584,10 +696,21 @@ impl Http {
         let Some(x) = self.current(d) else {
             return;
         };
-        let (kind, side) = if server { (2, &mut x.response) } else { (1, &mut x.request) };
+        let (kind, side) = if server {
+            (2, &mut x.response)
+        } else {
+            (1, &mut x.request)
+        };
         side.done = true;
         side.whole = whole;
-        let meta = Meta { kind, id: x.id, time: side.time, latency: side.end.wrapping_sub(side.time), connection: id, stream: x.stream };
+        let meta = Meta {
+            kind,
+            id: x.id,
+            time: side.time,
+            latency: side.end.wrapping_sub(side.time),
+            connection: id,
+            stream: x.stream,
+        };
         let (status, connect) = (x.status, x.is_connect);
         let open_request = server && !x.request.done;
         if lane_keep {
@@ -602,7 +725,10 @@ impl Http {
         }
         if server {
             let switched = status == 101 || (connect && (200..300).contains(&status));
-            if open_request && (switched || matches!(self.lanes[self.client].state, State::Body(Body::Blind(_)))) {
+            if open_request
+                && (switched
+                    || matches!(self.lanes[self.client].state, State::Body(Body::Blind(_))))
+            {
                 let client = self.client;
                 if let Some(x) = self.queue.iter_mut().rfind(|x| !x.request.done) {
                     x.request.done = true;
@@ -625,10 +751,26 @@ impl Http {
     /// Hands out finished exchanges, in the order of the connection.
     fn emit(&mut self, sink: &mut Sink) {
         let ends = self.ends();
-        while self.queue.front().is_some_and(|x| x.request.done && x.response.done) {
+        while self
+            .queue
+            .front()
+            .is_some_and(|x| x.request.done && x.response.done)
+        {
             if let Some(x) = self.queue.pop_front() {
-                let Sink { options, columns, account, .. } = sink;
-                columns.push(&x, &ends, &mut self.addresses, &options.templates, &options.redaction, account);
+                let Sink {
+                    options,
+                    columns,
+                    account,
+                    ..
+                } = sink;
+                columns.push(
+                    &x,
+                    &ends,
+                    &mut self.addresses,
+                    &options.templates,
+                    &options.redaction,
+                    account,
+                );
                 self.spare = Some(x);
             }
         }
@@ -655,8 +797,12 @@ impl Http {
                 let (next, part, flag) = match body {
                     Body::Length(left) if n >= left => (None, left, Anomaly::None),
                     Body::Length(left) => (Some(Body::Length(left - n)), n, Anomaly::None),
-                    Body::Chunked(Chunk::Data(left)) if n < left => (Some(Body::Chunked(Chunk::Data(left - n))), n, Anomaly::None),
-                    Body::Chunked(Chunk::Data(left)) if n == left => (Some(Body::Chunked(Chunk::End)), n, Anomaly::None),
+                    Body::Chunked(Chunk::Data(left)) if n < left => {
+                        (Some(Body::Chunked(Chunk::Data(left - n))), n, Anomaly::None)
+                    }
+                    Body::Chunked(Chunk::Data(left)) if n == left => {
+                        (Some(Body::Chunked(Chunk::End)), n, Anomaly::None)
+                    }
                     Body::Chunked(_) => (Some(Body::Blind(true)), n, Anomaly::ChunksHidden),
                     Body::UntilClose | Body::Blind(_) => (Some(body), n, Anomaly::None),
                 };
@@ -680,7 +826,15 @@ impl Http {
     }
 
     /// A segment of this direction came again: its bytes go to the exchange it belongs to.
-    pub fn repeated(&mut self, d: usize, seq: u32, bytes: u64, payload: u64, packets: u64, sink: &mut Sink) {
+    pub fn repeated(
+        &mut self,
+        d: usize,
+        seq: u32,
+        bytes: u64,
+        payload: u64,
+        packets: u64,
+        sink: &mut Sink,
+    ) {
         let lane = &mut self.lanes[d];
         if lane.state == State::Head && distance(seq, lane.begun.seq) >= 0 {
             lane.begun.link += bytes;
@@ -691,7 +845,9 @@ impl Http {
         let found = if !self.understood {
             None
         } else if d == self.client {
-            self.queue.iter_mut().rfind(|x| x.request.seen && distance(seq, x.request.seq) >= 0)
+            self.queue
+                .iter_mut()
+                .rfind(|x| x.request.seen && distance(seq, x.request.seq) >= 0)
         } else {
             self.queue
                 .iter_mut()
@@ -701,7 +857,11 @@ impl Http {
             Some(x) => {
                 x.link_bytes += bytes;
                 x.retransmitted += payload;
-                let side = if d == self.client { &mut x.request } else { &mut x.response };
+                let side = if d == self.client {
+                    &mut x.request
+                } else {
+                    &mut x.response
+                };
                 side.packets += packets;
             }
             None => sink.account.add(Cause::Retransmission, bytes),
@@ -718,9 +878,17 @@ impl Http {
     /// Says when the last byte of this direction's message passed, where it came as one piece.
     pub fn last_byte(&mut self, d: usize, time: i64) {
         let server = d != self.client;
-        let message = if server { self.queue.iter_mut().find(|x| x.response.seen) } else { self.queue.back_mut() };
+        let message = if server {
+            self.queue.iter_mut().find(|x| x.response.seen)
+        } else {
+            self.queue.back_mut()
+        };
         if let Some(x) = message {
-            let side = if server { &mut x.response } else { &mut x.request };
+            let side = if server {
+                &mut x.response
+            } else {
+                &mut x.request
+            };
             side.end = time;
         }
     }

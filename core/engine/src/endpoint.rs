@@ -37,7 +37,12 @@ impl Templates {
                     .map(|s| (!(s.starts_with('{') && s.ends_with('}'))).then(|| (*s).to_string()))
                     .collect();
                 let literals = segments.iter().flatten().count();
-                Pattern { text: text.clone(), segments, open, literals }
+                Pattern {
+                    text: text.clone(),
+                    segments,
+                    open,
+                    literals,
+                }
             })
             .collect();
         patterns.sort_by_key(|p| (p.open, std::cmp::Reverse(p.literals)));
@@ -128,16 +133,20 @@ fn whole(b: &[u8]) -> Option<&'static str> {
     if b.iter().all(u8::is_ascii_digit) {
         return Some("{id}");
     }
-    if b.len() == 36 && b.iter().enumerate().all(|(i, c)| match i {
-        8 | 13 | 18 | 23 => *c == b'-',
-        _ => c.is_ascii_hexdigit(),
-    }) {
+    if b.len() == 36
+        && b.iter().enumerate().all(|(i, c)| match i {
+            8 | 13 | 18 | 23 => *c == b'-',
+            _ => c.is_ascii_hexdigit(),
+        })
+    {
         return Some("{uuid}");
     }
-    if b.len() == 10 && b.iter().enumerate().all(|(i, c)| match i {
-        4 | 7 => *c == b'-',
-        _ => c.is_ascii_digit(),
-    }) {
+    if b.len() == 10
+        && b.iter().enumerate().all(|(i, c)| match i {
+            4 | 7 => *c == b'-',
+            _ => c.is_ascii_digit(),
+        })
+    {
         return Some("{date}");
     }
     if is_hash(b) {
@@ -149,12 +158,15 @@ fn whole(b: &[u8]) -> Option<&'static str> {
     if b.len() > MAX_SEGMENT {
         return Some("{long}");
     }
-    let plain = b.iter().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'='));
+    let plain = b
+        .iter()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'='));
     let digits = b.iter().filter(|c| c.is_ascii_digit()).count();
     let upper = b.iter().any(u8::is_ascii_uppercase);
     let lower = b.iter().any(u8::is_ascii_lowercase);
     let separators = b.iter().filter(|c| matches!(c, b'-' | b'_')).count();
-    if b.len() >= 16 && plain && digits >= 2 && separators <= 2 && ((upper && lower) || digits >= 4) {
+    if b.len() >= 16 && plain && digits >= 2 && separators <= 2 && ((upper && lower) || digits >= 4)
+    {
         return Some("{token}");
     }
     None

@@ -69,7 +69,10 @@ impl Exchange {
     pub fn clear(&mut self) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
-        *self = Exchange { text, ..Exchange::default() };
+        *self = Exchange {
+            text,
+            ..Exchange::default()
+        };
     }
 
     pub fn set_request(&mut self, fields: [&[u8]; 4]) {
@@ -91,7 +94,11 @@ impl Exchange {
     }
 
     pub fn text(&self, i: usize) -> &[u8] {
-        let from = if i == 0 { 0 } else { self.marks[i - 1] as usize };
+        let from = if i == 0 {
+            0
+        } else {
+            self.marks[i - 1] as usize
+        };
         &self.text[from..self.marks[i] as usize]
     }
 
@@ -139,7 +146,11 @@ struct Strings {
 impl Strings {
     fn get(&self, id: u32) -> &[u8] {
         let i = id as usize;
-        let from = if i == 0 { 0 } else { self.offsets[i - 1] as usize };
+        let from = if i == 0 {
+            0
+        } else {
+            self.offsets[i - 1] as usize
+        };
         &self.values[from..self.offsets[i] as usize]
     }
 
@@ -204,7 +215,11 @@ struct Numbers<T> {
 
 impl<T> Default for Numbers<T> {
     fn default() -> Self {
-        Numbers { values: Vec::new(), valid: Vec::new(), nulls: false }
+        Numbers {
+            values: Vec::new(),
+            valid: Vec::new(),
+            nulls: false,
+        }
     }
 }
 
@@ -256,7 +271,10 @@ impl Texts {
         let (keys, nulls) = self.keys.take();
         let keys = Int32Array::new(keys.into(), nulls);
         let values = self.strings.take()?;
-        Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(keys, Arc::new(values))?))
+        Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(
+            keys,
+            Arc::new(values),
+        )?))
     }
 }
 
@@ -307,12 +325,22 @@ pub struct Columns {
 
 /// Path of a target (RFC 9112 §3.2), and host and scheme where the target holds them.
 fn split_target(target: &[u8]) -> (&[u8], Option<&[u8]>, Option<bool>) {
-    let cut = |t: &[u8]| t.iter().position(|&c| c == b'?' || c == b'#').unwrap_or(t.len());
+    let cut = |t: &[u8]| {
+        t.iter()
+            .position(|&c| c == b'?' || c == b'#')
+            .unwrap_or(t.len())
+    };
     for (prefix, https) in [(&b"http://"[..], false), (&b"https://"[..], true)] {
-        let named = target.get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix));
+        let named = target
+            .get(..prefix.len())
+            .is_some_and(|p| p.eq_ignore_ascii_case(prefix));
         if named {
             let rest = &target[prefix.len()..];
-            let end = rest.iter().position(|&c| c == b'/').unwrap_or(rest.len()).min(cut(rest));
+            let end = rest
+                .iter()
+                .position(|&c| c == b'/')
+                .unwrap_or(rest.len())
+                .min(cut(rest));
             let path = &rest[end..];
             let path = &path[..cut(path)];
             let path = if path.is_empty() { &b"/"[..] } else { path };
@@ -324,7 +352,11 @@ fn split_target(target: &[u8]) -> (&[u8], Option<&[u8]>, Option<bool>) {
 
 impl Columns {
     pub fn new(weight: f64) -> Self {
-        Columns { weight, batch: 1, ..Columns::default() }
+        Columns {
+            weight,
+            batch: 1,
+            ..Columns::default()
+        }
     }
 
     fn ip(texts: &mut Texts, addr: Addr) -> i32 {
@@ -336,7 +368,15 @@ impl Columns {
     }
 
     /// Adds a row, or books a denied exchange; the account is kept either way.
-    pub fn push(&mut self, x: &Exchange, ends: &Ends, addresses: &mut Addresses, templates: &Templates, redaction: &Redaction, account: &mut Account) {
+    pub fn push(
+        &mut self,
+        x: &Exchange,
+        ends: &Ends,
+        addresses: &mut Addresses,
+        templates: &Templates,
+        redaction: &Redaction,
+        account: &mut Account,
+    ) {
         if x.denied {
             account.add(Cause::Denied, x.link_bytes);
             return;
@@ -351,11 +391,13 @@ impl Columns {
         self.response_time.push(r.seen.then_some(r.time));
         let both = q.seen && r.seen;
         self.duration.push(both.then(|| r.end.wrapping_sub(q.time)));
-        self.first_byte.push(both.then(|| r.time.wrapping_sub(q.time)));
+        self.first_byte
+            .push(both.then(|| r.time.wrapping_sub(q.time)));
         self.connection.push(ends.connection);
         self.stream.push(x.stream);
         let minor = if q.seen { q.minor } else { r.minor };
-        self.protocol.push(Some(if minor == 0 { b"http/1.0" } else { b"http/1.1" }));
+        self.protocol
+            .push(Some(if minor == 0 { b"http/1.0" } else { b"http/1.1" }));
         if addresses.batch != self.batch {
             *addresses = Addresses {
                 batch: self.batch,
@@ -370,7 +412,14 @@ impl Columns {
         if q.seen {
             self.push_target(x, templates, redaction);
         } else {
-            for texts in [&mut self.method, &mut self.scheme, &mut self.host, &mut self.target, &mut self.path, &mut self.endpoint] {
+            for texts in [
+                &mut self.method,
+                &mut self.scheme,
+                &mut self.host,
+                &mut self.target,
+                &mut self.path,
+                &mut self.endpoint,
+            ] {
                 texts.push(None);
             }
         }
@@ -389,8 +438,10 @@ impl Columns {
         self.complete.push(complete);
         self.missing.push(x.missing as i64);
         let trace = x.text(TRACE);
-        self.trace.push((q.seen && !trace.is_empty()).then_some(trace));
-        self.anomaly.push((x.anomaly != 0).then(|| ANOMALIES[x.anomaly as usize].as_bytes()));
+        self.trace
+            .push((q.seen && !trace.is_empty()).then_some(trace));
+        self.anomaly
+            .push((x.anomaly != 0).then(|| ANOMALIES[x.anomaly as usize].as_bytes()));
     }
 
     fn push_target(&mut self, x: &Exchange, templates: &Templates, redaction: &Redaction) {
@@ -410,12 +461,17 @@ impl Columns {
             let path_id = self.path.strings.intern(path).0;
             let endpoint = templates.endpoint(&String::from_utf8_lossy(path));
             let endpoint = self.endpoint.strings.intern(endpoint.as_bytes()).0;
-            self.splits.push(Split { path: path_id as i32, endpoint: endpoint as i32, https: https == Some(true) });
+            self.splits.push(Split {
+                path: path_id as i32,
+                endpoint: endpoint as i32,
+                https: https == Some(true),
+            });
         }
         let split = &self.splits[id as usize];
         self.path.keys.push(Some(split.path));
         self.endpoint.keys.push(Some(split.endpoint));
-        self.scheme.push(Some(if split.https { b"https" } else { b"http" }));
+        self.scheme
+            .push(Some(if split.https { b"https" } else { b"http" }));
         // RFC 9112 §3.2.2: the authority in an absolute target overrides Host.
         let host = match target.first() {
             Some(b'/') => x.text(HOST),
@@ -439,9 +495,8 @@ impl Columns {
             let (values, nulls) = column.take();
             Arc::new(Int64Array::new(values.into(), nulls))
         };
-        let plain = |column: &mut Vec<i64>| -> ArrayRef {
-            Arc::new(Int64Array::from(renew(column)))
-        };
+        let plain =
+            |column: &mut Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(renew(column))) };
         let stamp = |column: &mut Numbers<i64>| -> ArrayRef {
             let (values, nulls) = column.take();
             Arc::new(TimestampNanosecondArray::new(values.into(), nulls).with_timezone("UTC"))
@@ -450,13 +505,29 @@ impl Columns {
         add("response_time", stamp(&mut self.response_time), true);
         add("duration_ns", int64(&mut self.duration), true);
         add("first_byte_ns", int64(&mut self.first_byte), true);
-        add("connection", Arc::new(UInt64Array::from(renew(&mut self.connection))), false);
-        add("stream", Arc::new(Int32Array::from(renew(&mut self.stream))), false);
+        add(
+            "connection",
+            Arc::new(UInt64Array::from(renew(&mut self.connection))),
+            false,
+        );
+        add(
+            "stream",
+            Arc::new(Int32Array::from(renew(&mut self.stream))),
+            false,
+        );
         add("protocol", self.protocol.take()?, false);
         add("client_ip", self.client_ip.take()?, false);
-        add("client_port", Arc::new(UInt16Array::from(renew(&mut self.client_port))), false);
+        add(
+            "client_port",
+            Arc::new(UInt16Array::from(renew(&mut self.client_port))),
+            false,
+        );
         add("server_ip", self.server_ip.take()?, false);
-        add("server_port", Arc::new(UInt16Array::from(renew(&mut self.server_port))), false);
+        add(
+            "server_port",
+            Arc::new(UInt16Array::from(renew(&mut self.server_port))),
+            false,
+        );
         add("method", self.method.take()?, true);
         add("scheme", self.scheme.take()?, true);
         add("host", self.host.take()?, true);
@@ -464,20 +535,40 @@ impl Columns {
         add("path", self.path.take()?, true);
         add("endpoint", self.endpoint.take()?, true);
         let (status, nulls) = self.status.take();
-        add("status", Arc::new(Int16Array::new(status.into(), nulls)), true);
+        add(
+            "status",
+            Arc::new(Int16Array::new(status.into(), nulls)),
+            true,
+        );
         add("content_type", self.content_type.take()?, true);
         add("content_encoding", self.content_encoding.take()?, true);
         let sizes = ["header_bytes", "body_bytes", "wire_bytes", "packets"];
         for (i, size) in sizes.iter().enumerate() {
-            add(&format!("request_{size}"), int64(&mut self.request[i]), true);
-            add(&format!("response_{size}"), int64(&mut self.response[i]), true);
+            add(
+                &format!("request_{size}"),
+                int64(&mut self.request[i]),
+                true,
+            );
+            add(
+                &format!("response_{size}"),
+                int64(&mut self.response[i]),
+                true,
+            );
         }
         add("link_bytes", plain(&mut self.link_bytes), false);
         add("retransmitted_bytes", plain(&mut self.retransmitted), false);
-        add("complete", Arc::new(BooleanArray::from(renew(&mut self.complete))), false);
+        add(
+            "complete",
+            Arc::new(BooleanArray::from(renew(&mut self.complete))),
+            false,
+        );
         add("missing_bytes", plain(&mut self.missing), false);
         add("trace_id", self.trace.take()?, true);
-        add("weight", Arc::new(Float64Array::from(vec![self.weight; n])), false);
+        add(
+            "weight",
+            Arc::new(Float64Array::from(vec![self.weight; n])),
+            false,
+        );
         add("anomaly", self.anomaly.take()?, true);
         RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
     }

@@ -23,7 +23,9 @@ pub struct Filters {
 
 impl Filters {
     pub fn is_empty(&self) -> bool {
-        self.allow_headers.is_empty() && self.deny_headers.is_empty() && !self.restricts()
+        self.allow_headers.is_empty()
+            && self.deny_headers.is_empty()
+            && !self.restricts()
             && self.deny_methods.is_empty()
             && self.deny_urls.is_empty()
     }
@@ -73,7 +75,9 @@ impl Redaction {
     }
 
     fn hides(names: &[String], name: &[u8]) -> bool {
-        names.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
+        names
+            .iter()
+            .any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
     }
 
     /// The target with the values of the named query parameters replaced.
@@ -125,7 +129,11 @@ impl Redaction {
                     out.extend_from_slice(&line[..=n]);
                     out.push(b' ');
                     out.extend_from_slice(MASK);
-                    out.extend_from_slice(if line.ends_with(b"\r\n") { b"\r\n" } else { b"\n" });
+                    out.extend_from_slice(if line.ends_with(b"\r\n") {
+                        b"\r\n"
+                    } else {
+                        b"\n"
+                    });
                 }
                 _ => out.extend_from_slice(line),
             }

@@ -41,7 +41,13 @@ fn record(b: &[u8]) -> Option<Record<'_>> {
     };
     let (id, time) = (parts.next()?, number(parts.next()?)?);
     let latency = parts.next().map_or(Some(0), number)?;
-    Some(Record { kind, id, time, latency, payload: &b[end + 1..] })
+    Some(Record {
+        kind,
+        id,
+        time,
+        latency,
+        payload: &b[end + 1..],
+    })
 }
 
 /// Client port, server port and client address of GoReplay's id.
@@ -50,7 +56,10 @@ fn ends(id: &[u8]) -> [(Addr, u16); 2] {
         let text = id.get(from..to).filter(|_| id.len() == 24)?;
         u32::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()
     };
-    let client = (Addr::V4(hex(8, 16).unwrap_or(0)), hex(0, 4).unwrap_or(0) as u16);
+    let client = (
+        Addr::V4(hex(8, 16).unwrap_or(0)),
+        hex(0, 4).unwrap_or(0) as u16,
+    );
     [client, (Addr::V4(0), hex(4, 8).unwrap_or(0) as u16)]
 }
 
@@ -75,17 +84,34 @@ impl Conversations {
         }
         sink.account.packets += 1;
         sink.account.bytes += r.payload.len() as u64;
-        let waiting = if r.kind == 2 { self.waiting.remove(r.id) } else { None };
+        let waiting = if r.kind == 2 {
+            self.waiting.remove(r.id)
+        } else {
+            None
+        };
         let mut http = waiting.map_or_else(
             || {
                 sink.account.connections += 1;
                 self.next += 1;
-                Http::new(sink.options.first_connection + self.next - 1, ends(r.id), 0, State::Idle)
+                Http::new(
+                    sink.options.first_connection + self.next - 1,
+                    ends(r.id),
+                    0,
+                    State::Idle,
+                )
             },
             |(_, http)| http,
         );
         let lane = usize::from(r.kind == 2);
-        let begin = Chunks { data: r.payload, len: r.payload.len(), time: r.time, seq: 0, ack: None, overhead: 0, packets: 0 };
+        let begin = Chunks {
+            data: r.payload,
+            len: r.payload.len(),
+            time: r.time,
+            seq: 0,
+            ack: None,
+            overhead: 0,
+            packets: 0,
+        };
         http.feed(lane, &begin, sink);
         http.last_byte(lane, r.time.wrapping_add(r.latency));
         let over = http.end(lane, sink);
@@ -97,7 +123,9 @@ impl Conversations {
         if let Some((_, mut earlier)) = self.waiting.insert(r.id.to_vec(), (http.id, http)) {
             earlier.close(false, sink);
         }
-        while self.waiting.len() > sink.options.max_connections || self.order.len() > 2 * sink.options.max_connections {
+        while self.waiting.len() > sink.options.max_connections
+            || self.order.len() > 2 * sink.options.max_connections
+        {
             let Some((number, id)) = self.order.pop_front() else {
                 break;
             };

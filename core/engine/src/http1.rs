@@ -97,7 +97,8 @@ pub fn clear_start(b: &[u8]) -> Option<Kind> {
             }
             let space = memchr(b' ', b)?;
             let usual: [&[u8]; 9] = [
-                b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE",
+                b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH", b"CONNECT",
+                b"TRACE",
             ];
             let target = *b.get(space + 1)?;
             (usual.contains(&&b[..space]) && (target == b'/' || target == b'h' || target == b'*'))
@@ -166,7 +167,9 @@ fn status_line(line: &[u8]) -> Option<(u8, u16)> {
     if line.len() > 12 && line[12] != b' ' {
         return None;
     }
-    let code = b[9..12].iter().fold(0, |n, &c| n * 10 + u16::from(c - b'0'));
+    let code = b[9..12]
+        .iter()
+        .fold(0, |n, &c| n * 10 + u16::from(c - b'0'));
     Some((b[7] - b'0', code))
 }
 
@@ -338,7 +341,9 @@ fn field<'a>(head: &mut Head<'a>, line: &'a [u8], colon: usize) {
     match (name.len(), first | 0x20) {
         (4, b'h') if is(b"host") && head.host.is_empty() => head.host = value(),
         (14, b'c') if is(b"content-length") => head.length = content_length(head.length, value()),
-        (17, b't') if is(b"transfer-encoding") => head.coding = transfer_encoding(head.coding, value()),
+        (17, b't') if is(b"transfer-encoding") => {
+            head.coding = transfer_encoding(head.coding, value())
+        }
         (12, b'c') if is(b"content-type") => head.content_type = value(),
         (16, b'c') if is(b"content-encoding") => head.content_encoding = value(),
         (11, b't') if is(b"traceparent") => {
@@ -377,7 +382,10 @@ fn content_length(known: Length, value: &[u8]) -> Length {
     for part in value.split(|&c| c == b',') {
         let part = trim(part);
         let good = !part.is_empty() && part.len() <= 18 && part.iter().all(u8::is_ascii_digit);
-        let n = part.iter().fold(0u64, |n, &c| n.wrapping_mul(10).wrapping_add(u64::from(c.wrapping_sub(b'0'))));
+        let n = part.iter().fold(0u64, |n, &c| {
+            n.wrapping_mul(10)
+                .wrapping_add(u64::from(c.wrapping_sub(b'0')))
+        });
         out = match out {
             Length::None if good => Length::Some(n),
             Length::Some(m) if good && m == n => out,
@@ -388,17 +396,20 @@ fn content_length(known: Length, value: &[u8]) -> Length {
 }
 
 fn transfer_encoding(known: Coding, value: &[u8]) -> Coding {
-    value.split(|&c| c == b',').map(trim).fold(known, |known, coding| {
-        if coding.eq_ignore_ascii_case(b"chunked") {
-            Coding::Chunked
-        } else if coding.is_empty() || coding.eq_ignore_ascii_case(b"identity") {
-            known // RFC 2616's name for no coding
-        } else if matches!(known, Coding::Chunked | Coding::ChunkedInside) {
-            Coding::ChunkedInside
-        } else {
-            Coding::Other
-        }
-    })
+    value
+        .split(|&c| c == b',')
+        .map(trim)
+        .fold(known, |known, coding| {
+            if coding.eq_ignore_ascii_case(b"chunked") {
+                Coding::Chunked
+            } else if coding.is_empty() || coding.eq_ignore_ascii_case(b"identity") {
+                known // RFC 2616's name for no coding
+            } else if matches!(known, Coding::Chunked | Coding::ChunkedInside) {
+                Coding::ChunkedInside
+            } else {
+                Coding::Other
+            }
+        })
 }
 
 /// End of the head that begins at 0, searching from `from`; the first line is never blank.
@@ -447,9 +458,10 @@ pub fn request_body(h: &Head) -> Body {
     }
 }
 
-/// What a response's head announces. `head` says the request was HEAD.
-pub fn response_body(h: &Head, head: bool) -> Body {
-    if head || h.status < 200 || h.status == 204 || h.status == 304 {
+/// What a response's head announces. `head` and `connect` say the request was one.
+pub fn response_body(h: &Head, head: bool, connect: bool) -> Body {
+    let tunnel = connect && (200..300).contains(&h.status);
+    if head || tunnel || h.status < 200 || h.status == 204 || h.status == 304 {
         return Body::Length(0);
     }
     match (h.coding, h.length) {
@@ -472,7 +484,12 @@ pub struct Took {
 
 /// Advances a chunked body over `b` (RFC 9112 §7.1), at most to its end.
 pub fn chunk(state: &mut Chunk, b: &[u8]) -> Took {
-    let mut took = Took { bytes: 0, content: 0, end: false, broken: false };
+    let mut took = Took {
+        bytes: 0,
+        content: 0,
+        end: false,
+        broken: false,
+    };
     while took.bytes < b.len() {
         let rest = &b[took.bytes..];
         match *state {
@@ -480,7 +497,11 @@ pub fn chunk(state: &mut Chunk, b: &[u8]) -> Took {
                 let n = left.min(rest.len() as u64);
                 took.bytes += n as usize;
                 took.content += n as usize;
-                *state = if n == left { Chunk::End } else { Chunk::Data(left - n) };
+                *state = if n == left {
+                    Chunk::End
+                } else {
+                    Chunk::Data(left - n)
+                };
             }
             Chunk::Size(value, digits) => {
                 let c = rest[0];
@@ -493,7 +514,11 @@ pub fn chunk(state: &mut Chunk, b: &[u8]) -> Took {
                 } else if digits > 0 && matches!(c, b';' | b'\r' | b' ' | b'\t') {
                     *state = Chunk::Extension(value);
                 } else if digits > 0 && c == b'\n' {
-                    *state = if value == 0 { Chunk::Trailer(0) } else { Chunk::Data(value) };
+                    *state = if value == 0 {
+                        Chunk::Trailer(0)
+                    } else {
+                        Chunk::Data(value)
+                    };
                 } else {
                     took.broken = true;
                     return took;
@@ -503,7 +528,11 @@ pub fn chunk(state: &mut Chunk, b: &[u8]) -> Took {
             Chunk::Extension(value) => match memchr(b'\n', rest) {
                 Some(n) => {
                     took.bytes += n + 1;
-                    *state = if value == 0 { Chunk::Trailer(0) } else { Chunk::Data(value) };
+                    *state = if value == 0 {
+                        Chunk::Trailer(0)
+                    } else {
+                        Chunk::Data(value)
+                    };
                 }
                 None => took.bytes = b.len(),
             },

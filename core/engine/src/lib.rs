@@ -4,6 +4,7 @@
 //! order, `connection` and `http1` the messages, `exchange` measures, `account` sees to it that
 //! every byte is booked. Each file has a twin in `replaykit/wire`, which is the specification.
 #![forbid(unsafe_code)]
+#![allow(clippy::too_many_arguments)] // one chunk of bytes is described by where, when, what it cost
 
 pub mod account;
 pub mod connection;
@@ -103,7 +104,12 @@ impl Engine {
 
     /// Reads one packet of a link type.
     pub fn feed_packet(&mut self, link: u32, time: i64, orig: u64, frame: &[u8]) {
-        self.packet(link::network(link, frame), time, orig.max(frame.len() as u64), frame);
+        self.packet(
+            link::network(link, frame),
+            time,
+            orig.max(frame.len() as u64),
+            frame,
+        );
     }
 
     #[inline]
@@ -169,7 +175,13 @@ pub fn walk(b: &[u8], totals: &mut [u64; 3], file: &mut File) -> Result<usize, B
                 let mut lost = 0;
                 totals[0] += 1;
                 totals[1] += r.orig;
-                if let Decoded::Tcp(s) = decoder.decode(link::network(r.link, frame), r.time, r.orig, frame, &mut lost) {
+                if let Decoded::Tcp(s) = decoder.decode(
+                    link::network(r.link, frame),
+                    r.time,
+                    r.orig,
+                    frame,
+                    &mut lost,
+                ) {
                     totals[2] += u64::from(s.len);
                 }
                 at = next;

@@ -99,7 +99,11 @@ pub fn network(link: u32, b: &[u8]) -> Option<(u16, usize)> {
 fn ppp(b: &[u8], at: usize) -> Option<(u16, usize)> {
     // RFC 1661 §6.5: an odd first byte is a protocol number of one byte.
     let first = u16::from(*b.get(at)?);
-    let (protocol, next) = if first & 1 == 1 { (first, at + 1) } else { (be16(b, at)?, at + 2) };
+    let (protocol, next) = if first & 1 == 1 {
+        (first, at + 1)
+    } else {
+        (be16(b, at)?, at + 2)
+    };
     match protocol {
         0x0021 => Some((0x0800, next)),
         0x0057 => Some((0x86dd, next)),
@@ -260,7 +264,7 @@ impl Decoder {
         };
         let captured = frame.get(d.at..).unwrap_or(&[]);
         let len = d.len.unwrap_or(captured.len());
-        let bad = len == 0 || (more && len % 8 != 0) || offset + len > 65_535;
+        let bad = len == 0 || (more && !len.is_multiple_of(8)) || offset + len > 65_535;
         if bad {
             return Decoded::Other(Cause::Malformed);
         }
@@ -275,7 +279,14 @@ impl Decoder {
             let born = self.born;
             self.datagrams.insert(
                 key,
-                Partial { pieces: Vec::new(), total: None, bytes: 0, packets: 0, time, born },
+                Partial {
+                    pieces: Vec::new(),
+                    total: None,
+                    bytes: 0,
+                    packets: 0,
+                    time,
+                    born,
+                },
             );
         }
         let Some(partial) = self.datagrams.get_mut(&key) else {
@@ -299,7 +310,8 @@ impl Decoder {
                 return Decoded::Held;
             }
             let known = self.whole.len() - offset;
-            self.whole.extend_from_slice(piece.get(known..).unwrap_or(&[]));
+            self.whole
+                .extend_from_slice(piece.get(known..).unwrap_or(&[]));
         }
         if self.whole.len() < total {
             return Decoded::Held;
@@ -356,11 +368,22 @@ fn segment<'a>(
 ) -> Decoded<'a> {
     let parts = || {
         let header = (*b.get(12)? >> 4) as usize * 4;
-        Some((be16(b, 0)?, be16(b, 2)?, be32(b, 4)?, be32(b, 8)?, *b.get(13)?, header))
+        Some((
+            be16(b, 0)?,
+            be16(b, 2)?,
+            be32(b, 4)?,
+            be32(b, 8)?,
+            *b.get(13)?,
+            header,
+        ))
     };
     let Some((sport, dport, seq, ack, flags, header)) = parts() else {
         // Cut inside the TCP header: by the snap length where the packet was longer.
-        let cause = if b.len() < len.min(14) { Cause::Truncated } else { Cause::Malformed };
+        let cause = if b.len() < len.min(14) {
+            Cause::Truncated
+        } else {
+            Cause::Malformed
+        };
         return Decoded::Other(cause);
     };
     if header < 20 || header > len || len - header > MAX_PAYLOAD {

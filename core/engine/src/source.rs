@@ -44,8 +44,16 @@ struct Interface {
 
 enum Format {
     Unknown,
-    Pcap { big: bool, nanos: bool, link: u32, header: usize },
-    Pcapng { big: bool, interfaces: Vec<Interface> },
+    Pcap {
+        big: bool,
+        nanos: bool,
+        link: u32,
+        header: usize,
+    },
+    Pcapng {
+        big: bool,
+        interfaces: Vec<Interface>,
+    },
 }
 
 /// A capture file read in pieces.
@@ -77,7 +85,11 @@ fn u16_at(b: &[u8], at: usize, big: bool) -> u16 {
 
 impl Default for File {
     fn default() -> Self {
-        File { format: Format::Unknown, offset: 0, last_time: 0 }
+        File {
+            format: Format::Unknown,
+            offset: 0,
+            last_time: 0,
+        }
     }
 }
 
@@ -86,7 +98,12 @@ impl File {
     #[inline]
     pub fn step(&mut self, b: &[u8], at: usize) -> Result<Step, Broken> {
         match &mut self.format {
-            Format::Pcap { big, nanos, link, header } => {
+            Format::Pcap {
+                big,
+                nanos,
+                link,
+                header,
+            } => {
                 let (big, nanos, link, header) = (*big, *nanos, *link, *header);
                 let Some(h) = b.get(at..at + header) else {
                     return Ok(Step::More);
@@ -103,7 +120,16 @@ impl File {
                 let time = i64::from(u32_at(h, 0, big)) * 1_000_000_000 + fraction;
                 let orig = u64::from(u32_at(h, 12, big)).max(captured as u64);
                 let end = start + captured;
-                Ok(Step::Packet(Record { time, link, orig, start, end }, end))
+                Ok(Step::Packet(
+                    Record {
+                        time,
+                        link,
+                        orig,
+                        start,
+                        end,
+                    },
+                    end,
+                ))
             }
             Format::Pcapng { .. } => self.block(b, at),
             Format::Unknown => self.open(b, at),
@@ -111,7 +137,10 @@ impl File {
     }
 
     fn broken<T>(&self, at: usize, what: String) -> Result<T, Broken> {
-        Err(Broken { offset: self.offset + at as u64, what })
+        Err(Broken {
+            offset: self.offset + at as u64,
+            what,
+        })
     }
 
     fn open(&mut self, b: &[u8], at: usize) -> Result<Step, Broken> {
@@ -126,13 +155,21 @@ impl File {
             0xa1b2_cd34 => (false, false, 24),
             0x34cd_b2a1 => (true, false, 24),
             0x0a0d_0d0a => {
-                self.format = Format::Pcapng { big: false, interfaces: Vec::new() };
+                self.format = Format::Pcapng {
+                    big: false,
+                    interfaces: Vec::new(),
+                };
                 return self.block(b, at);
             }
             _ => return self.broken(at, "not a pcap or pcapng capture".into()),
         };
         let link = u32_at(h, 20, big) & 0x0fff_ffff;
-        self.format = Format::Pcap { big, nanos, link, header };
+        self.format = Format::Pcap {
+            big,
+            nanos,
+            link,
+            header,
+        };
         Ok(Step::Skip(at + 24))
     }
 
@@ -154,7 +191,7 @@ impl File {
         let big = *big;
         let kind = u32_at(h, 0, big);
         let length = u32_at(h, 4, big) as usize;
-        if length < 12 || length % 4 != 0 || length > MAX_RECORD {
+        if length < 12 || !length.is_multiple_of(4) || length > MAX_RECORD {
             return self.broken(at, format!("a block of {length} bytes"));
         }
         if b.len() - at < length {
@@ -174,18 +211,36 @@ impl File {
             6 if !short(20) => {
                 let stamp = u64::from(u32_at(body, 4, big)) << 32 | u64::from(u32_at(body, 8, big));
                 let sizes = (u32_at(body, 12, big), u32_at(body, 16, big));
-                (u32_at(body, 0, big) as usize, Some(stamp), sizes.0, sizes.1, 20)
+                (
+                    u32_at(body, 0, big) as usize,
+                    Some(stamp),
+                    sizes.0,
+                    sizes.1,
+                    20,
+                )
             }
             2 if !short(20) => {
                 let stamp = u64::from(u32_at(body, 4, big)) << 32 | u64::from(u32_at(body, 8, big));
                 let sizes = (u32_at(body, 12, big), u32_at(body, 16, big));
-                (u16_at(body, 0, big) as usize, Some(stamp), sizes.0, sizes.1, 20)
+                (
+                    u16_at(body, 0, big) as usize,
+                    Some(stamp),
+                    sizes.0,
+                    sizes.1,
+                    20,
+                )
             }
             3 if !short(4) => {
                 let orig = u32_at(body, 0, big);
                 let snap = interfaces.first().map_or(0, |i| i.snaplen);
                 let snap = if snap == 0 { u32::MAX } else { snap };
-                (0, None, orig.min(snap).min((body.len() - 4) as u32), orig, 4)
+                (
+                    0,
+                    None,
+                    orig.min(snap).min((body.len() - 4) as u32),
+                    orig,
+                    4,
+                )
             }
             2 | 3 | 6 => return self.broken(at, "a packet block that is too short".into()),
             _ => return Ok(Step::Skip(next)),
@@ -195,13 +250,22 @@ impl File {
         };
         let captured = captured as usize;
         if captured > body.len() - data {
-            return self.broken(at, format!("a packet of {captured} bytes in a smaller block"));
+            return self.broken(
+                at,
+                format!("a packet of {captured} bytes in a smaller block"),
+            );
         }
         let time = stamp.map_or(self.last_time, |s| nanoseconds(s, i));
         self.last_time = time;
         let start = at + 8 + data;
         let orig = u64::from(orig).max(captured as u64);
-        let record = Record { time, link: i.link, orig, start, end: start + captured };
+        let record = Record {
+            time,
+            link: i.link,
+            orig,
+            start,
+            end: start + captured,
+        };
         Ok(Step::Packet(record, next))
     }
 }
@@ -226,7 +290,11 @@ fn interface(body: &[u8], big: bool) -> Interface {
             (14, 8) => {
                 let mut s = [0; 8];
                 s.copy_from_slice(value);
-                out.offset_s = if big { i64::from_be_bytes(s) } else { i64::from_le_bytes(s) };
+                out.offset_s = if big {
+                    i64::from_be_bytes(s)
+                } else {
+                    i64::from_le_bytes(s)
+                };
             }
             _ => {}
         }
@@ -270,7 +338,10 @@ impl<'a> Block<'a> {
         let (left, at) = if block.len() < 48 {
             (0, 0)
         } else {
-            (u32_at(block, 12, cfg!(target_endian = "big")), u32_at(block, 16, cfg!(target_endian = "big")) as usize)
+            (
+                u32_at(block, 12, cfg!(target_endian = "big")),
+                u32_at(block, 16, cfg!(target_endian = "big")) as usize,
+            )
         };
         Block { block, at, left }
     }
@@ -297,11 +368,25 @@ impl Iterator for Block<'_> {
         if end > self.block.len() || net < mac {
             return None;
         }
-        let tag = if u32_at(h, 20, big) & VLAN_VALID != 0 { 4 } else { 0 };
+        let tag = if u32_at(h, 20, big) & VLAN_VALID != 0 {
+            4
+        } else {
+            0
+        };
         let time = i64::from(u32_at(h, 4, big)) * 1_000_000_000 + i64::from(u32_at(h, 8, big));
         let orig = u64::from(u32_at(h, 16, big)).max((end - start) as u64) + tag;
         // sockaddr_ll follows the 48-byte header; its protocol is in network byte order.
         let ethertype = u16::from_be_bytes([h[50], h[51]]);
-        Some(Live { record: Record { time, link: 1, orig, start, end }, ethertype, network: net - mac })
+        Some(Live {
+            record: Record {
+                time,
+                link: 1,
+                orig,
+                start,
+                end,
+            },
+            ethertype,
+            network: net - mac,
+        })
     }
 }

@@ -116,7 +116,9 @@ impl Table {
     }
 
     fn wanted(&self, port: u16) -> bool {
-        self.ports.as_ref().is_none_or(|bits| bits[usize::from(port >> 6)] >> (port & 63) & 1 == 1)
+        self.ports
+            .as_ref()
+            .is_none_or(|bits| bits[usize::from(port >> 6)] >> (port & 63) & 1 == 1)
     }
 
     fn find(&self, key: &(Addr, u16, Addr, u16)) -> Option<u32> {
@@ -181,7 +183,11 @@ impl Table {
         };
         c.last = s.time;
         if c.over {
-            let cause = if s.len > 0 { Cause::Retransmission } else { Cause::ConnectionOverhead };
+            let cause = if s.len > 0 {
+                Cause::Retransmission
+            } else {
+                Cause::ConnectionOverhead
+            };
             sink.account.add(cause, bytes);
             return;
         }
@@ -206,7 +212,13 @@ impl Table {
         }
     }
 
-    fn create(&mut self, key: (Addr, u16, Addr, u16), d: usize, s: &Segment, sink: &mut Sink) -> u32 {
+    fn create(
+        &mut self,
+        key: (Addr, u16, Addr, u16),
+        d: usize,
+        s: &Segment,
+        sink: &mut Sink,
+    ) -> u32 {
         let limit = sink.options.max_connections.max(1);
         if self.live() - self.over_count >= limit {
             self.evict(limit, sink);
@@ -215,17 +227,28 @@ impl Table {
         let id = self.next_id;
         self.next_id += 1;
         let client = if s.flags & SYN != 0 {
-            if s.flags & ACK == 0 { d } else { 1 - d }
+            if s.flags & ACK == 0 {
+                d
+            } else {
+                1 - d
+            }
         } else {
             let (a, b) = (key.1, key.3);
-            match (self.ports.is_some() && self.wanted(a), self.ports.is_some() && self.wanted(b)) {
+            match (
+                self.ports.is_some() && self.wanted(a),
+                self.ports.is_some() && self.wanted(b),
+            ) {
                 (true, false) => 1,
                 (false, true) => 0,
                 // The lower port is more often the server's.
                 _ => usize::from(a < b),
             }
         };
-        let state = if s.flags & SYN != 0 { State::Idle } else { State::Skip(Cause::NotUnderstood) };
+        let state = if s.flags & SYN != 0 {
+            State::Idle
+        } else {
+            State::Skip(Cause::NotUnderstood)
+        };
         let connection = Box::new(Connection {
             key,
             last: s.time,
@@ -261,7 +284,11 @@ impl Table {
             .slots
             .iter()
             .enumerate()
-            .filter_map(|(i, c)| c.as_deref().filter(|c| !c.over).map(|c| (c.last, c.http.id, i as u32)))
+            .filter_map(|(i, c)| {
+                c.as_deref()
+                    .filter(|c| !c.over)
+                    .map(|c| (c.last, c.http.id, i as u32))
+            })
             .collect();
         all.sort_unstable();
         for &(_, _, slot) in all.iter().take((limit / 8).max(1)) {
@@ -288,7 +315,11 @@ impl Table {
         c.over_at = c.last;
         self.over.push_back((slot, c.http.id));
         self.over_count += 1;
-        self.forget(c_now(&self.slots, slot), sink.options.max_ended, sink.options.linger_ns);
+        self.forget(
+            c_now(&self.slots, slot),
+            sink.options.max_ended,
+            sink.options.linger_ns,
+        );
     }
 
     /// Forgets ended connections that are too many or too old.
@@ -334,7 +365,10 @@ impl Table {
 
     /// Tells the time of a live capture, so that silence ends things too.
     pub fn advance(&mut self, now: i64, sink: &mut Sink) {
-        if self.swept.is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_NS) {
+        if self
+            .swept
+            .is_none_or(|swept| now.saturating_sub(swept) >= SWEEP_NS)
+        {
             self.walk(now, sink);
         }
     }
@@ -384,7 +418,15 @@ impl Connection {
     #[inline]
     fn take(&mut self, d: usize, s: &Segment, arrival: u64, sink: &mut Sink) -> bool {
         let ack = (s.flags & ACK != 0).then_some(s.ack);
-        let mut m = Meta { time: s.time, seq: s.seq, len: s.len, ack, flags: s.flags, overhead: s.overhead, packets: s.packets };
+        let mut m = Meta {
+            time: s.time,
+            seq: s.seq,
+            len: s.len,
+            ack,
+            flags: s.flags,
+            overhead: s.overhead,
+            packets: s.packets,
+        };
         if s.flags & SYN != 0 {
             self.handshake(d, s, sink);
             m.seq = s.seq.wrapping_add(1);
@@ -419,7 +461,8 @@ impl Connection {
                 return true;
             }
             let end = ahead.saturating_add(s.len.min(i32::MAX as u32) as i32);
-            if ahead < 0 && end <= 0 && (s.flags & FIN == 0 || self.directions[d].ended || end < 0) {
+            if ahead < 0 && end <= 0 && (s.flags & FIN == 0 || self.directions[d].ended || end < 0)
+            {
                 self.repeat(d, &m, sink);
                 return self.waiting > 0 && self.patience(s.time, sink);
             }
@@ -434,7 +477,14 @@ impl Connection {
         if m.len == 0 {
             sink.account.add(Cause::ConnectionOverhead, bytes);
         } else {
-            self.http.repeated(d, m.seq, bytes, u64::from(m.len), u64::from(m.packets), sink);
+            self.http.repeated(
+                d,
+                m.seq,
+                bytes,
+                u64::from(m.len),
+                u64::from(m.packets),
+                sink,
+            );
         }
     }
 
@@ -470,12 +520,20 @@ impl Connection {
                 continue;
             };
             if !direction.known {
-                let lowest = direction.held.iter().map(|h| distance(h.seq, first)).min().unwrap_or(0);
+                let lowest = direction
+                    .held
+                    .iter()
+                    .map(|h| distance(h.seq, first))
+                    .min()
+                    .unwrap_or(0);
                 direction.next = first.wrapping_add(lowest as u32);
                 direction.known = true;
             }
             let next = direction.next;
-            direction.held.make_contiguous().sort_by_key(|h| (distance(h.seq, next), h.arrival));
+            direction
+                .held
+                .make_contiguous()
+                .sort_by_key(|h| (distance(h.seq, next), h.arrival));
         }
     }
 
@@ -507,7 +565,9 @@ impl Connection {
         let direction = &mut self.directions[d];
         if self.settled {
             let next = direction.next;
-            let at = direction.held.partition_point(|h| distance(h.seq, next) <= distance(m.seq, next));
+            let at = direction
+                .held
+                .partition_point(|h| distance(h.seq, next) <= distance(m.seq, next));
             direction.held.insert(at, held);
         } else {
             direction.held.push_back(held);
@@ -525,9 +585,19 @@ impl Connection {
         direction.next = direction.next.wrapping_add(new);
         if old > 0 {
             let alone = new == 0;
-            let bytes = u64::from(old) + if alone { std::mem::take(&mut overhead) } else { 0 };
-            let count = if alone { std::mem::take(&mut packets) } else { 0 };
-            self.http.repeated(d, m.seq, bytes, u64::from(old), u64::from(count), sink);
+            let bytes = u64::from(old)
+                + if alone {
+                    std::mem::take(&mut overhead)
+                } else {
+                    0
+                };
+            let count = if alone {
+                std::mem::take(&mut packets)
+            } else {
+                0
+            };
+            self.http
+                .repeated(d, m.seq, bytes, u64::from(old), u64::from(count), sink);
         }
         if new > 0 {
             let chunks = Chunks {
@@ -559,7 +629,15 @@ impl Connection {
         self.waiting -= 1;
         self.held_bytes -= h.data.len();
         sink.buffered -= h.data.len();
-        let m = Meta { time: h.time, seq: h.seq, len: h.len, ack: h.ack, flags: h.flags, overhead: h.overhead, packets: h.packets };
+        let m = Meta {
+            time: h.time,
+            seq: h.seq,
+            len: h.len,
+            ack: h.ack,
+            flags: h.flags,
+            overhead: h.overhead,
+            packets: h.packets,
+        };
         Some((m, h.data))
     }
 
@@ -606,7 +684,10 @@ impl Connection {
         let direction = &self.directions[d];
         let h = direction.held.front()?;
         let hole = distance(h.seq, direction.next) > 0;
-        let passed = !hole || direction.acked.is_some_and(|a| distance(a, direction.next) > 0);
+        let passed = !hole
+            || direction
+                .acked
+                .is_some_and(|a| distance(a, direction.next) > 0);
         Some((d, h.time, passed))
     }
 
@@ -686,7 +767,11 @@ impl Connection {
     fn discard(&mut self, sink: &mut Sink) {
         for d in 0..2 {
             while let Some((m, _)) = self.pop(d, sink) {
-                let cause = if m.len > 0 { Cause::Retransmission } else { Cause::ConnectionOverhead };
+                let cause = if m.len > 0 {
+                    Cause::Retransmission
+                } else {
+                    Cause::ConnectionOverhead
+                };
                 sink.account.add(cause, m.overhead + u64::from(m.len));
             }
         }

@@ -6,20 +6,28 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule, PyDict};
+use regex::bytes::Regex;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
 use replaykit_engine::options::Options;
 use replaykit_engine::{source, walk};
-use regex::bytes::Regex;
 
 /// Batches are built and dropped many times a second: this allocator keeps their pages.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs `work` over a buffer's bytes without the GIL.
-fn with_bytes<T: Send>(py: Python<'_>, buffer: &PyBuffer<u8>, from: usize, to: usize, work: impl FnOnce(&[u8]) -> T + Send) -> PyResult<T> {
+fn with_bytes<T: Send>(
+    py: Python<'_>,
+    buffer: &PyBuffer<u8>,
+    from: usize,
+    to: usize,
+    work: impl FnOnce(&[u8]) -> T + Send,
+) -> PyResult<T> {
     if !buffer.is_c_contiguous() || from > to || to > buffer.len_bytes() {
-        return Err(PyValueError::new_err("the buffer is not contiguous, or the range lies outside it"));
+        return Err(PyValueError::new_err(
+            "the buffer is not contiguous, or the range lies outside it",
+        ));
     }
     if from == to {
         return Ok(py.detach(|| work(&[])));
@@ -27,7 +35,12 @@ fn with_bytes<T: Send>(py: Python<'_>, buffer: &PyBuffer<u8>, from: usize, to: u
     // SAFETY: `buffer` keeps the memory alive and in place, it is contiguous, and the range lies
     // inside. Callers hand over memory that nobody writes meanwhile: a read-only mapping, bytes, or
     // a ring block that the kernel has passed to user space.
-    let bytes = unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>().add(from).cast_const(), to - from) };
+    let bytes = unsafe {
+        std::slice::from_raw_parts(
+            buffer.buf_ptr().cast::<u8>().add(from).cast_const(),
+            to - from,
+        )
+    };
     Ok(py.detach(|| work(bytes)))
 }
 
@@ -40,13 +53,22 @@ fn regexes(patterns: Vec<String>) -> PyResult<Vec<Regex>> {
 }
 
 fn header_rules(rules: Vec<(String, Option<String>)>) -> PyResult<Vec<HeaderRule>> {
-    rules.into_iter().map(|(name, value)| Ok((name, value.map(|v| regex(&v)).transpose()?))).collect()
+    rules
+        .into_iter()
+        .map(|(name, value)| Ok((name, value.map(|v| regex(&v)).transpose()?)))
+        .collect()
 }
 
 /// Reads `options[name]`, keeping the default where it is absent.
-fn set<'py, T: for<'a> FromPyObject<'a, 'py>>(options: &Bound<'py, PyDict>, name: &str, field: &mut T) -> PyResult<()> {
+fn set<'py, T: for<'a> FromPyObject<'a, 'py>>(
+    options: &Bound<'py, PyDict>,
+    name: &str,
+    field: &mut T,
+) -> PyResult<()> {
     if let Some(value) = options.get_item(name)? {
-        *field = value.extract().map_err(|_| PyValueError::new_err(format!("bad value for option {name}")))?;
+        *field = value
+            .extract()
+            .map_err(|_| PyValueError::new_err(format!("bad value for option {name}")))?;
     }
     Ok(())
 }
@@ -76,7 +98,10 @@ fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     set(o, "endpoints", &mut patterns)?;
     out.templates = Templates::new(&patterns);
     let mut texts: [Vec<String>; 4] = Default::default();
-    for (name, field) in ["allow_methods", "deny_methods", "allow_urls", "deny_urls"].iter().zip(&mut texts) {
+    for (name, field) in ["allow_methods", "deny_methods", "allow_urls", "deny_urls"]
+        .iter()
+        .zip(&mut texts)
+    {
         set(o, name, field)?;
     }
     let [allow_methods, deny_methods, allow_urls, deny_urls] = texts;
@@ -99,12 +124,19 @@ fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     Ok(out)
 }
 
-fn arrow(py: Python<'_>, batch: StructArray) -> PyResult<(Bound<'_, PyCapsule>, Bound<'_, PyCapsule>)> {
+fn arrow(
+    py: Python<'_>,
+    batch: StructArray,
+) -> PyResult<(Bound<'_, PyCapsule>, Bound<'_, PyCapsule>)> {
     let failed = |e: arrow_schema::ArrowError| PyRuntimeError::new_err(e.to_string());
     let data = batch.to_data();
     let schema = FFI_ArrowSchema::try_from(data.data_type()).map_err(failed)?;
     let schema = PyCapsule::new(py, schema, Some(c"arrow_schema".to_owned()))?;
-    let array = PyCapsule::new(py, FFI_ArrowArray::new(&data), Some(c"arrow_array".to_owned()))?;
+    let array = PyCapsule::new(
+        py,
+        FFI_ArrowArray::new(&data),
+        Some(c"arrow_array".to_owned()),
+    )?;
     Ok((schema, array))
 }
 
@@ -118,7 +150,9 @@ struct Engine {
 impl Engine {
     #[new]
     fn new(options: &Bound<'_, PyDict>) -> PyResult<Self> {
-        Ok(Engine { engine: replaykit_engine::Engine::new(read_options(options)?) })
+        Ok(Engine {
+            engine: replaykit_engine::Engine::new(read_options(options)?),
+        })
     }
 
     fn next_file(&mut self) {
@@ -126,20 +160,38 @@ impl Engine {
     }
 
     #[pyo3(signature = (data, start, end))]
-    fn feed_file(&mut self, py: Python<'_>, data: PyBuffer<u8>, start: usize, end: usize) -> PyResult<usize> {
+    fn feed_file(
+        &mut self,
+        py: Python<'_>,
+        data: PyBuffer<u8>,
+        start: usize,
+        end: usize,
+    ) -> PyResult<usize> {
         let engine = &mut self.engine;
         with_bytes(py, &data, start, end, |b| engine.feed_file(b))?
             .map_err(|broken| PyValueError::new_err((broken.offset, broken.what)))
     }
 
     #[pyo3(signature = (data, start, end))]
-    fn feed_gor(&mut self, py: Python<'_>, data: PyBuffer<u8>, start: usize, end: usize) -> PyResult<usize> {
+    fn feed_gor(
+        &mut self,
+        py: Python<'_>,
+        data: PyBuffer<u8>,
+        start: usize,
+        end: usize,
+    ) -> PyResult<usize> {
         let engine = &mut self.engine;
         with_bytes(py, &data, start, end, |b| engine.feed_gor(b))
     }
 
     #[pyo3(signature = (data, start, end))]
-    fn feed_block(&mut self, py: Python<'_>, data: PyBuffer<u8>, start: usize, end: usize) -> PyResult<usize> {
+    fn feed_block(
+        &mut self,
+        py: Python<'_>,
+        data: PyBuffer<u8>,
+        start: usize,
+        end: usize,
+    ) -> PyResult<usize> {
         let engine = &mut self.engine;
         with_bytes(py, &data, start, end, |b| engine.feed_block(b))
     }
@@ -178,8 +230,14 @@ impl Engine {
     }
 
     /// The finished exchanges, as Arrow C data interface capsules (schema, array).
-    fn take_exchanges<'py>(&mut self, py: Python<'py>) -> PyResult<(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>)> {
-        let batch = self.engine.take_exchanges().map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
+    fn take_exchanges<'py>(
+        &mut self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>)> {
+        let batch = self
+            .engine
+            .take_exchanges()
+            .map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
         arrow(py, batch.into())
     }
 
@@ -193,7 +251,12 @@ impl Engine {
             let bytes: Vec<u8> = column.iter().flat_map(|v| v.to_ne_bytes()).collect();
             out.set_item(name, PyBytes::new(py, &bytes))?;
         }
-        for (name, column) in [("record", &m.record), ("start", &m.start), ("end", &m.end), ("connection", &m.connection)] {
+        for (name, column) in [
+            ("record", &m.record),
+            ("start", &m.start),
+            ("end", &m.end),
+            ("connection", &m.connection),
+        ] {
             let bytes: Vec<u8> = column.iter().flat_map(|v| v.to_ne_bytes()).collect();
             out.set_item(name, PyBytes::new(py, &bytes))?;
         }
@@ -223,8 +286,10 @@ fn endpoints(patterns: Vec<String>, paths: Vec<String>) -> Vec<String> {
 fn walk_headers(py: Python<'_>, data: PyBuffer<u8>) -> PyResult<[u64; 3]> {
     let mut totals = [0; 3];
     let mut file = source::File::default();
-    with_bytes(py, &data, 0, data.len_bytes(), |b| walk(b, &mut totals, &mut file))?
-        .map_err(|broken| PyValueError::new_err((broken.offset, broken.what)))?;
+    with_bytes(py, &data, 0, data.len_bytes(), |b| {
+        walk(b, &mut totals, &mut file)
+    })?
+    .map_err(|broken| PyValueError::new_err((broken.offset, broken.what)))?;
     Ok(totals)
 }
 

@@ -1,0 +1,65 @@
+"""The captures that other projects test with, against what two other witnesses saw in them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replaykit.wire.engine import open_engine
+from replaykit.wire.options import Options
+from tests.talk import ENGINES, Outcome, outcome
+
+CAPTURES = Path(__file__).parents[3] / "shared" / "captures"
+EXPECTED = CAPTURES / "expected.jsonl"
+
+pytestmark = pytest.mark.skipif(not EXPECTED.exists(), reason=f"no captures at {CAPTURES}")
+
+# Entries that are not matched, each with what proves it.
+EXCEPTIONS = {
+    "ndpi--http-origin-different-than-host.pcap": "TCP inside GTP-U: UDP port 2152 at byte 34 of each packet (3GPP TS 29.281); tunnels are not opened yet",
+}
+
+SIZES = ("request_header_bytes", "request_body_bytes", "response_header_bytes", "response_body_bytes")
+KEY = ("method", "target", "status", "host", *SIZES)
+
+
+def _cases() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in EXPECTED.read_text().splitlines()] if EXPECTED.exists() else []
+
+
+def _read(name: str, engine_name: str) -> Outcome:
+    data = (CAPTURES / "files" / name).read_bytes()
+    engine = open_engine(Options(), engine_name)  # type: ignore[arg-type]
+    assert engine.feed_file(data, 0, len(data)) == len(data)
+    return outcome(engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", _cases(), ids=lambda c: c["name"])
+def test_matches_the_witnesses(case: dict[str, Any], engine: str) -> None:
+    found = _read(case["name"], engine)
+    have = Counter(tuple(r[k] for k in KEY) for r in found.rows)
+    want = Counter(tuple(e[k] for k in KEY) for e in case["http1"])
+    missing = want - have
+    if case["name"] in EXCEPTIONS:
+        assert missing, "no exception is needed any more"
+    else:
+        assert not missing
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", [c for c in _cases() if c["disputed"]], ids=lambda c: c["name"])
+def test_disputed_streams_do_not_vanish(case: dict[str, Any], engine: str) -> None:
+    """Each of their bytes is in a row or under a cause that says why it is not."""
+    found = _read(case["name"], engine)
+    assert found.account["connections"] >= len(case["disputed"])
+    silent = found.account["not_tcp"] + found.account["connection_overhead"]
+    assert found.rows or found.account["bytes"] > silent
+    methods = {r["method"] for r in found.rows} | {e["method"] for e in case["http1"]}
+    for stream in case["disputed"]:
+        agreed = set(stream["tshark"][0]) & set(stream["cut"][0])
+        assert agreed <= methods
