@@ -124,14 +124,14 @@ end
 
 def wrk(
     url: str,
-    seconds: float,
+    seconds: int,
     connections: int = 32,
     mix: bool = True,
     prefix: Sequence[str] = (),
     root: Path | None = None,
 ) -> float:
     """Loads a server for some seconds with one thread; returns the requests per second served."""
-    command = [*prefix, "wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds:g}s"]
+    command = [*prefix, "wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s"]
     command += ["-H", "User-Agent: Mozilla/5.0 (X11; Linux x86_64)", "-H", "Accept: application/json"]
     command += [
         "-H",

@@ -120,7 +120,9 @@ class Outcome:
 def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """A batch as dictionaries; times as ns."""
     columns = {
-        name: (batch.column(name).cast(pa.int64()) if name in ("time", "response_time") else batch.column(name))
+        name: (
+            batch.column(name).cast(pa.int64()) if name in ("time", "response_time") else batch.column(name)
+        )
         for name in batch.schema.names
     }
     plain = {name: column.to_pylist() for name, column in columns.items()}

@@ -11,7 +11,7 @@ import io
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -64,24 +64,24 @@ def _decompress(raw: IO[bytes]) -> IO[bytes]:
     """A reader of the file's content, decompressed if its first bytes say so."""
     first = raw.peek(4)[:4] if isinstance(raw, io.BufferedReader) else b""
     if first[:2] == b"\x1f\x8b":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), PIECE)
+        return io.BufferedReader(_Stream(gzip.GzipFile(fileobj=raw).read1), PIECE)
     if first == b"\x28\xb5\x2f\xfd":
         stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
-        return io.BufferedReader(_Arrow(stream), PIECE)
+        return io.BufferedReader(_Stream(stream.read), PIECE)
     return raw
 
 
-class _Arrow(io.RawIOBase):
-    """An Arrow input stream as a Python one."""
+class _Stream(io.RawIOBase):
+    """A decompressor as a Python stream; what it gave before it failed is never lost."""
 
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self._stream = stream
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self._stream.read(len(buffer))
+        data = self._read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
@@ -165,7 +165,7 @@ class CaptureFile:
                     )
                 buffer += bytearray(len(buffer))
             with memoryview(buffer) as view:
-                read = self._stream.readinto(view[held : held + PIECE])  # type: ignore[attr-defined]
+                read = self._stream.readinto1(view[held : held + PIECE])  # type: ignore[attr-defined]
             if not read:
                 break
             held += read

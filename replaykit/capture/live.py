@@ -181,6 +181,7 @@ class Capture:
         self.settings = settings
         self.results: queue.Queue[Result] = queue.Queue(maxsize=64)
         self._rings: list[Ring] = []
+        self.workers: list[Worker] = []
         workers: list[list[Ring]] = [[] for _ in range(max(settings.workers, 1))]
         ports = tuple(sorted({p for place in settings.places for p in place.ports}))
         try:
@@ -236,9 +237,14 @@ class Capture:
         return out
 
     def close(self) -> None:
+        """Ends what still runs and gives the rings back; raises what ended a worker."""
+        self.stop()
+        for worker in self.workers:
+            if worker.ident is not None:
+                worker.join()
         for ring in self._rings:
             ring.close()
-        for worker in getattr(self, "workers", ()):
+        for worker in self.workers:
             if worker.error is not None:
                 raise worker.error
 

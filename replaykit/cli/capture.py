@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
 from replaykit.attribution.sizes import parse_duration, parse_size, show_size
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capture.live import Capture, Settings, Totals, parse_place
 from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.report import render
+from replaykit.ship.output import open_output, openers
 from replaykit.wire.engine import NoCompiledCore
 
 EXAMPLES = (
@@ -144,20 +149,17 @@ def run(args: argparse.Namespace) -> int:
         wants = any(t.endswith((".gor", ".gor.gz")) for t in args.to)
         chosen = common.options(args, wants, wants and not args.no_responses)
         common.engine(args, chosen)  # says what is wrong with a pattern before anything is opened
+        openers()  # everything is loaded before privileges are dropped
         try:
             capture = Capture(settings, chosen)
         except NoCompiledCore as error:
             raise UsageError(str(error)) from None
         try:
-            from replaykit.ship.output import open_output
-
             opened += [common.Background(open_output(t, common.rotation(args))) for t in args.to]
             summary = Summary(keys)
             _loop(capture, summary, opened, args, duration, interval, stop)
         finally:
             capture.stop()
-            for worker in capture.workers:
-                worker.join(10)
             capture.close()
     return 0
 
@@ -225,8 +227,6 @@ class _View:
 
     def __enter__(self) -> _View:
         if not self._args.stats and not self._args.quiet and sys.stdout.isatty():
-            from rich.live import Live
-
             self._live = Live(auto_refresh=False, transient=True)
             self._live.start()
         return self
@@ -255,9 +255,6 @@ class _View:
             by_endpoint = self._summary
             print(render.stats_line(by_endpoint, self._args.top, extra), flush=True)
         elif self._live is not None:
-            from rich.console import Group
-            from rich.text import Text
-
             totals = self._capture.totals()
             table = render.table(self._summary, self._args.top)
             self._live.update(Group(table, Text(_status(totals, self._summary, seconds))), refresh=True)
@@ -269,8 +266,6 @@ class _View:
         if args.stats:
             common.say(_kernel(totals, args.sample))
             return
-        from rich.console import Console
-
         console = Console() if sys.stdout.isatty() else Console(width=160)
         console.print(render.table(self._summary, args.top))
         print(f"\n{render.conservation(totals.account)}")

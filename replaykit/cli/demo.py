@@ -16,8 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-from replaykit.cli import common
 from replaykit.capture.ring import PRIVILEGE, Ring
+from replaykit.cli import common
 from replaykit.errors import UsageError
 
 EXAMPLES = ("replaykit demo --directory demo",)

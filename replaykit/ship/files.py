@@ -321,7 +321,9 @@ _BY_ENDING: dict[str, Callable[[str, Rotation], Output]] = {
 
 def open_file(target: str, rotation: Rotation) -> Output | None:
     """Entry point of the outputs in this file."""
-    if target.endswith("/") or (Path(target).is_dir() and "://" not in target):
+    if "://" in target:
+        return None
+    if target.endswith("/") or os.path.isdir(target):
         return DirectoryOutput(target, rotation)
     kind = _BY_ENDING.get(Path(target).suffix)
-    return None if kind is None or "://" in target else kind(target, rotation)
+    return None if kind is None else kind(target, rotation)

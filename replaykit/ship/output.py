@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -71,14 +73,18 @@ def cannot_write(path: Path | str, error: OSError) -> UsageError:
 Opener = Callable[[str, Rotation], Output | None]
 
 
+@cache
+def openers() -> tuple[Opener, ...]:
+    """All outputs that are installed."""
+    return tuple(entry.load() for entry in entry_points(group="replaykit.outputs"))
+
+
 def open_output(target: str, rotation: Rotation) -> Output:
     """The output for a target such as `out.parquet`, `out.gor.gz`, `directory/`. Raises UsageError."""
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="replaykit.outputs"):
-        output = entry.load()(target, rotation)
+    for opener in openers():
+        output = opener(target, rotation)
         if output is not None:
-            return output  # type: ignore[no-any-return]
+            return output
     raise UsageError(
         f"--to {target}: unknown kind of output; use a name ending in .gor, .gor.gz, .parquet, .jsonl or .csv, "
         "or a directory (ending in /)"

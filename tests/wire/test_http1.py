@@ -13,12 +13,26 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Type: text/plain\r\n\r\nh
 
 def test_a_request_and_its_answer() -> None:
     row = both(Talk().open().client(GET).server(OK).close().packets).only()
-    assert (row["method"], row["scheme"], row["host"], row["target"]) == ("GET", "http", "example.org", "/a?b=1")
+    assert (row["method"], row["scheme"], row["host"], row["target"]) == (
+        "GET",
+        "http",
+        "example.org",
+        "/a?b=1",
+    )
     assert (row["path"], row["endpoint"], row["protocol"]) == ("/a", "/a", "http/1.1")
     assert (row["status"], row["content_type"], row["content_encoding"]) == (200, "text/plain", None)
-    assert (row["request_header_bytes"], row["request_body_bytes"], row["request_wire_bytes"]) == (len(GET), 0, len(GET))
+    assert (row["request_header_bytes"], row["request_body_bytes"], row["request_wire_bytes"]) == (
+        len(GET),
+        0,
+        len(GET),
+    )
     assert (row["response_header_bytes"], row["response_body_bytes"]) == (len(OK) - 5, 5)
-    assert (row["client_ip"], row["client_port"], row["server_ip"], row["server_port"]) == ("10.0.0.1", 40000, "10.0.0.2", 80)
+    assert (row["client_ip"], row["client_port"], row["server_ip"], row["server_port"]) == (
+        "10.0.0.1",
+        40000,
+        "10.0.0.2",
+        80,
+    )
     assert row["complete"] and row["anomaly"] is None and row["weight"] == 1.0
     assert row["link_bytes"] == len(GET) + len(OK) + 2 * 54
     assert row["duration_ns"] == row["first_byte_ns"] == 100_000
@@ -89,9 +103,13 @@ def test_conversations(name: str, mss: int) -> None:
 
 def test_pipelining_pairs_in_order_with_own_ids() -> None:
     talk = Talk().open().client(b"".join(b"GET /%d HTTP/1.1\r\n\r\n" % i for i in range(5)), 33)
-    talk.server(b"".join(b"HTTP/1.1 40%d No\r\nContent-Length: %d\r\n\r\n%s" % (i, i, b"x" * i) for i in range(5)), 41)
+    talk.server(
+        b"".join(b"HTTP/1.1 40%d No\r\nContent-Length: %d\r\n\r\n%s" % (i, i, b"x" * i) for i in range(5)), 41
+    )
     found = both(talk.close().packets, Options(requests=True, responses=True))
-    assert [(r["target"], r["status"], r["response_body_bytes"]) for r in found.rows] == [(f"/{i}", 400 + i, i) for i in range(5)]
+    assert [(r["target"], r["status"], r["response_body_bytes"]) for r in found.rows] == [
+        (f"/{i}", 400 + i, i) for i in range(5)
+    ]
     requests = [m for m in found.messages if m[0] == 1]
     responses = [m for m in found.messages if m[0] == 2]
     assert len({m[1] for m in requests}) == 5
@@ -100,7 +118,9 @@ def test_pipelining_pairs_in_order_with_own_ids() -> None:
 
 def test_messages_are_byte_for_byte() -> None:
     post = b"POST /p HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-    found = both(Talk().open().client(post, 10).server(OK, 9).close().packets, Options(requests=True, responses=True))
+    found = both(
+        Talk().open().client(post, 10).server(OK, 9).close().packets, Options(requests=True, responses=True)
+    )
     assert [m[2] for m in found.messages] == [post, OK]
 
 
@@ -118,7 +138,14 @@ def test_goreplays_id() -> None:
     ],
 )
 def test_after_a_switch_bytes_are_counted_not_parsed(switch: bytes, answer: bytes) -> None:
-    talk = Talk().open().client(switch).server(answer + b"\x81\x05hello").client(b"GET / HTTP/1.1\r\n\r\n").close()
+    talk = (
+        Talk()
+        .open()
+        .client(switch)
+        .server(answer + b"\x81\x05hello")
+        .client(b"GET / HTTP/1.1\r\n\r\n")
+        .close()
+    )
     found = both(talk.packets)
     row = found.only()
     assert row["complete"] and row["response_body_bytes"] == 0
@@ -138,12 +165,21 @@ def test_after_a_switch_bytes_are_counted_not_parsed(switch: bytes, answer: byte
     ],
 )
 def test_broken_framing_is_flagged(head: bytes, anomaly: str) -> None:
-    row = both(Talk().open().client(GET).server(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n0\r\n\r\n").close().packets).rows[0]
+    row = both(
+        Talk().open().client(GET).server(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n0\r\n\r\n").close().packets
+    ).rows[0]
     assert row["status"] == 200 and row["anomaly"] == anomaly
 
 
 def test_a_bad_chunk_size_loses_no_byte() -> None:
-    found = both(Talk().open().client(GET).server(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\nmore").close().packets)
+    found = both(
+        Talk()
+        .open()
+        .client(GET)
+        .server(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\nmore")
+        .close()
+        .packets
+    )
     row = found.only()
     assert row["anomaly"] == "bad_chunk" and not row["complete"]
     assert row["response_body_bytes"] == 3 + 8
@@ -153,7 +189,10 @@ def test_an_early_answer_waits_for_its_request() -> None:
     talk = Talk().open().client(b"POST /p HTTP/1.1\r\nContent-Length: 6\r\n\r\nabc")
     talk.server(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").client(b"def").client(GET).server(OK)
     found = both(talk.close().packets)
-    assert [(r["status"], r["request_body_bytes"], r["complete"]) for r in found.rows] == [(413, 6, True), (200, 0, True)]
+    assert [(r["status"], r["request_body_bytes"], r["complete"]) for r in found.rows] == [
+        (413, 6, True),
+        (200, 0, True),
+    ]
 
 
 def test_closed_early() -> None:
@@ -162,7 +201,9 @@ def test_closed_early() -> None:
 
 
 def test_what_is_no_http_is_named() -> None:
-    found = both(Talk(dport=443).open().client(b"\x16\x03\x01\x02\x00\x01").server(b"\x16\x03\x03").close().packets)
+    found = both(
+        Talk(dport=443).open().client(b"\x16\x03\x01\x02\x00\x01").server(b"\x16\x03\x03").close().packets
+    )
     assert not found.rows
     assert found.account["unknown_protocol"] == 6 + 3 + 2 * 54
 
@@ -175,7 +216,9 @@ def test_absolute_targets_and_trace_ids() -> None:
     row = both(Talk().open().client(request).server(OK).packets).only()
     assert (row["scheme"], row["host"], row["path"]) == ("https", "shop.example:8443", "/items")
     assert row["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
-    row = both(Talk().open().client(b"GET / HTTP/1.1\r\nX-B3-TraceId: 463ac35c9f6413ad\r\n\r\n").server(OK).packets).only()
+    row = both(
+        Talk().open().client(b"GET / HTTP/1.1\r\nX-B3-TraceId: 463ac35c9f6413ad\r\n\r\n").server(OK).packets
+    ).only()
     assert row["trace_id"] == "463ac35c9f6413ad"
 
 
@@ -186,20 +229,36 @@ def test_filters_deny_and_are_counted() -> None:
     packets = talk.close().packets
     whole = both(packets)
     cost = {r["target"]: r["link_bytes"] for r in whole.rows}
-    found = both(packets, Options(deny_urls=("^/adm",), deny_headers=(("user-agent", "^probe$"),), requests=True))
+    found = both(
+        packets, Options(deny_urls=("^/adm",), deny_headers=(("user-agent", "^probe$"),), requests=True)
+    )
     assert [r["target"] for r in found.rows] == ["/shop"]
     assert found.account["denied"] == cost["/health"] + cost["/admin"]
     assert len(found.messages) == 1
     assert not both(packets, Options(allow_headers=(("authorization", None),))).rows
-    assert len(both(packets, Options(allow_headers=(("User-Agent", None),), allow_urls=("shop", "adm"))).rows) == 2
+    assert (
+        len(both(packets, Options(allow_headers=(("User-Agent", None),), allow_urls=("shop", "adm"))).rows)
+        == 2
+    )
     assert not both(packets, Options(allow_methods=("^POST$",))).rows
 
 
 def test_redaction_hides_values_and_keeps_sizes() -> None:
-    request = b"GET /a?token=secret&x=1 HTTP/1.1\r\nAuthorization: Bearer secret\r\n secret\r\nHost: h\r\n\r\n"
+    request = (
+        b"GET /a?token=secret&x=1 HTTP/1.1\r\nAuthorization: Bearer secret\r\n secret\r\nHost: h\r\n\r\n"
+    )
     found = both(
-        Talk().open().client(request).server(b"HTTP/1.1 200 OK\r\nSet-Cookie: secret\r\nContent-Length: 0\r\n\r\n").packets,
-        Options(requests=True, responses=True, redact_headers=("authorization", "set-cookie"), redact_parameters=("Token",)),
+        Talk()
+        .open()
+        .client(request)
+        .server(b"HTTP/1.1 200 OK\r\nSet-Cookie: secret\r\nContent-Length: 0\r\n\r\n")
+        .packets,
+        Options(
+            requests=True,
+            responses=True,
+            redact_headers=("authorization", "set-cookie"),
+            redact_parameters=("Token",),
+        ),
     )
     row = found.only()
     assert row["target"] == "/a?token=***&x=1" and row["request_header_bytes"] == len(request)
@@ -213,10 +272,24 @@ def test_headers_only_takes_sizes_from_sequence_numbers() -> None:
 
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000)
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"2000\r\n" + bytes(8192) + b"\r\n"
-    talk = Talk().open().client(GET).server(answer).client(GET).server(chunked).server(b"0\r\n\r\n").client(GET).server(OK)
+    talk = (
+        Talk()
+        .open()
+        .client(GET)
+        .server(answer)
+        .client(GET)
+        .server(chunked)
+        .server(b"0\r\n\r\n")
+        .client(GET)
+        .server(OK)
+    )
     cut = [replace(p, data=p.data[:200]) for p in talk.close().packets]
     found = both(cut)
-    assert [(r["response_body_bytes"], r["complete"]) for r in found.rows] == [(100_000, True), (8192, True), (5, True)]
+    assert [(r["response_body_bytes"], r["complete"]) for r in found.rows] == [
+        (100_000, True),
+        (8192, True),
+        (5, True),
+    ]
     assert found.account["bytes"] == sum(p.orig for p in cut)
     assert found.account["truncated"] == 0
 
@@ -225,18 +298,31 @@ def test_hidden_chunk_sizes_are_flagged() -> None:
     """Two chunks in one packet that was cut inside the first: the second's size was not seen."""
     from dataclasses import replace
 
-    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"200\r\n" + bytes(512) + b"\r\n10\r\n" + bytes(16) + b"\r\n"
+    chunked = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"200\r\n"
+        + bytes(512)
+        + b"\r\n10\r\n"
+        + bytes(16)
+        + b"\r\n"
+    )
     talk = Talk().open().client(GET).server(chunked).server(b"0\r\n\r\n").client(GET).server(OK)
     found = both([replace(p, data=p.data[:200]) for p in talk.close().packets])
     row = found.rows[0]
-    assert (row["response_body_bytes"], row["complete"], row["anomaly"]) == (512 + 22 + 5, False, "chunks_hidden")
+    assert (row["response_body_bytes"], row["complete"], row["anomaly"]) == (
+        512 + 22 + 5,
+        False,
+        "chunks_hidden",
+    )
     assert found.rows[1]["complete"]
 
 
 def test_a_head_cut_by_the_snap_length_keeps_its_endpoint() -> None:
     from dataclasses import replace
 
-    talk = Talk().open().client(b"GET /long HTTP/1.1\r\nCookie: " + b"x" * 400 + b"\r\n\r\n").server(OK).close()
+    talk = (
+        Talk().open().client(b"GET /long HTTP/1.1\r\nCookie: " + b"x" * 400 + b"\r\n\r\n").server(OK).close()
+    )
     found = both([replace(p, data=p.data[:120]) for p in talk.packets])
     row = found.only()
     assert row["target"] == "/long" and row["anomaly"] == "head_cut" and not row["complete"]

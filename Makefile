@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# They set up a virtual environment in .venv; Debian's packages are installed where root runs them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FUZZ ?= 1000000
+SOAK ?= 600
+
+.PHONY: demo test lint fuzz soak bench setup servers clean
+
+demo: setup
+	@$(BIN)/replaykit demo --directory demo
+
+# Ends with pytest's and cargo's own closing lines.
+test: setup servers lint
+	cd core && cargo test --release --quiet
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	cd core && cargo fmt --check && cargo clippy --release --all-targets --quiet -- -D warnings
+
+# One million mutated captures through both engines.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --count $(FUZZ)
+
+# Ten minutes under load: memory must stay flat.
+soak: setup servers
+	$(BIN)/python -m tests.soak --seconds $(SOAK)
+
+# Side by side with GoReplay: GOREPLAY=/path/to/gor make bench
+bench: setup servers
+	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/python -m bench.run
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml core/Cargo.toml core/engine/Cargo.toml core/python/Cargo.toml $(wildcard core/engine/src/*.rs core/python/src/*.rs)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing replaykit and its compiled core into $(VENV)"
+	@$(BIN)/pip install --quiet --upgrade pip
+	@$(BIN)/pip install --quiet -e '.[test,lint]'
+	@$(BIN)/python -c 'import replaykit._core' || echo 'WARNING: no compiled core (is a Rust toolchain installed?): the readable engine is used, about 100 times slower'
+	@touch $@
+
+# Real servers for the tests. Without root the tests that need them skip, saying so.
+servers:
+	@sh ci/install-servers
+
+clean:
+	rm -rf $(VENV) build core/target demo *.egg-info replaykit/*.so

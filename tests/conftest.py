@@ -1,0 +1,30 @@
+"""What tests need of the machine: in CI everything must be there, at home a test may skip, loudly."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from ci.servers import missing
+
+CI = os.environ.get("CI") == "true"
+
+
+def _may_capture() -> bool:
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+    except PermissionError:
+        return False
+    return True
+
+
+@pytest.fixture
+def live() -> None:
+    """The privilege to capture, nginx and wrk."""
+    lacking = missing("nginx", "wrk", "ip", "ethtool")
+    if not _may_capture():
+        lacking.append("CAP_NET_RAW")
+    if lacking:
+        (pytest.fail if CI else pytest.skip)(f"live tests need {', '.join(lacking)}")

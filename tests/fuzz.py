@@ -1,0 +1,118 @@
+"""Mutated captures through both engines: `python -m tests.fuzz --count 1000000`.
+
+A finding is a crash, a byte not booked, a difference between the engines, a capture that takes
+longer than a second, or memory that grows. Its seed reproduces it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from replaykit.wire.engine import Engine, open_engine
+from replaykit.wire.options import Options
+from replaykit.wire.source import BrokenCapture
+from tests.mutate import Packet, mutate, read, write
+from tests.talk import ENGINES, Talk, rows
+
+CAPTURES = Path(__file__).parents[2] / "shared" / "captures" / "files"
+LARGEST = 30_000
+
+OPTIONS = (
+    Options(requests=True, responses=True),
+    Options(max_held=4, max_connection_bytes=2000, requests=True),
+    Options(max_buffer_bytes=3000, responses=True, requests=True, max_head_bytes=300),
+    Options(settle_segments=2, max_pipeline=2),
+    Options(max_connections=2, max_ended=1, idle_ns=10**8),
+    Options(
+        responses=True, requests=True, deny_urls=("a",), redact_headers=("host",), redact_parameters=("id",)
+    ),
+)
+
+
+def seeds() -> list[tuple[list[Packet], bytes]]:
+    """Real captures where they are, and conversations of our own."""
+    out = []
+    for path in sorted(CAPTURES.glob("*")) if CAPTURES.exists() else []:
+        data = path.read_bytes()
+        packets = read(data)
+        if packets and len(data) < LARGEST:
+            out.append((packets, data))
+    get = b"GET /a?id=7 HTTP/1.1\r\nHost: h\r\n\r\n"
+    chunked = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"64\r\n" + b"x" * 100 + b"\r\n0\r\n\r\n"
+    )
+    length = b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + b"y" * 400
+    for mss in (1460, 90, 11):
+        talk = Talk().open()
+        for answer in (chunked, length, b"HTTP/1.1 100 Continue\r\n\r\n" + length, chunked):
+            talk.client(get, mss).server(answer, mss)
+        packets = talk.close().packets
+        out.append((packets, write(packets)))
+    return out
+
+
+def _result(name: str, options: Options, data: bytes) -> tuple[object, ...]:
+    engine: Engine = open_engine(options, name)  # type: ignore[arg-type]
+    broken = None
+    try:
+        engine.feed_file(data, 0, len(data))
+    except BrokenCapture as error:
+        broken = error.args
+    connections, buffered = engine.held
+    assert connections <= options.max_connections + options.max_ended + 1
+    assert buffered <= options.max_buffer_bytes + 70_000
+    engine.finish()
+    account = engine.account()
+    assert account["pending_bytes"] == 0, account
+    found = sorted(map(repr, map(dict.items, rows(engine.take_exchanges()))))
+    return broken, account, found, sorted(map(repr, engine.take_messages()))
+
+
+def run(first: int, count: int, report: Callable[[str], None], most: int = 10) -> list[str]:
+    """Tries `count` seeds; returns the findings."""
+    captures = seeds()
+    findings: list[str] = []
+    begun = time.monotonic()
+    for seed in range(first, first + count):
+        r = random.Random(seed)
+        packets, data = r.choice(captures)
+        options = r.choice(OPTIONS)
+        hostile = mutate(r, packets, data)
+        before = time.monotonic()
+        try:
+            compiled, readable = (_result(name, options, hostile) for name in ENGINES)
+            if compiled != readable:
+                findings.append(f"seed {seed}: the engines disagree")
+        except Exception as error:
+            findings.append(f"seed {seed}: {error!r}")
+        if time.monotonic() - before > 1:
+            findings.append(f"seed {seed}: took {time.monotonic() - before:.1f} s")
+        if len(findings) >= most:
+            break
+        if (seed - first + 1) % 50_000 == 0:
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+            rate = (seed - first + 1) / (time.monotonic() - begun)
+            report(f"{seed - first + 1:,} captures, {len(findings)} findings, {memory} MB, {rate:,.0f}/s")
+    return findings
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    args = parser.parse_args()
+    findings = run(args.first, args.count, lambda line: print(line, flush=True))
+    for finding in findings:
+        print(finding)
+    print(f"{args.count:,} mutated captures, {len(findings)} findings")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
