@@ -119,13 +119,17 @@ State = Literal["idle", "head", "switched"] | Skip | Body
 
 @dataclass(slots=True)
 class Lane:
-    """One direction. `keep`: its message is still whole. `hole`: where one between messages began."""
+    """One direction. `keep`: its message is still whole. `hole`: where one between messages began.
+
+    `unasked`: a response without its request has just begun; it may answer HEAD.
+    """
 
     state: State
     begun: _Begun = field(default_factory=_Begun)
     head: bytearray = field(default_factory=bytearray)
     message: bytearray = field(default_factory=bytearray)
     keep: bool = False
+    unasked: bool = False
     hole: int | None = None
     closed: bool = False
 
@@ -331,6 +335,7 @@ class Http:
             body = http1.response_body(head, x.method)
         lane = self.lanes[d]
         lane.state = body
+        lane.unasked = head.kind == RESPONSE and not x.request.seen
         lane.hole = None
         x.link_bytes += begun.link
         x.retransmitted += begun.retransmitted
@@ -411,6 +416,11 @@ class Http:
     def _body(
         self, d: int, body: Body, seen: bytes, rest: int, first: bool, c: Chunks, cost: _Cost, sink: Sink
     ) -> int:
+        unasked, self.lanes[d].unasked = self.lanes[d].unasked, False
+        if unasked and first and http1.clear_start(seen) == RESPONSE:
+            # Where its body should begin the next answer does: it had none, as answers to HEAD.
+            self._finish(d, True, sink)
+            return 0
         end: bool | None = None
         anomaly: str | None = None
         following: Body = body

@@ -79,6 +79,8 @@ pub struct Lane {
     message: Vec<u8>,
     /// The message is still whole.
     keep: bool,
+    /// A response without its request has just begun: it may answer HEAD.
+    unasked: bool,
     /// Where a hole between messages began.
     hole: Option<u32>,
     closed: bool,
@@ -92,6 +94,7 @@ impl Lane {
             head: Vec::new(),
             message: Vec::new(),
             keep: false,
+            unasked: false,
             hole: None,
             closed: false,
         }
@@ -436,8 +439,11 @@ impl Http {
                 http1::response_body(head, x.is_head, x.is_connect)
             }
         };
+        let unasked =
+            head.kind == Kind::Response && self.current(d).is_some_and(|x| !x.request.seen);
         let lane = &mut self.lanes[d];
         lane.state = State::Body(body);
+        lane.unasked = unasked;
         lane.hole = None;
         let wanted = if head.kind == Kind::Request {
             sink.options.requests
@@ -572,6 +578,14 @@ impl Http {
         cost: &mut Cost,
         sink: &mut Sink,
     ) -> usize {
+        if std::mem::take(&mut self.lanes[d].unasked)
+            && first
+            && http1::clear_start(seen) == Some(Kind::Response)
+        {
+            // Where its body should begin the next answer does: it had none, as answers to HEAD.
+            self.finish(d, true, sink);
+            return 0;
+        }
         let mut end = None;
         let mut anomaly = Anomaly::None;
         let (used, content, next) = match body {
