@@ -98,7 +98,12 @@ def test_a_lost_request_does_not_shift_the_next() -> None:
 
 
 def test_an_answer_to_an_unseen_head_swallows_nothing() -> None:
-    t = Talk().open().client(b"HEAD / HTTP/1.1\r\n\r\n").server(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n")
+    t = (
+        Talk()
+        .open()
+        .client(b"HEAD / HTTP/1.1\r\n\r\n")
+        .server(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n")
+    )
     packets = t.client(GET).server(ok(5)).client(GET).server(ok(6)).close().packets
     found = both(packets[4:])
     assert [(r["target"], r["response_body_bytes"]) for r in found.rows] == [(None, 0), ("/a", 5), ("/a", 6)]

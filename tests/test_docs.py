@@ -1,0 +1,90 @@
+"""What the documentation shows is run; what it names exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from replaykit.wire.account import CAUSES
+from replaykit.wire.exchange import SCHEMA
+from samples.make import OUT
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RUNNABLE = [c for c in re.findall(r"^    (replaykit .*)$", README, re.MULTILINE)]
+
+
+def test_readme_commands(tmp_path: Path) -> None:
+    """In their order, in one directory; live ones are tested with real traffic elsewhere."""
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / OUT.name).write_bytes(OUT.read_bytes())
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    assert len(RUNNABLE) >= 6
+    for command in RUNNABLE:
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": path},
+        )
+        assert done.returncode == 0 and done.stdout + done.stderr, (command, done.stderr)
+    shown = subprocess.run(
+        RUNNABLE[0],
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": path},
+    ).stdout
+    for line in re.search(r"```\n(.*?)```", README, re.DOTALL)[1].splitlines():  # type: ignore[index]
+        for part in line.split("…"):
+            assert " ".join(part.split()) in " ".join(shown.split()), line
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"], ids=lambda p: p.name
+)
+def test_links_and_flags(page: Path) -> None:
+    from replaykit.cli.main import COMMANDS, build
+
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+    known = {
+        f
+        for c in COMMANDS
+        for f in re.findall(r"--[a-z-]+", build(c)._subparsers._group_actions[0].choices[c].format_help())
+    }  # type: ignore[union-attr]
+    for flag in re.findall(r"`(--[a-z-]+)", text):
+        assert flag in known, flag
+
+
+def test_columns_and_causes_are_all_described() -> None:
+    columns = (ROOT / "docs" / "columns.md").read_text()
+    assert [n for n in SCHEMA.names if f"`{n}`" not in columns] == []
+    causes = (ROOT / "docs" / "conservation.md").read_text()
+    assert [c for c in CAUSES if f"`{c}`" not in causes] == []
+
+
+def test_the_example_of_an_output() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]  # type: ignore[index]
+    names: dict[str, object] = {}
+    exec(code, names)
+    from replaykit.ship.output import Rotation
+    from tests.ship.test_files import batch
+
+    opened = names["open_counter"]("count://", Rotation())  # type: ignore[operator]
+    opened.exchanges(batch(3))
+    opened.close()
+    assert opened.rows == 3
+    assert names["open_counter"]("x.gor", Rotation()) is None  # type: ignore[operator]
