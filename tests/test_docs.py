@@ -16,7 +16,7 @@ from samples.make import OUT
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-RUNNABLE = [c for c in re.findall(r"^    (replaykit .*)$", README, re.MULTILINE)]
+RUNNABLE = list(re.findall(r"^    (replaykit .*)$", README, re.MULTILINE))
 
 
 def test_readme_commands(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_readme_commands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md"], ids=lambda p: p.name
+    "page", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=lambda p: p.name
 )
 def test_links_and_flags(page: Path) -> None:
     from replaykit.cli.main import COMMANDS, build

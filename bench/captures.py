@@ -1,0 +1,161 @@
+"""Captures to measure with: real ones of nginx under wrk, and large regular ones for scaling.
+
+They are kept in bench/data, which is not committed, and made when they are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci.servers import namespaces, nginx, wrk
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A capture file, the server's port, and how many exchanges nginx logged."""
+
+    path: Path
+    port: int
+    exchanges: int
+    packets: int
+
+
+def _known(path: Path) -> Recorded | None:
+    about = path.with_suffix(".json")
+    if not (path.exists() and about.exists()):
+        return None
+    found = json.loads(about.read_text())
+    return Recorded(path, found["port"], found["exchanges"], found["packets"])
+
+
+def _record(
+    path: Path, interface: str, port: int, prefix: list[str], log: Path, load: list[object]
+) -> Recorded:
+    """Captures with tcpdump while `load` runs."""
+    command = [
+        *prefix,
+        "tcpdump",
+        "-i",
+        interface,
+        "-n",
+        "-s",
+        "0",
+        "-B",
+        "524288",
+        "-Z",
+        "root",
+        "-w",
+        str(path),
+    ]
+    with tempfile.TemporaryFile("w+") as said:
+        dump = subprocess.Popen([*command, f"tcp port {port}"], stderr=said)
+        while "listening on" not in _said(said):
+            time.sleep(0.05)
+        for run in load:
+            run()  # type: ignore[operator]
+        size = -1
+        while size != path.stat().st_size:
+            size = path.stat().st_size
+            time.sleep(1.5)
+        dump.terminate()
+        dump.wait(60)
+        text = _said(said)
+    dropped = int(text.split(" packets dropped by kernel")[0].split()[-1])
+    packets = int(text.split(" packets captured")[0].split()[-1])
+    if dropped:
+        raise RuntimeError(f"tcpdump lost {dropped} packets: make the capture again")
+    recorded = Recorded(path, port, len(log.read_text().splitlines()), packets)
+    path.with_suffix(".json").write_text(
+        json.dumps({"port": port, "exchanges": recorded.exchanges, "packets": packets})
+    )
+    return recorded
+
+
+def _said(file: object) -> str:
+    file.seek(0)  # type: ignore[attr-defined]
+    return str(file.read())  # type: ignore[attr-defined]
+
+
+def loopback(seconds: int = 30) -> Recorded:
+    """Small API exchanges over loopback: JSON of 0.7 kB, five endpoints, a tenth POST, 64 connections."""
+    path = DATA / "loopback.pcap"
+    if (known := _known(path)) is not None:
+        return known
+    DATA.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as root, nginx(Path(root)) as server:
+        url = f"http://127.0.0.1:{server.port}/"
+        return _record(
+            path, "lo", server.port, [], server.log, [lambda: wrk(url, seconds, 64, root=Path(root))]
+        )
+
+
+def veth(seconds: int = 25) -> Recorded:
+    """The same between two namespaces, offloads off: packets of at most 1,500 bytes."""
+    path = DATA / "veth.pcap"
+    if (known := _known(path)) is not None:
+        return known
+    DATA.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as root,
+        namespaces("rk-bench") as (client, side),
+        nginx(Path(root), "10.77.0.2", 80, prefix=side) as server,
+    ):
+        load = [
+            lambda: wrk("http://10.77.0.2/", seconds, 64, prefix=client, root=Path(root)),
+            lambda: wrk("http://10.77.0.2/files/100k.bin", 1, 4, mix=False, prefix=client),
+        ]
+        return _record(path, "veth0", 80, side, server.log, load)  # type: ignore[arg-type]
+
+
+_ETHERNET = bytes(12) + b"\x08\x00"
+REQUEST = b"GET /api/items/%06d HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 120\r\n\r\n" + b"x" * 120
+
+
+def regular(packets: int, connections: int) -> Path:
+    """About `packets` packets of `connections` connections taking turns: request, answer, request ..."""
+    path = DATA / f"regular-{packets}-{connections}.pcap"
+    if path.exists():
+        return path
+    DATA.mkdir(exist_ok=True)
+    rounds = max(packets // connections // 2, 1)
+    length = len(REQUEST % 0)
+    time_ns = 1_700_000_000 * 10**9
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 1))
+        for turn in range(rounds):
+            out = bytearray()
+            client_seq, server_seq = 1 + turn * length, 1 + turn * len(ANSWER)
+            for c in range(connections):
+                address, port = 0x0A000000 + c // 50_000, 10_000 + c % 50_000
+                time_ns += 2_000
+                if turn == 0:
+                    out += _segment(time_ns, address, 0x0A0A0A0A, port, 80, 0, 0, 2, b"")
+                    out += _segment(time_ns, 0x0A0A0A0A, address, 80, port, 0, 1, 18, b"")
+                request = REQUEST % (c % 1000)
+                out += _segment(time_ns, address, 0x0A0A0A0A, port, 80, client_seq, server_seq, 24, request)
+                ack = client_seq + length
+                out += _segment(time_ns + 500, 0x0A0A0A0A, address, 80, port, server_seq, ack, 24, ANSWER)
+            file.write(out)
+    return path
+
+
+def _segment(
+    time_ns: int, src: int, dst: int, sport: int, dport: int, seq: int, ack: int, flags: int, payload: bytes
+) -> bytes:
+    size = 54 + len(payload)
+    return (
+        struct.pack("<IIII", time_ns // 10**9, time_ns % 10**9, size, size)
+        + _ETHERNET
+        + struct.pack("!BBHIBBHII", 0x45, 0, size - 14, 0, 64, 6, 0, src, dst)
+        + struct.pack("!HHIIBBHI", sport, dport, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, 0x50, flags, 512, 0)
+        + payload
+    )
