@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from replaykit.attribution.summary import Summary
-from replaykit.report.render import conservation, rows
+from replaykit.report.conservation import conservation
+from replaykit.report.render import rows
 from replaykit.wire.engine import open_engine
 from replaykit.wire.options import Options
 from samples.make import OUT, packets

@@ -21,6 +21,7 @@ from replaykit.capture.live import Capture, Settings, Totals, parse_place
 from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.report import render
+from replaykit.report.conservation import conservation
 from replaykit.ship.output import open_output, openers
 from replaykit.wire.engine import NoCompiledCore
 
@@ -268,7 +269,7 @@ class _View:
             return
         console = Console() if sys.stdout.isatty() else Console(width=160)
         console.print(render.table(self._summary, args.top))
-        print(f"\n{render.conservation(totals.account)}")
+        print(f"\n{conservation(totals.account)}")
         print(_kernel(totals, args.sample))
         for target in args.to:
             print(f"wrote {target}")

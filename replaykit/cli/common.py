@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from replaykit.attribution.patterns import read_patterns
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.errors import UsageError
@@ -108,6 +106,8 @@ def _header_rule(text: str) -> tuple[str, str | None]:
 
 def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Sequence[int] = ()) -> Options:
     """The engine's options from the command line. Raises UsageError."""
+    from replaykit.attribution.patterns import read_patterns
+
     values = {
         "max_connections": args.max_connections,
         "max_connection_bytes": args.max_connection_buffer and parse_size(args.max_connection_buffer),
@@ -254,6 +254,8 @@ class Reader:
 
 def read_parquet(name: str) -> Iterator[pa.RecordBatch]:
     """The exchanges of a Parquet file. Raises UsageError."""
+    import pyarrow.parquet as pq
+
     try:
         file = pq.ParquetFile(name)
     except (pa.ArrowInvalid, OSError) as error:

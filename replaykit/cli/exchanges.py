@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from replaykit.cli import common
 from replaykit.errors import UsageError
-from replaykit.report import render
+from replaykit.report.conservation import conservation
 from replaykit.ship.files import CsvOutput, JsonlOutput
 from replaykit.ship.output import Output, Rotation
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         table.close()
     account = reader.account()
     if account is not None and not args.quiet:
-        common.say(render.conservation(account))
+        common.say(conservation(account))
         common.say(f"engine: {reader.engine.name if reader.engine else ''}")
     return common.print_troubles(reader.troubles)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.cli import common
 from replaykit.report import render
+from replaykit.report.conservation import conservation
 
 EXAMPLES = (
     "replaykit report traffic.pcap",
@@ -63,6 +64,6 @@ def show(summary: Summary, args: argparse.Namespace, reader: common.Reader) -> N
         console.print(render.table(summary, top))
     if account is not None and not args.quiet:
         out = sys.stdout if args.format == "table" else sys.stderr
-        print(f"\n{render.conservation(account)}\nengine: {name}", file=out)
+        print(f"\n{conservation(account)}\nengine: {name}", file=out)
     if summary.weighted and not args.quiet:
         common.say("sampled: totals are estimates")

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from replaykit.attribution.sizes import show_ns, show_size
 from replaykit.attribution.summary import Group, Key, Summary, percentile
-from replaykit.wire.account import CAUSES
 
 FORMATS = ("table", "json", "csv")
 
@@ -90,29 +89,6 @@ def as_json(
     if account is not None:
         document["account"] = dict(account)
     return json.dumps(document, indent=2)
-
-
-def conservation(account: Mapping[str, int]) -> str:
-    """The line that says where every captured byte went."""
-    captured = account["bytes"]
-    if not captured:
-        return "no bytes captured"
-    parts = [("exchanges", account["exchange_bytes"])]
-    parts += [(text, account[name]) for name, text in CAUSES.items()]
-    parts.append(("still in progress", account["pending_bytes"]))
-    shown = " + ".join(f"{text} {count:,}" for text, count in parts if count)
-    share = account["exchange_bytes"] / captured
-    lines = [f"attributed {share:.2%} of {captured:,} bytes captured: {shown} = {sum(c for _, c in parts):,}"]
-    notes = []
-    if account["incomplete"]:
-        notes.append(f"{account['incomplete']:,} of {account['exchanges']:,} exchanges incomplete")
-    if account["missing_bytes"]:
-        notes.append(f"{account['missing_bytes']:,} bytes were sent but not captured")
-    if account["bound_hits"]:
-        notes.append(f"memory bounds were reached {account['bound_hits']:,} times")
-    if account["messages_cut"]:
-        notes.append(f"{account['messages_cut']:,} messages not whole, and not written")
-    return "\n".join([*lines, *notes])
 
 
 def stats_line(summary: Summary, top: int, extra: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ class GorOutput:
         if len(self._pending) >= MEMBER_BYTES:
             self.flush()
 
-    def _write(self, data: bytes | bytearray) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         if self._most is not None and self._written >= self._most:
             os.close(self._fd)
             self._fd = self._following()

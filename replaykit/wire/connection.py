@@ -29,7 +29,7 @@ from replaykit.wire.exchange import Columns, Exchange, Side
 from replaykit.wire.filter import Filters, HeaderRule, Redaction
 from replaykit.wire.http1 import REQUEST, RESPONSE, Blind, Body, Chunked, Head, Kind, Length, UntilClose
 from replaykit.wire.link import Addr
-from replaykit.wire.message import Message, Messages, gor_id
+from replaykit.wire.message import Builder, Message, gor_id
 from replaykit.wire.options import Options
 
 
@@ -39,7 +39,7 @@ class Sink:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.columns = Columns(options.weight)
-        self.messages = Messages()
+        self.messages = Builder()
         self.account = Account()
         self.buffered = 0
         self.templates = Templates(options.endpoints)

@@ -1,4 +1,4 @@
-"""The choice of engine, and the readable one.
+"""The choice of engine.
 
 Both engines have the same methods and give the same columns. The compiled one is `core/`; the
 readable one is the files of this package, and the specification.
@@ -10,14 +10,9 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-from replaykit.wire import link, source
-from replaykit.wire.account import GAP
-from replaykit.wire.connection import Sink
-from replaykit.wire.gor import Conversations
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 from replaykit.wire.source import BrokenCapture
-from replaykit.wire.tcp import Table
 
 try:
     from replaykit import _core  # type: ignore[attr-defined,unused-ignore]
@@ -88,98 +83,6 @@ class Engine(Protocol):
         """Every counter: see `account.Account.entries`."""
 
 
-class ReadableEngine:
-    """The specification, in plain Python."""
-
-    name = "readable"
-
-    def __init__(self, options: Options) -> None:
-        self._decoder = link.Decoder()
-        self._table = Table(options.ports, options.first_connection)
-        self._sink = Sink(options)
-        self._file = source.File()
-        self._conversations = Conversations()
-
-    def next_file(self) -> None:
-        self._file = source.File()
-
-    def feed_file(self, data: Any, start: int, end: int) -> int:
-        view = memoryview(data)[start:end]
-        at = 0
-        while (step := self._file.step(view, at)) is not None:
-            record, at = step
-            if record is not None:
-                frame = bytes(view[record.start : record.end])
-                self._packet(link.network(record.link, frame), record.time, record.orig, frame)
-        self._file.offset += at
-        return at
-
-    def feed_gor(self, data: Any, start: int, end: int) -> int:
-        return self._conversations.feed(bytes(memoryview(data)[start:end]), self._sink)
-
-    @property
-    def bad_records(self) -> int:
-        return self._conversations.bad
-
-    def feed_block(self, data: Any, start: int, end: int) -> int:
-        view = memoryview(data)[start:end]
-        n = 0
-        for record, ethertype, network in source.ring_block(view):
-            frame = bytes(view[record.start : record.end])
-            self._packet((ethertype, network), record.time, record.orig, frame)
-            n += 1
-        return n
-
-    def feed_packet(self, link_type: int, time_ns: int, length: int, data: bytes) -> None:
-        self._packet(link.network(link_type, data), time_ns, max(length, len(data)), data)
-
-    def _packet(self, entry: tuple[int, int] | None, time: int, orig: int, frame: bytes) -> None:
-        account = self._sink.account
-        account.packets += 1
-        account.bytes += orig
-        decoded = self._decoder.decode(entry, time, orig, frame)
-        if isinstance(decoded, link.Segment):
-            self._table.segment(decoded, self._sink)
-        elif isinstance(decoded, str):
-            account.add(decoded, orig)
-        self._book_lost()
-
-    def _book_lost(self) -> None:
-        self._sink.account.add(GAP, self._decoder.lost)
-        self._decoder.lost = 0
-
-    def advance(self, now_ns: int) -> None:
-        self._table.advance(now_ns, self._sink)
-
-    def finish(self) -> None:
-        self._table.finish(self._sink)
-        self._conversations.finish(self._sink)
-        self._decoder.finish()
-        self._book_lost()
-
-    @property
-    def rows(self) -> int:
-        return len(self._sink.columns)
-
-    @property
-    def message_bytes(self) -> int:
-        return len(self._sink.messages.gor)
-
-    @property
-    def held(self) -> tuple[int, int]:
-        return self._table.live(), self._sink.buffered
-
-    def take_exchanges(self) -> pa.RecordBatch:
-        return self._sink.columns.take()
-
-    def take_messages(self) -> Messages:
-        messages, self._sink.messages = self._sink.messages, Messages()
-        return messages
-
-    def account(self) -> dict[str, int]:
-        return self._sink.account.entries()
-
-
 class CompiledEngine:
     """The same, from `core/`."""
 
@@ -223,11 +126,13 @@ class CompiledEngine:
         return pa.RecordBatch._import_from_c_capsule(*self._engine.take_exchanges())
 
     def take_messages(self) -> Messages:
-        raw = self._engine.take_messages()
-        out = Messages(gor=raw["gor"], kind=raw["kind"])
-        for name in ("time_ns", "latency_ns", "record", "start", "end", "connection", "stream"):
-            getattr(out, name).frombytes(raw[name])
-        return out
+        (gor, index) = self._engine.take_messages()
+        data = pa.Array._import_from_c_capsule(*gor)
+        columns = pa.RecordBatch._import_from_c_capsule(*index)
+        return Messages(
+            memoryview(data.buffers()[1]) if len(data) else b"",
+            {name: columns.column(name) for name in columns.schema.names},
+        )
 
     def account(self) -> dict[str, int]:
         return dict(self._engine.account())
@@ -239,5 +144,8 @@ def open_engine(options: Options, choice: Choice = "auto") -> Engine:
     Raises ValueError for a pattern that cannot be read, NoCompiledCore.
     """
     if choice == "readable" or (choice == "auto" and _core is None):
+        # Loaded only here: with the compiled core a command starts without it.
+        from replaykit.wire.readable import ReadableEngine
+
         return ReadableEngine(options)
     return CompiledEngine(options)

@@ -6,8 +6,9 @@ Owns GoReplay's record: `kind id time latency\\n`, the payload, a line with thre
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 SEPARATOR = "\n🐵🙈🙉\n".encode()
 
@@ -25,51 +26,55 @@ class Message:
     stream: int = 0
 
 
-@dataclass
-class Messages:
-    """A batch. `gor` holds whole records; `start` and `end` delimit the payloads in it."""
+class _Column(Protocol):
+    """A column of numbers: Python's array, or Arrow's."""
 
-    gor: bytes | bytearray = field(default_factory=bytearray)
-    kind: bytes | bytearray = field(default_factory=bytearray)
-    time_ns: array[int] = field(default_factory=lambda: array("q"))
-    latency_ns: array[int] = field(default_factory=lambda: array("q"))
-    record: array[int] = field(default_factory=lambda: array("Q"))
-    start: array[int] = field(default_factory=lambda: array("Q"))
-    end: array[int] = field(default_factory=lambda: array("Q"))
-    connection: array[int] = field(default_factory=lambda: array("Q"))
-    stream: array[int] = field(default_factory=lambda: array("i"))
+    def __len__(self) -> int: ...
+
+    def tolist(self) -> list[int]: ...
+
+
+INDEX = ("kind", "time_ns", "latency_ns", "record", "start", "end", "connection", "stream")
+
+
+@dataclass(frozen=True)
+class Messages:
+    """A batch: `gor` holds whole records, one after the other, `index` a column of numbers for each
+    of INDEX: `record` and `start` say where a record and its payload begin, `end` where that ends."""
+
+    gor: bytes | memoryview
+    index: Mapping[str, _Column]
 
     def __len__(self) -> int:
-        return len(self.kind)
+        return len(self.index["kind"])
 
     def __iter__(self) -> Iterator[Message]:
-        for i, kind in enumerate(self.kind):
-            begin = self.record[i] + 2
-            identifier = bytes(self.gor[begin : self.gor.index(b" ", begin)]).decode()
-            payload = bytes(self.gor[self.start[i] : self.end[i]])
-            yield Message(
-                kind,
-                identifier,
-                self.time_ns[i],
-                self.latency_ns[i],
-                payload,
-                self.connection[i],
-                self.stream[i],
-            )
+        columns = (self.index[name].tolist() for name in INDEX)
+        for kind, time, latency, record, start, end, connection, stream in zip(*columns, strict=True):
+            identifier = bytes(self.gor[record:start]).split(b" ")[1].decode()
+            payload = bytes(self.gor[start:end])
+            yield Message(kind, identifier, time, latency, payload, connection, stream)
 
-    def push(self, message: Message) -> None:
-        assert isinstance(self.gor, bytearray) and isinstance(self.kind, bytearray)
-        self.record.append(len(self.gor))
-        self.gor += f"{message.kind} {message.id} {message.time_ns} {message.latency_ns}\n".encode()
-        self.start.append(len(self.gor))
-        self.gor += message.payload
-        self.end.append(len(self.gor))
+
+class Builder:
+    """Collects messages for a batch."""
+
+    def __init__(self) -> None:
+        self.gor = bytearray()
+        self._columns = [array(code) for code in "BqqQQQQi"]
+
+    def push(self, m: Message) -> None:
+        record = len(self.gor)
+        self.gor += f"{m.kind} {m.id} {m.time_ns} {m.latency_ns}\n".encode()
+        start = len(self.gor)
+        self.gor += m.payload
+        row = (m.kind, m.time_ns, m.latency_ns, record, start, len(self.gor), m.connection, m.stream)
+        for column, value in zip(self._columns, row, strict=True):
+            column.append(value)
         self.gor += SEPARATOR
-        self.kind.append(message.kind)
-        self.time_ns.append(message.time_ns)
-        self.latency_ns.append(message.latency_ns)
-        self.connection.append(message.connection)
-        self.stream.append(message.stream)
+
+    def messages(self) -> Messages:
+        return Messages(bytes(self.gor), dict(zip(INDEX, self._columns, strict=True)))
 
 
 def gor_id(client_port: int, server_port: int, client_ip: int, seq: int) -> str:

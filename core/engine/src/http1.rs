@@ -310,7 +310,14 @@ fn lines<'a>(head: &mut Head<'a>, b: &'a [u8], from: usize) -> Option<usize> {
             if text.is_empty() {
                 return Some(row);
             }
-            field(head, text, colon.wrapping_sub(line));
+            // Most lines are of no interest: their first letter says so.
+            let plain = colon != usize::MAX
+                && colon > line
+                && !matches!(b[colon - 1], b' ' | b'\t')
+                && !matches!(b[line] | 0x20, b'h' | b'c' | b't' | b'b' | b'x');
+            if !plain {
+                field(head, text, colon.wrapping_sub(line));
+            }
             line = row;
             colon = usize::MAX;
         }

@@ -147,7 +147,8 @@ impl Engine {
     }
 
     pub fn take_messages(&mut self) -> Messages {
-        std::mem::take(&mut self.sink.messages)
+        let next = self.sink.messages.alike();
+        std::mem::replace(&mut self.sink.messages, next)
     }
 
     pub fn message_bytes(&self) -> usize {

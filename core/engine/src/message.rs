@@ -3,6 +3,10 @@
 //! Owns GoReplay's record: `kind id time latency\n`, the payload, a line with three monkeys. Append
 //! only; a message is copied once.
 
+use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, UInt64Array, UInt8Array};
+use arrow_schema::ArrowError;
+use std::sync::Arc;
+
 /// Ends every record of a .gor file.
 pub const SEPARATOR: &[u8] = "\n🐵🙈🙉\n".as_bytes();
 
@@ -50,6 +54,40 @@ fn decimal(out: &mut Vec<u8>, n: i64) {
 }
 
 impl Messages {
+    /// An empty batch with room for as much as this one holds.
+    pub fn alike(&self) -> Self {
+        let n = self.kind.len();
+        Messages {
+            gor: Vec::with_capacity(self.gor.len() + self.gor.len() / 8),
+            kind: Vec::with_capacity(n),
+            time: Vec::with_capacity(n),
+            latency: Vec::with_capacity(n),
+            record: Vec::with_capacity(n),
+            start: Vec::with_capacity(n),
+            end: Vec::with_capacity(n),
+            connection: Vec::with_capacity(n),
+            stream: Vec::with_capacity(n),
+        }
+    }
+
+    /// The records' bytes, and a row a message: where it lies and what its first line says.
+    pub fn into_arrow(self) -> Result<(UInt8Array, RecordBatch), ArrowError> {
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("kind", Arc::new(UInt8Array::from(self.kind))),
+            ("time_ns", Arc::new(Int64Array::from(self.time))),
+            ("latency_ns", Arc::new(Int64Array::from(self.latency))),
+            ("record", Arc::new(UInt64Array::from(self.record))),
+            ("start", Arc::new(UInt64Array::from(self.start))),
+            ("end", Arc::new(UInt64Array::from(self.end))),
+            ("connection", Arc::new(UInt64Array::from(self.connection))),
+            ("stream", Arc::new(Int32Array::from(self.stream))),
+        ];
+        Ok((
+            UInt8Array::from(self.gor),
+            RecordBatch::try_from_iter(columns)?,
+        ))
+    }
+
     pub fn push(&mut self, meta: &Meta, payload: &[u8]) {
         self.record.push(self.gor.len() as u64);
         self.gor.extend_from_slice(&[b'0' + meta.kind, b' ']);

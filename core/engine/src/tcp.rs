@@ -18,7 +18,7 @@ const SWEEP_NS: i64 = 1_000_000_000;
 const FAR: i32 = 1 << 24;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key4(u64, u32);
+struct Key4(u64, u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key6(u128, u128, u32);
 
@@ -77,6 +77,7 @@ pub struct Table {
     v6: HashMap<Key6, u32, ahash::RandomState>,
     slots: Vec<Option<Box<Connection>>>,
     free: Vec<u32>,
+    last: Option<(Key4, u32)>,
     /// Connections that are over, oldest first: slot and connection number.
     over: VecDeque<(u32, u64)>,
     over_count: usize,
@@ -101,6 +102,7 @@ impl Table {
             v6: HashMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
+            last: None,
             over: VecDeque::new(),
             over_count: 0,
             ports,
@@ -121,14 +123,26 @@ impl Table {
             .is_none_or(|bits| bits[usize::from(port >> 6)] >> (port & 63) & 1 == 1)
     }
 
-    fn find(&self, key: &(Addr, u16, Addr, u16)) -> Option<u32> {
+    /// The slot of a connection; the one asked for last is remembered.
+    #[inline]
+    fn find(&mut self, key: &(Addr, u16, Addr, u16)) -> Option<u32> {
         match pack(key) {
-            Ok(k) => self.v4.get(&k).copied(),
+            Ok(k) => {
+                if let Some((last, slot)) = self.last {
+                    if last == k {
+                        return Some(slot);
+                    }
+                }
+                let slot = *self.v4.get(&k)?;
+                self.last = Some((k, slot));
+                Some(slot)
+            }
             Err(k) => self.v6.get(&k).copied(),
         }
     }
 
     fn remove(&mut self, slot: u32) {
+        self.last = None;
         if let Some(c) = self.slots[slot as usize].take() {
             if c.over {
                 self.over_count -= 1;
@@ -155,10 +169,14 @@ impl Table {
             Some(_) if self.since < self.live() => {}
             Some(_) => self.walk(s.time, sink),
         }
-        let (d, key) = if (s.src, s.sport) <= (s.dst, s.dport) {
-            (0, (s.src, s.sport, s.dst, s.dport))
-        } else {
+        let swapped = match (s.src, s.dst) {
+            (Addr::V4(a), Addr::V4(b)) => end4(a, s.sport) > end4(b, s.dport),
+            _ => (s.src, s.sport) > (s.dst, s.dport),
+        };
+        let (d, key) = if swapped {
             (1, (s.dst, s.dport, s.src, s.sport))
+        } else {
+            (0, (s.src, s.sport, s.dst, s.dport))
         };
         let mut slot = self.find(&key);
         if let Some(at) = slot {
@@ -385,6 +403,7 @@ impl Table {
         for (_, slot) in all {
             self.end(slot, false, sink);
         }
+        self.last = None;
         self.v4.clear();
         self.v6.clear();
         self.slots.clear();
@@ -398,11 +417,20 @@ fn c_now(slots: &[Option<Box<Connection>>], slot: u32) -> i64 {
     slots[slot as usize].as_deref().map_or(0, |c| c.last)
 }
 
+#[inline]
+fn end4(address: u32, port: u16) -> u64 {
+    u64::from(address) << 16 | u64::from(port)
+}
+
+#[inline]
 fn pack(key: &(Addr, u16, Addr, u16)) -> Result<Key4, Key6> {
-    let ports = u32::from(key.1) << 16 | u32::from(key.3);
     match (key.0, key.2) {
-        (Addr::V4(a), Addr::V4(b)) => Ok(Key4(u64::from(a) << 32 | u64::from(b), ports)),
-        (a, b) => Err(Key6(wide(a), wide(b), ports)),
+        (Addr::V4(a), Addr::V4(b)) => Ok(Key4(end4(a, key.1), end4(b, key.3))),
+        (a, b) => Err(Key6(
+            wide(a),
+            wide(b),
+            u32::from(key.1) << 16 | u32::from(key.3),
+        )),
     }
 }
 

@@ -5,7 +5,7 @@ use arrow_array::{Array, StructArray};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyCapsule, PyDict};
+use pyo3::types::{PyCapsule, PyDict};
 use regex::bytes::Regex;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
@@ -124,10 +124,10 @@ fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     Ok(out)
 }
 
-fn arrow(
-    py: Python<'_>,
-    batch: StructArray,
-) -> PyResult<(Bound<'_, PyCapsule>, Bound<'_, PyCapsule>)> {
+fn arrow<'py>(
+    py: Python<'py>,
+    batch: &dyn Array,
+) -> PyResult<(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>)> {
     let failed = |e: arrow_schema::ArrowError| PyRuntimeError::new_err(e.to_string());
     let data = batch.to_data();
     let schema = FFI_ArrowSchema::try_from(data.data_type()).map_err(failed)?;
@@ -238,31 +238,20 @@ impl Engine {
             .engine
             .take_exchanges()
             .map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
-        arrow(py, batch.into())
+        arrow(py, &StructArray::from(batch))
     }
 
-    /// The finished messages: .gor records, and their index as native-endian arrays.
-    fn take_messages<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let m = self.engine.take_messages();
-        let out = PyDict::new(py);
-        out.set_item("gor", PyBytes::new(py, &m.gor))?;
-        out.set_item("kind", PyBytes::new(py, &m.kind))?;
-        for (name, column) in [("time_ns", &m.time), ("latency_ns", &m.latency)] {
-            let bytes: Vec<u8> = column.iter().flat_map(|v| v.to_ne_bytes()).collect();
-            out.set_item(name, PyBytes::new(py, &bytes))?;
-        }
-        for (name, column) in [
-            ("record", &m.record),
-            ("start", &m.start),
-            ("end", &m.end),
-            ("connection", &m.connection),
-        ] {
-            let bytes: Vec<u8> = column.iter().flat_map(|v| v.to_ne_bytes()).collect();
-            out.set_item(name, PyBytes::new(py, &bytes))?;
-        }
-        let stream: Vec<u8> = m.stream.iter().flat_map(|v| v.to_ne_bytes()).collect();
-        out.set_item("stream", PyBytes::new(py, &stream))?;
-        Ok(out)
+    /// The finished messages, as Arrow capsules: the .gor records' bytes, and the index into them.
+    fn take_messages<'py>(
+        &mut self,
+        py: Python<'py>,
+    ) -> PyResult<[(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>); 2]> {
+        let (gor, index) = self
+            .engine
+            .take_messages()
+            .into_arrow()
+            .map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
+        Ok([arrow(py, &gor)?, arrow(py, &StructArray::from(index))?])
     }
 
     fn account<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -295,6 +284,11 @@ fn walk_headers(py: Python<'_>, data: PyBuffer<u8>) -> PyResult<[u64; 3]> {
 
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    // Batches of one size come and go: giving their pages back to the system and having them zeroed
+    // again costs more than the work on them.
+    const PURGE_DELAY: i32 = 15;
+    // SAFETY: sets a number in the allocator's own table of options.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<Engine>()?;
     m.add_function(wrap_pyfunction!(endpoints, m)?)?;
