@@ -21,7 +21,7 @@ from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 131_072
 
 
 def say(text: str) -> None:
@@ -155,7 +155,7 @@ class Background:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=3)
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=2)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

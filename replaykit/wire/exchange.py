@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from replaykit.wire.account import DENIED, Account
-from replaykit.wire.endpoint import Templates
-from replaykit.wire.filter import Redaction
-from replaykit.wire.link import Addr
+from replaykit.wire.account import DENIED
+
+if TYPE_CHECKING:
+    from replaykit.wire.account import Account
+    from replaykit.wire.endpoint import Templates
+    from replaykit.wire.filter import Redaction
+    from replaykit.wire.link import Addr
 
 _STAMP = pa.timestamp("ns", tz="UTC")
 _TEXT = pa.dictionary(pa.int32(), pa.string())

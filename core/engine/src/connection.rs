@@ -6,7 +6,7 @@
 
 use crate::account::{Account, Cause};
 use crate::exchange::{Addresses, Columns, Ends, Exchange, Side};
-use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Parsed};
+use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Memo, Parsed};
 use crate::link::Addr;
 use crate::message::{gor_id, Messages, Meta};
 use crate::options::Options;
@@ -76,6 +76,7 @@ pub struct Lane {
     pub state: State,
     begun: Begun,
     head: Vec<u8>,
+    memo: Memo,
     message: Vec<u8>,
     /// The message is still whole.
     keep: bool,
@@ -92,6 +93,7 @@ impl Lane {
             state,
             begun: Begun::default(),
             head: Vec::new(),
+            memo: Memo::default(),
             message: Vec::new(),
             keep: false,
             unasked: false,
@@ -156,11 +158,19 @@ impl Http {
         (kind == Kind::Request) == (d == self.client)
     }
 
+    #[inline]
     fn current_request(&self) -> Option<usize> {
+        if self.queue.back().is_some_and(|x| !x.request.done) {
+            return Some(self.queue.len() - 1);
+        }
         self.queue.iter().rposition(|x| !x.request.done)
     }
 
+    #[inline]
     fn current_response(&self) -> Option<usize> {
+        if self.queue.front().is_some_and(|x| !x.response.done) {
+            return Some(0);
+        }
         self.queue.iter().position(|x| !x.response.done)
     }
 
@@ -270,7 +280,7 @@ impl Http {
             packets: bytes.1,
             retransmitted: 0,
         };
-        match http1::parse(seen, !covered) {
+        match http1::parse_with(seen, !covered, &mut self.lanes[d].memo) {
             Parsed::Whole(head, n) if self.fits(head.kind, d) => {
                 self.message(d, &head, &seen[..n], begun(cost.take(n)), sink);
                 n

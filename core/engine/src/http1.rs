@@ -10,9 +10,10 @@ use wide::u8x16;
 pub const MAX_METHOD: usize = 32;
 
 /// Things a message gets wrong but that do not stop us: the `anomaly` column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Anomaly {
+    #[default]
     None,
     /// Content-Length beside Transfer-Encoding (RFC 9112 §6.3).
     ConflictingFraming,
@@ -62,9 +63,26 @@ pub enum Start {
     Response,
 }
 
+/// RFC 9110 §5.6.2
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut c = 0;
+    while c < 256 {
+        table[c] = (c as u8).is_ascii_alphanumeric();
+        c += 1;
+    }
+    let marks = b"!#$%&'*+-.^_`|~";
+    let mut i = 0;
+    while i < marks.len() {
+        table[marks[i] as usize] = true;
+        i += 1;
+    }
+    table
+};
+
+#[inline]
 fn is_token(c: u8) -> bool {
-    // RFC 9110 §5.6.2
-    c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c)
+    TOKEN[c as usize]
 }
 
 /// What the first bytes could begin.
@@ -173,15 +191,17 @@ fn status_line(line: &[u8]) -> Option<(u8, u16)> {
     Some((b[7] - b'0', code))
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Length {
+    #[default]
     None,
     Some(u64),
     Bad,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Coding {
+    #[default]
     None,
     Chunked,
     /// Chunked, and then another coding: RFC 9112 §6.1 forbids it; the chunks are read all the same.
@@ -215,9 +235,33 @@ pub enum Parsed<'a> {
     Invalid,
 }
 
+/// The header lines last read in a direction. Clients and servers repeat themselves: lines that come
+/// again byte for byte are not read again.
+#[derive(Default)]
+pub struct Memo {
+    lines: Vec<u8>,
+    fields: Fields,
+}
+
+const MEMO_BYTES: usize = 1024;
+
+/// What header lines say, as ranges within them.
+#[derive(Clone, Copy, Default)]
+struct Fields {
+    length: Length,
+    coding: Coding,
+    anomaly: Anomaly,
+    ranges: [(u32, u32); 4],
+}
+
 /// Reads the head at the start of `b`. With `cut`, an unfinished head with a whole first line
 /// counts as whole, and is flagged.
 pub fn parse(b: &[u8], cut: bool) -> Parsed<'_> {
+    parse_with(b, cut, &mut Memo::default())
+}
+
+/// The same, with what was read before.
+pub fn parse_with<'a>(b: &'a [u8], cut: bool, memo: &mut Memo) -> Parsed<'a> {
     let kind = match start(b) {
         Start::No => return Parsed::Invalid,
         Start::Maybe => return Parsed::Partial,
@@ -256,12 +300,24 @@ pub fn parse(b: &[u8], cut: bool) -> Parsed<'_> {
         head.target = target;
         head.minor = minor;
     }
-    let Some(size) = lines(&mut head, b, end + 1) else {
-        if cut {
-            head.anomaly = Anomaly::HeadCut;
-            return Parsed::Whole(head, b.len());
+    let rest = &b[end + 1..];
+    let size = if !memo.lines.is_empty() && rest.starts_with(&memo.lines) {
+        memo.fields.restore(&mut head, rest);
+        memo.lines.len()
+    } else {
+        let Some(size) = lines(&mut head, rest) else {
+            if cut {
+                head.anomaly = Anomaly::HeadCut;
+                return Parsed::Whole(head, b.len());
+            }
+            return Parsed::Partial;
+        };
+        memo.lines.clear();
+        if size <= MEMO_BYTES {
+            memo.lines.extend_from_slice(&rest[..size]);
+            memo.fields = Fields::of(&head, rest);
         }
-        return Parsed::Partial;
+        size
     };
     if head.coding != Coding::None {
         if head.length != Length::None {
@@ -272,57 +328,95 @@ pub fn parse(b: &[u8], cut: bool) -> Parsed<'_> {
     } else if head.length == Length::Bad {
         head.anomaly = Anomaly::BadContentLength;
     }
-    Parsed::Whole(head, size)
+    Parsed::Whole(head, end + 1 + size)
 }
 
-/// Reads the header lines from `from` to the blank one, and returns where that ends. Line ends and
-/// colons are looked for sixteen bytes at a time.
-#[inline]
-fn lines<'a>(head: &mut Head<'a>, b: &'a [u8], from: usize) -> Option<usize> {
-    let mut line = from; // where the line begins, its folds included
-    let mut row = from; // where the row begins, which is the line or one of its folds
-    let mut colon = usize::MAX;
-    let mut at = from;
-    while at < b.len() {
-        let mut block = [0u8; 16];
-        match b.get(at..at + 16) {
-            Some(s) => block.copy_from_slice(s),
-            None => block[..b.len() - at].copy_from_slice(&b[at..]),
+impl Fields {
+    fn of(head: &Head, lines: &[u8]) -> Self {
+        let range = |part: &[u8]| {
+            // Parts are slices of `lines`, or empty.
+            let from = (part.as_ptr() as usize).wrapping_sub(lines.as_ptr() as usize);
+            if part.is_empty() {
+                (0, 0)
+            } else {
+                (from as u32, (from + part.len()) as u32)
+            }
+        };
+        Fields {
+            length: head.length,
+            coding: head.coding,
+            anomaly: head.anomaly,
+            ranges: [
+                range(head.host),
+                range(head.content_type),
+                range(head.content_encoding),
+                range(head.trace),
+            ],
         }
-        let block = u8x16::new(block);
-        let mut ends = block.simd_eq(u8x16::splat(b'\n')).to_bitmask();
-        let mut colons = block.simd_eq(u8x16::splat(b':')).to_bitmask();
+    }
+
+    #[inline]
+    fn restore<'a>(&self, head: &mut Head<'a>, lines: &'a [u8]) {
+        let part = |i: usize| &lines[self.ranges[i].0 as usize..self.ranges[i].1 as usize];
+        head.length = self.length;
+        head.coding = self.coding;
+        head.anomaly = self.anomaly;
+        head.host = part(0);
+        head.content_type = part(1);
+        head.content_encoding = part(2);
+        head.trace = part(3);
+    }
+}
+
+/// Where in sixteen bytes from `at` on a byte is, as bits; past the end there is nothing.
+#[inline]
+fn find16(b: &[u8], at: usize, c: u8) -> u32 {
+    let mut block = [0u8; 16];
+    match b.get(at..at + 16) {
+        Some(s) => block.copy_from_slice(s),
+        None => {
+            let rest = b.get(at..).unwrap_or(&[]);
+            block[..rest.len()].copy_from_slice(rest);
+        }
+    }
+    u8x16::new(block).simd_eq(u8x16::splat(c)).to_bitmask()
+}
+
+/// First letters of the names that matter, without case: b, c, h, t, x.
+const LETTERS: u32 = 1 << 2 | 1 << 3 | 1 << 8 | 1 << 20 | 1 << 24;
+
+/// Reads the header lines in `b` to the blank one, and returns where that ends. Line ends are looked
+/// for sixteen bytes at a time; of a line that cannot matter only the colon is.
+#[inline]
+fn lines<'a>(head: &mut Head<'a>, b: &'a [u8]) -> Option<usize> {
+    let mut line = 0; // where the line begins, its folds included
+    let mut row = 0; // where the row begins, which is the line or one of its folds
+    let mut at = 0;
+    while at < b.len() {
+        let mut ends = find16(b, at, b'\n');
         while ends != 0 {
             let n = at + ends.trailing_zeros() as usize;
-            let before = colons & ((ends & ends.wrapping_neg()) - 1);
-            if colon == usize::MAX && before != 0 {
-                colon = at + before.trailing_zeros() as usize;
-            }
-            colons &= !before;
             ends &= ends - 1;
-            // RFC 9112 §5.2: a row that begins with a blank goes on with the value (obs-fold).
-            let long = n - row > 1;
+            let begin = row;
             row = n + 1;
-            if long && matches!(b.get(row), Some(b' ' | b'\t')) {
-                continue;
+            if n - begin <= 1 {
+                // Blank, or one byte that is no field.
+                if begin == line && (n == begin || b[begin] == b'\r') {
+                    return Some(row);
+                }
+            } else if matches!(b.get(row), Some(b' ' | b'\t')) {
+                continue; // RFC 9112 §5.2: the next row goes on with the value (obs-fold)
             }
-            let text = strip_cr(&b[line..n]);
-            if text.is_empty() {
-                return Some(row);
-            }
-            // Most lines are of no interest: their first letter says so.
-            let plain = colon != usize::MAX
-                && colon > line
-                && !matches!(b[colon - 1], b' ' | b'\t')
-                && !matches!(b[line] | 0x20, b'h' | b'c' | b't' | b'b' | b'x');
-            if !plain {
-                field(head, text, colon.wrapping_sub(line));
+            let first = b[line];
+            let colons = find16(b, line, b':');
+            let colon = line + colons.trailing_zeros() as usize;
+            let usual =
+                colons != 0 && colon < n && colon > line && !matches!(b[colon - 1], b' ' | b'\t');
+            if !usual || (first >= b'A' && LETTERS >> (first & 31) & 1 == 1) {
+                let text = strip_cr(&b[line..n]);
+                field(head, text, memchr(b':', text).unwrap_or(usize::MAX));
             }
             line = row;
-            colon = usize::MAX;
-        }
-        if colon == usize::MAX && colons != 0 {
-            colon = at + colons.trailing_zeros() as usize;
         }
         at += 16;
     }
@@ -385,6 +479,14 @@ fn is_hex(v: &[u8]) -> bool {
 
 /// RFC 9112 §6.3: a list of equal numbers counts as that number.
 fn content_length(known: Length, value: &[u8]) -> Length {
+    if known == Length::None && !value.is_empty() && value.len() <= 18 {
+        let n = value.iter().try_fold(0u64, |n, &c| {
+            c.is_ascii_digit().then(|| n * 10 + u64::from(c - b'0'))
+        });
+        if let Some(n) = n {
+            return Length::Some(n);
+        }
+    }
     let mut out = known;
     for part in value.split(|&c| c == b',') {
         let part = trim(part);
