@@ -81,7 +81,7 @@ impl Exchange {
             self.text.extend_from_slice(field);
             self.marks[i] = self.text.len() as u32;
         }
-        self.marks[4] = self.text.len() as u32;
+        self.marks[4..].fill(self.text.len() as u32);
     }
 
     pub fn set_response(&mut self, content_type: &[u8], content_encoding: &[u8]) {
@@ -223,25 +223,23 @@ impl<T> Default for Numbers<T> {
     }
 }
 
-impl<T: Default> Numbers<T> {
+impl<T> Numbers<T> {
+    /// Adds a value a row; `all` says that every row has one.
     #[inline]
-    fn push(&mut self, value: Option<T>) {
-        match value {
-            Some(v) => {
-                self.values.push(v);
-                if self.nulls {
-                    self.valid.push(true);
-                }
-            }
-            None => {
-                if !self.nulls {
-                    self.nulls = true;
-                    self.valid.clear();
-                    self.valid.resize(self.values.len(), true);
-                }
-                self.values.push(T::default());
-                self.valid.push(false);
-            }
+    fn extend(
+        &mut self,
+        rows: &[Row],
+        all: bool,
+        value: impl Fn(&Row) -> T,
+        valid: impl Fn(&Row) -> bool,
+    ) {
+        if !all && !self.nulls {
+            self.nulls = true;
+            self.valid.resize(self.values.len(), true);
+        }
+        self.values.extend(rows.iter().map(value));
+        if self.nulls {
+            self.valid.extend(rows.iter().map(valid));
         }
     }
 
@@ -262,9 +260,8 @@ struct Texts {
 
 impl Texts {
     #[inline]
-    fn push(&mut self, text: Option<&[u8]>) {
-        let key = text.map(|t| self.strings.intern(t).0 as i32);
-        self.keys.push(key);
+    fn key(&mut self, text: &[u8]) -> i32 {
+        self.strings.intern(text).0 as i32
     }
 
     fn take(&mut self) -> Result<ArrayRef, ArrowError> {
@@ -278,6 +275,48 @@ impl Texts {
     }
 }
 
+/// Columns of dictionary keys, in `Row::keys` and `Columns::texts`.
+const PROTOCOL: usize = 0;
+const CLIENT_IP: usize = 1;
+const SERVER_IP: usize = 2;
+const METHODS: usize = 3;
+const SCHEME: usize = 4;
+const HOSTS: usize = 5;
+const TARGETS: usize = 6;
+const PATH: usize = 7;
+const ENDPOINT: usize = 8;
+const TYPES: usize = 9;
+const ENCODINGS: usize = 10;
+const TRACES: usize = 11;
+const ANOMALY: usize = 12;
+const TEXTS: usize = 13;
+
+/// No key: null.
+const ABSENT: i32 = -1;
+
+/// A finished exchange before it is spread over the columns, some hundred at a time.
+struct Row {
+    time: i64,
+    response_time: i64,
+    last: i64,
+    connection: u64,
+    stream: i32,
+    keys: [i32; TEXTS],
+    client_port: u16,
+    server_port: u16,
+    status: i16,
+    request_seen: bool,
+    response_seen: bool,
+    complete: bool,
+    request: [i64; 4],
+    response: [i64; 4],
+    link_bytes: i64,
+    retransmitted: i64,
+    missing: i64,
+}
+
+const STAGE: usize = 256;
+
 /// What a target says, by its number in the batch.
 struct Split {
     path: i32,
@@ -290,35 +329,24 @@ struct Split {
 pub struct Columns {
     pub rows: usize,
     weight: f64,
+    stage: Vec<Row>,
     time: Numbers<i64>,
     response_time: Numbers<i64>,
     duration: Numbers<i64>,
     first_byte: Numbers<i64>,
     connection: Vec<u64>,
     stream: Vec<i32>,
-    protocol: Texts,
-    client_ip: Texts,
     client_port: Vec<u16>,
-    server_ip: Texts,
     server_port: Vec<u16>,
-    method: Texts,
-    scheme: Texts,
-    host: Texts,
-    target: Texts,
+    texts: [Texts; TEXTS],
     splits: Vec<Split>,
-    path: Texts,
-    endpoint: Texts,
     status: Numbers<i16>,
-    content_type: Texts,
-    content_encoding: Texts,
     request: [Numbers<i64>; 4],
     response: [Numbers<i64>; 4],
     link_bytes: Vec<i64>,
     retransmitted: Vec<i64>,
     complete: Vec<bool>,
     missing: Vec<i64>,
-    trace: Texts,
-    anomaly: Texts,
     /// Number of this batch, from 1.
     batch: u64,
 }
@@ -364,7 +392,7 @@ impl Columns {
             Addr::V4(a) => std::net::Ipv4Addr::from(a).to_string(),
             Addr::V6(a) => std::net::Ipv6Addr::from(a).to_string(),
         };
-        texts.strings.intern(text.as_bytes()).0 as i32
+        texts.key(text.as_bytes())
     }
 
     /// Adds a row, or books a denied exchange; the account is kept either way.
@@ -386,66 +414,76 @@ impl Columns {
         let complete = x.complete();
         account.incomplete += u64::from(!complete);
         self.rows += 1;
-        let (q, r) = (&x.request, &x.response);
-        self.time.push(q.seen.then_some(q.time));
-        self.response_time.push(r.seen.then_some(r.time));
-        let both = q.seen && r.seen;
-        self.duration.push(both.then(|| r.end.wrapping_sub(q.time)));
-        self.first_byte
-            .push(both.then(|| r.time.wrapping_sub(q.time)));
-        self.connection.push(ends.connection);
-        self.stream.push(x.stream);
-        let minor = if q.seen { q.minor } else { r.minor };
-        self.protocol
-            .push(Some(if minor == 0 { b"http/1.0" } else { b"http/1.1" }));
         if addresses.batch != self.batch {
             *addresses = Addresses {
                 batch: self.batch,
-                client: Self::ip(&mut self.client_ip, ends.client.0),
-                server: Self::ip(&mut self.server_ip, ends.server.0),
+                client: Self::ip(&mut self.texts[CLIENT_IP], ends.client.0),
+                server: Self::ip(&mut self.texts[SERVER_IP], ends.server.0),
             };
         }
-        self.client_ip.keys.push(Some(addresses.client));
-        self.client_port.push(ends.client.1);
-        self.server_ip.keys.push(Some(addresses.server));
-        self.server_port.push(ends.server.1);
+        let (q, r) = (&x.request, &x.response);
+        let mut keys = [ABSENT; TEXTS];
+        let minor = if q.seen { q.minor } else { r.minor };
+        keys[PROTOCOL] =
+            self.texts[PROTOCOL].key(if minor == 0 { b"http/1.0" } else { b"http/1.1" });
+        keys[CLIENT_IP] = addresses.client;
+        keys[SERVER_IP] = addresses.server;
         if q.seen {
-            self.push_target(x, templates, redaction);
-        } else {
-            for texts in [
-                &mut self.method,
-                &mut self.scheme,
-                &mut self.host,
-                &mut self.target,
-                &mut self.path,
-                &mut self.endpoint,
-            ] {
-                texts.push(None);
+            self.target(x, templates, redaction, &mut keys);
+        }
+        let given = [
+            (TYPES, CONTENT_TYPE, r.seen),
+            (ENCODINGS, CONTENT_ENCODING, r.seen),
+            (TRACES, TRACE, q.seen),
+        ];
+        for (column, field, seen) in given {
+            let text = x.text(field);
+            if seen && !text.is_empty() {
+                keys[column] = self.texts[column].key(text);
             }
         }
-        self.status.push(r.seen.then_some(x.status as i16));
-        let text = |i: usize| (r.seen && !x.text(i).is_empty()).then(|| x.text(i));
-        self.content_type.push(text(CONTENT_TYPE));
-        self.content_encoding.push(text(CONTENT_ENCODING));
-        for (columns, side) in [(&mut self.request, q), (&mut self.response, r)] {
-            let values = [side.header, side.body, side.wire, side.packets];
-            for (column, value) in columns.iter_mut().zip(values) {
-                column.push(side.seen.then_some(value as i64));
-            }
+        if x.anomaly != 0 {
+            keys[ANOMALY] = self.texts[ANOMALY].key(ANOMALIES[x.anomaly as usize].as_bytes());
         }
-        self.link_bytes.push(x.link_bytes as i64);
-        self.retransmitted.push(x.retransmitted as i64);
-        self.complete.push(complete);
-        self.missing.push(x.missing as i64);
-        let trace = x.text(TRACE);
-        self.trace
-            .push((q.seen && !trace.is_empty()).then_some(trace));
-        self.anomaly
-            .push((x.anomaly != 0).then(|| ANOMALIES[x.anomaly as usize].as_bytes()));
+        let sizes = |s: &Side| {
+            [
+                s.header as i64,
+                s.body as i64,
+                s.wire as i64,
+                s.packets as i64,
+            ]
+        };
+        self.stage.push(Row {
+            time: q.time,
+            response_time: r.time,
+            last: r.end,
+            connection: ends.connection,
+            stream: x.stream,
+            keys,
+            client_port: ends.client.1,
+            server_port: ends.server.1,
+            status: x.status as i16,
+            request_seen: q.seen,
+            response_seen: r.seen,
+            complete,
+            request: sizes(q),
+            response: sizes(r),
+            link_bytes: x.link_bytes as i64,
+            retransmitted: x.retransmitted as i64,
+            missing: x.missing as i64,
+        });
+        if self.stage.len() >= STAGE {
+            self.spread();
+        }
     }
 
-    fn push_target(&mut self, x: &Exchange, templates: &Templates, redaction: &Redaction) {
-        self.method.push(Some(x.text(METHOD)));
+    fn target(
+        &mut self,
+        x: &Exchange,
+        templates: &Templates,
+        redaction: &Redaction,
+        keys: &mut [i32; TEXTS],
+    ) {
         let sent = x.text(TARGET);
         let shown;
         let target = if redaction.parameters.is_empty() {
@@ -454,34 +492,72 @@ impl Columns {
             shown = redaction.target(sent);
             &shown[..]
         };
-        let (id, new) = self.target.strings.intern(target);
-        self.target.keys.push(Some(id as i32));
+        let (id, new) = self.texts[TARGETS].strings.intern(target);
         if new {
             let (path, _, https) = split_target(target);
-            let path_id = self.path.strings.intern(path).0;
             let endpoint = templates.endpoint(&String::from_utf8_lossy(path));
-            let endpoint = self.endpoint.strings.intern(endpoint.as_bytes()).0;
             self.splits.push(Split {
-                path: path_id as i32,
-                endpoint: endpoint as i32,
+                path: self.texts[PATH].key(path),
+                endpoint: self.texts[ENDPOINT].key(endpoint.as_bytes()),
                 https: https == Some(true),
             });
         }
         let split = &self.splits[id as usize];
-        self.path.keys.push(Some(split.path));
-        self.endpoint.keys.push(Some(split.endpoint));
-        self.scheme
-            .push(Some(if split.https { b"https" } else { b"http" }));
+        keys[METHODS] = self.texts[METHODS].key(x.text(METHOD));
+        keys[TARGETS] = id as i32;
+        keys[PATH] = split.path;
+        keys[ENDPOINT] = split.endpoint;
+        keys[SCHEME] = self.texts[SCHEME].key(if split.https { b"https" } else { b"http" });
         // RFC 9112 §3.2.2: the authority in an absolute target overrides Host.
         let host = match target.first() {
             Some(b'/') => x.text(HOST),
             _ => split_target(target).1.unwrap_or(x.text(HOST)),
         };
-        self.host.push((!host.is_empty()).then_some(host));
+        if !host.is_empty() {
+            keys[HOSTS] = self.texts[HOSTS].key(host);
+        }
+    }
+
+    /// Spreads the staged rows over the columns, a column at a time.
+    fn spread(&mut self) {
+        let rows = &self.stage[..];
+        let q = rows.iter().all(|r| r.request_seen);
+        let p = rows.iter().all(|r| r.response_seen);
+        self.time.extend(rows, q, |r| r.time, |r| r.request_seen);
+        self.response_time
+            .extend(rows, p, |r| r.response_time, |r| r.response_seen);
+        let both = |r: &Row| r.request_seen && r.response_seen;
+        self.duration
+            .extend(rows, q && p, |r| r.last.wrapping_sub(r.time), both);
+        self.first_byte
+            .extend(rows, q && p, |r| r.response_time.wrapping_sub(r.time), both);
+        self.connection.extend(rows.iter().map(|r| r.connection));
+        self.stream.extend(rows.iter().map(|r| r.stream));
+        self.client_port.extend(rows.iter().map(|r| r.client_port));
+        self.server_port.extend(rows.iter().map(|r| r.server_port));
+        for (i, texts) in self.texts.iter_mut().enumerate() {
+            let all = rows.iter().all(|r| r.keys[i] != ABSENT);
+            texts
+                .keys
+                .extend(rows, all, |r| r.keys[i].max(0), |r| r.keys[i] != ABSENT);
+        }
+        self.status
+            .extend(rows, p, |r| r.status, |r| r.response_seen);
+        for i in 0..4 {
+            self.request[i].extend(rows, q, |r| r.request[i], |r| r.request_seen);
+            self.response[i].extend(rows, p, |r| r.response[i], |r| r.response_seen);
+        }
+        self.link_bytes.extend(rows.iter().map(|r| r.link_bytes));
+        self.retransmitted
+            .extend(rows.iter().map(|r| r.retransmitted));
+        self.complete.extend(rows.iter().map(|r| r.complete));
+        self.missing.extend(rows.iter().map(|r| r.missing));
+        self.stage.clear();
     }
 
     /// Takes the rows as one record batch.
     pub fn take(&mut self) -> Result<RecordBatch, ArrowError> {
+        self.spread();
         let n = std::mem::take(&mut self.rows);
         self.splits.clear();
         self.batch += 1;
@@ -515,33 +591,33 @@ impl Columns {
             Arc::new(Int32Array::from(renew(&mut self.stream))),
             false,
         );
-        add("protocol", self.protocol.take()?, false);
-        add("client_ip", self.client_ip.take()?, false);
+        add("protocol", self.texts[PROTOCOL].take()?, false);
+        add("client_ip", self.texts[CLIENT_IP].take()?, false);
         add(
             "client_port",
             Arc::new(UInt16Array::from(renew(&mut self.client_port))),
             false,
         );
-        add("server_ip", self.server_ip.take()?, false);
+        add("server_ip", self.texts[SERVER_IP].take()?, false);
         add(
             "server_port",
             Arc::new(UInt16Array::from(renew(&mut self.server_port))),
             false,
         );
-        add("method", self.method.take()?, true);
-        add("scheme", self.scheme.take()?, true);
-        add("host", self.host.take()?, true);
-        add("target", self.target.take()?, true);
-        add("path", self.path.take()?, true);
-        add("endpoint", self.endpoint.take()?, true);
+        add("method", self.texts[METHODS].take()?, true);
+        add("scheme", self.texts[SCHEME].take()?, true);
+        add("host", self.texts[HOSTS].take()?, true);
+        add("target", self.texts[TARGETS].take()?, true);
+        add("path", self.texts[PATH].take()?, true);
+        add("endpoint", self.texts[ENDPOINT].take()?, true);
         let (status, nulls) = self.status.take();
         add(
             "status",
             Arc::new(Int16Array::new(status.into(), nulls)),
             true,
         );
-        add("content_type", self.content_type.take()?, true);
-        add("content_encoding", self.content_encoding.take()?, true);
+        add("content_type", self.texts[TYPES].take()?, true);
+        add("content_encoding", self.texts[ENCODINGS].take()?, true);
         let sizes = ["header_bytes", "body_bytes", "wire_bytes", "packets"];
         for (i, size) in sizes.iter().enumerate() {
             add(
@@ -563,13 +639,13 @@ impl Columns {
             false,
         );
         add("missing_bytes", plain(&mut self.missing), false);
-        add("trace_id", self.trace.take()?, true);
+        add("trace_id", self.texts[TRACES].take()?, true);
         add(
             "weight",
             Arc::new(Float64Array::from(vec![self.weight; n])),
             false,
         );
-        add("anomaly", self.anomaly.take()?, true);
+        add("anomaly", self.texts[ANOMALY].take()?, true);
         RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
     }
 }
