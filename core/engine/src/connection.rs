@@ -125,6 +125,20 @@ pub fn distance(a: u32, b: u32) -> i32 {
     a.wrapping_sub(b) as i32
 }
 
+/// A side of an exchange begins; interim responses may have been counted to it already.
+#[inline]
+fn begin(side: &mut Side, head: &Head, len: usize, begun: &Begun) {
+    side.seen = true;
+    side.time = begun.time;
+    side.end = begun.end;
+    side.seq = begun.seq;
+    side.ack = begun.ack;
+    side.minor = head.minor;
+    side.header = len as u64;
+    side.wire += len as u64;
+    side.packets += begun.packets;
+}
+
 impl Http {
     pub fn new(id: u64, ends: [(Addr, u16); 2], client: usize, state: State) -> Self {
         Http {
@@ -401,22 +415,10 @@ impl Http {
 
     /// A head was read: a message begins.
     fn message(&mut self, d: usize, head: &Head, bytes: &[u8], begun: Begun, sink: &mut Sink) {
-        let side = Side {
-            seen: true,
-            time: begun.time,
-            end: begun.end,
-            seq: begun.seq,
-            ack: begun.ack,
-            minor: head.minor,
-            header: bytes.len() as u64,
-            wire: bytes.len() as u64,
-            packets: begun.packets,
-            ..Side::default()
-        };
         let body = match head.kind {
             Kind::Request => {
                 let mut x = self.fresh();
-                x.request = side;
+                begin(&mut x.request, head, bytes.len(), &begun);
                 x.set_request([head.method, head.target, head.host, head.trace]);
                 x.is_head = head.method == b"HEAD";
                 x.is_connect = head.method == b"CONNECT";
@@ -437,13 +439,7 @@ impl Http {
             Kind::Response => {
                 let i = self.pair(d, &begun, sink);
                 let x = &mut self.queue[i];
-                let wire = x.response.wire + side.wire;
-                let packets = x.response.packets + side.packets;
-                x.response = Side {
-                    wire,
-                    packets,
-                    ..side
-                };
+                begin(&mut x.response, head, bytes.len(), &begun);
                 x.status = head.status;
                 x.set_response(head.content_type, head.content_encoding);
                 http1::response_body(head, x.is_head, x.is_connect)

@@ -67,12 +67,17 @@ pub const CONTENT_ENCODING: usize = 6;
 
 impl Exchange {
     pub fn clear(&mut self) {
-        let mut text = std::mem::take(&mut self.text);
-        text.clear();
-        *self = Exchange {
-            text,
-            ..Exchange::default()
-        };
+        self.text.clear();
+        self.request = Side::default();
+        self.response = Side::default();
+        self.status = 0;
+        self.is_head = false;
+        self.is_connect = false;
+        self.denied = false;
+        self.anomaly = 0;
+        self.link_bytes = 0;
+        self.retransmitted = 0;
+        self.missing = 0;
     }
 
     pub fn set_request(&mut self, fields: [&[u8]; 4]) {

@@ -36,28 +36,31 @@ struct Held {
 }
 
 #[derive(Default)]
+#[repr(C)]
 struct Direction {
     next: u32,
-    known: bool,
-    syn: Option<u32>,
     /// How far the other side has acknowledged this one.
     acked: Option<u32>,
-    held: VecDeque<Held>,
+    syn: Option<u32>,
+    known: bool,
     ended: bool,
+    held: VecDeque<Held>,
 }
 
+/// What every packet needs stands first, side by side.
+#[repr(C)]
 struct Connection {
-    key: (Addr, u16, Addr, u16),
     last: i64,
+    waiting: u32,
     /// Both beginnings are known, or were settled without a handshake.
     settled: bool,
-    first: i64,
     over: bool,
-    over_at: i64,
-    waiting: u32,
-    held_bytes: usize,
     directions: [Direction; 2],
     http: Http,
+    key: (Addr, u16, Addr, u16),
+    first: i64,
+    over_at: i64,
+    held_bytes: usize,
 }
 
 /// A segment's own facts without its payload.
