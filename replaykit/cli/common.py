@@ -21,7 +21,7 @@ from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
-BATCH_ROWS = 131_072
+BATCH_ROWS = 65_536
 
 
 def say(text: str) -> None:

@@ -23,7 +23,7 @@ from replaykit.ship.output import Output, Rotation, append, cannot_write, create
 from replaykit.wire.exchange import BATCH_SCHEMA, SCHEMA
 from replaykit.wire.message import Messages
 
-ROW_GROUP = 131_072
+ROW_GROUP = 65_536
 """Rows: large enough to compress, small enough to skip by its statistics."""
 IDLE_PARTITION_S = 120
 

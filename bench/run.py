@@ -1,0 +1,346 @@
+"""All benchmarks, side by side in one run: `GOREPLAY=/path/to/gor python -m bench.run`.
+
+GOREPLAY is GoReplay 2.0 for files; GOREPLAY_LIVE (default the same) captures live. Writes
+bench/RESULTS.md and bench/scale.png. Figures are ratios of the best of ROUNDS runs taken in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import captures, measure
+from bench.captures import Recorded
+from bench.measure import Cost
+from ci.servers import namespaces, nginx, wrk
+
+ROUNDS = 3
+RESULTS = Path(__file__).parent / "RESULTS.md"
+REPLAYKIT = [sys.executable, "-m", "bench.plain"]
+SEPARATOR = "\n🐵🙈🙉\n".encode()
+
+
+def best(costs: list[Cost]) -> Cost:
+    """The least of each figure: noise only ever adds."""
+    return Cost(min(c.wall_s for c in costs), min(c.cpu_s for c in costs), max(c.peak_mb for c in costs))
+
+
+def gor_requests(folder: Path) -> int:
+    """Requests in all .gor files of a folder."""
+    found = 0
+    for path in folder.glob("*.gor"):
+        with path.open("rb") as file:
+            rest = b""
+            while piece := file.read(64 << 20):
+                parts = (rest + piece).split(SEPARATOR)
+                rest = parts.pop()
+                found += sum(p.startswith(b"1 ") for p in parts)
+    return found
+
+
+def table(rows: list[list[str]]) -> str:
+    head, *body = rows
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body]) + "\n"
+
+
+def files(goreplay: str, recorded: Recorded, what: str) -> str:
+    """One capture file through GoReplay, replaykit and plain copying, in turn."""
+    runs: dict[str, list[Cost]] = {}
+    counts: dict[str, int] = {}
+    size = 0
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as name:
+            out = Path(name)
+            measure.warm(recorded.path)
+            cost = measure.goreplay_file(goreplay, recorded.path, recorded.port, out / "go.gor")
+            runs.setdefault("GoReplay 2.0 to .gor", []).append(cost)
+            counts["GoReplay 2.0 to .gor"] = gor_requests(out)
+        for label, ending in (("replaykit to Parquet", "parquet"), ("replaykit to .gor", "gor")):
+            with tempfile.TemporaryDirectory() as name:
+                target = Path(name) / f"out.{ending}"
+                command = [*REPLAYKIT, "exchanges", str(recorded.path), "--quiet", "--to", str(target)]
+                measure.warm(recorded.path)
+                runs.setdefault(label, []).append(measure.run(command))
+                counts[label] = _rows(target) if ending == "parquet" else gor_requests(Path(name))
+                if ending == "gor":
+                    size = target.stat().st_size
+                    copy = ["cp", str(target), str(Path(name) / "copy")]
+                    measure.warm(target)
+                    runs.setdefault("copying as many bytes (cp)", []).append(measure.run(copy))
+    script = [sys.executable, "-m", "bench.dpkt_script", str(recorded.path), str(recorded.port)]
+    measure.warm(recorded.path)
+    runs["a plain dpkt script"] = [measure.run(script)]
+    peer = best(runs["GoReplay 2.0 to .gor"])
+    rows = [["", "wall", "CPU", "wall: GoReplay is", "CPU: GoReplay is", "peak memory", "exchanges"]]
+    for label, costs in runs.items():
+        c = best(costs)
+        memory = f"{c.peak_mb - recorded.path.stat().st_size / 2**20:,.0f} MB beside the mapped file"
+        rows.append(
+            [
+                label,
+                f"{c.wall_s:.2f} s",
+                f"{c.cpu_s:.2f} s",
+                f"{peer.wall_s / c.wall_s:.1f} x",
+                f"{peer.cpu_s / c.cpu_s:.1f} x",
+                memory if label.startswith("replaykit") else f"{c.peak_mb:,.0f} MB",
+                f"{counts[label]:,} of {recorded.exchanges:,}" if label in counts else "",
+            ]
+        )
+    return (
+        f"{what}: {recorded.packets:,} packets, {recorded.path.stat().st_size / 1e6:,.0f} MB, "
+        f"{recorded.exchanges:,} exchanges in nginx's log; the .gor is {size / 1e6:,.0f} MB.\n\n{table(rows)}"
+    )
+
+
+def _rows(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.ParquetFile(path).metadata.num_rows)
+
+
+def floor(recorded: Recorded) -> str:
+    """The engine with columns and Parquet against the loop that walks packet headers."""
+    ratios = []
+    for _ in range(ROUNDS):
+        out = subprocess.run(
+            [sys.executable, "-m", "bench.floor", str(recorded.path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        found = json.loads(out.splitlines()[-1])
+        ratios.append((found["engine_s"] / found["walk_s"], found))
+    ratio, found = min(ratios, key=lambda r: r[0])
+    return (
+        f"On the loopback file: walking headers {found['walk_s']:.2f} s, engine with all columns and Parquet "
+        f"{found['engine_s']:.2f} s wall: **{ratio:.2f} times** (median {sorted(r for r, _ in ratios)[1]:.2f}).\n"
+    )
+
+
+def readable(recorded: Recorded) -> str:
+    """The readable engine on the first 64 MB."""
+    with tempfile.TemporaryDirectory() as name:
+        piece = Path(name) / "piece.pcap"
+        with recorded.path.open("rb") as file:
+            piece.write_bytes(file.read(64 << 20))
+        begun = time.perf_counter()
+        out = subprocess.run(
+            [*REPLAYKIT, "report", str(piece), "--engine", "readable", "--format", "json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        seconds = time.perf_counter() - begun
+        account = json.loads(out)["account"]
+    each = seconds / account["packets"]
+    return (
+        f"The readable engine: {account['packets'] / seconds:,.0f} packets/s, {account['exchanges'] / seconds:,.0f} "
+        f"exchanges/s ({each * 1e6:.0f} µs a packet) on the same traffic.\n"
+    )
+
+
+@contextmanager
+def _beside(command: list[str]) -> Iterator[list[float]]:
+    """A capture beside the load; gives its CPU seconds, start-up left out, when it has ended."""
+    cpu: list[float] = []
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        time.sleep(3)
+        before = measure.process_cpu_s(process.pid)
+        try:
+            yield cpu
+            time.sleep(1.5)
+            cpu.append(measure.process_cpu_s(process.pid) - before)
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def live(goreplay: str, seconds: int) -> str:
+    """Loopback at the highest rate, with nothing, GoReplay and replaykit beside it."""
+    rates: dict[str, list[float]] = {}
+    costs: dict[str, list[float]] = {}
+    lost: dict[str, str] = {}
+    for _ in range(ROUNDS):
+        for label in ("nothing", "GoReplay", "replaykit"):
+            with tempfile.TemporaryDirectory() as name, nginx(Path(name)) as server:
+                url = f"http://127.0.0.1:{server.port}/"
+                command = {
+                    "nothing": ["sleep", "1000"],
+                    "GoReplay": [
+                        goreplay,
+                        "--input-raw",
+                        f":{server.port}",
+                        "--input-raw-track-response",
+                        "--output-null",
+                    ],
+                    "replaykit": [
+                        *REPLAYKIT,
+                        "capture",
+                        f"lo:{server.port}",
+                        "--quiet",
+                        "--to",
+                        f"{name}/out.parquet",
+                    ],
+                }[label]
+                with _beside(command) as cpu:
+                    rates.setdefault(label, []).append(wrk(url, seconds, 64, root=Path(name)))
+                time.sleep(1.2)
+                served = len(server.log.read_text().splitlines())
+                costs.setdefault(label, []).append(cpu[0] / served * 1e6)
+                if label == "replaykit":
+                    lost[label] = f"{served - _rows(Path(name) / 'out.parquet'):,} of {served:,}"
+    rows = [["beside it", "served", "fall", "CPU per exchange", "lost"]]
+    free = max(rates["nothing"])
+    for label, found in rates.items():
+        rate = max(found)
+        cpu_us = min(costs[label])
+        shown = "" if label == "nothing" else f"{cpu_us:.2f} µs"
+        rows.append([label, f"{rate:,.0f}/s", f"{1 - rate / free:.0%}", shown, lost.get(label, "")])
+    ratio = min(costs["GoReplay"]) / min(costs["replaykit"])
+    return f"{table(rows)}\nCPU per exchange: GoReplay is **{ratio:.1f} x**.\n"
+
+
+def headers_only(goreplay: str, seconds: int) -> str:
+    """Answers of 100 kB between two namespaces, packets of 1,500 bytes."""
+    costs: dict[str, list[float]] = {}
+    notes = ""
+    for _ in range(ROUNDS):
+        for label in ("GoReplay", "replaykit --headers-only"):
+            with (
+                tempfile.TemporaryDirectory() as name,
+                namespaces("rk-live") as (client, side),
+                nginx(Path(name), "10.77.0.2", 80, prefix=side) as server,
+            ):
+                command = {
+                    "GoReplay": [goreplay, "--input-raw", ":80", "--input-raw-track-response", "--output-null"],
+                    "replaykit --headers-only": [
+                        *REPLAYKIT, "capture", "veth0:80", "--headers-only", "--quiet", "--to", f"{name}/out.parquet"
+                    ],
+                }[label]  # fmt: skip
+                pid_command = [*side, *command]
+                with _beside(pid_command) as cpu:
+                    wrk("http://10.77.0.2/files/100k.bin", seconds, 8, mix=False, prefix=client)
+                time.sleep(1.2)
+                served = len(server.log.read_text().splitlines())
+                costs.setdefault(label, []).append(cpu[0] / served * 1e6)
+                if label.startswith("replaykit"):
+                    notes = f"{_rows(Path(name) / 'out.parquet'):,} of {served:,} exchanges"
+    ours, peer = min(costs["replaykit --headers-only"]), min(costs["GoReplay"])
+    return f"GoReplay {peer:.0f} µs, replaykit {ours:.1f} µs CPU per exchange: GoReplay is **{peer / ours:.0f} x** ({notes}).\n"
+
+
+def scale() -> str:
+    """Cost per packet over the number of packets and of connections; draws bench/scale.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    def per_packet_ns(packets: int, connections: int) -> float:
+        path = captures.regular(packets, connections)
+        found = []
+        for _ in range(ROUNDS):
+            out = subprocess.run(
+                [sys.executable, "-m", "bench.floor", str(path)], capture_output=True, text=True, check=True
+            ).stdout
+            result = json.loads(out.splitlines()[-1])
+            found.append(result["engine_cpu_s"] / result["packets"] * 1e9)
+        if packets > 2_000_000:
+            path.unlink()
+        return min(found)
+
+    by_packets = [(n, per_packet_ns(n, 100)) for n in (10**4, 10**5, 10**6, 10**7)]
+    by_connections = [(n, per_packet_ns(10**6, n)) for n in (10, 100, 1000, 10_000, 100_000)]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), sharey=True)
+    for axis, points, title in (
+        (left, by_packets, "packets, 100 connections"),
+        (right, by_connections, "connections, 10^6 packets"),
+    ):
+        axis.semilogx(*zip(*points, strict=True), "o-")
+        axis.set_xlabel(title)
+        axis.grid(alpha=0.3)
+    left.set_ylabel("CPU ns per packet, with Parquet")
+    left.set_ylim(0)
+    figure.tight_layout()
+    figure.savefig(Path(__file__).parent / "scale.png", dpi=110)
+    lines = [
+        ["packets", *(f"{n:,}" for n, _ in by_packets)],
+        ["ns per packet", *(f"{c:.0f}" for _, c in by_packets)],
+    ]
+    more = [
+        ["connections", *(f"{n:,}" for n, _ in by_connections)],
+        ["ns per packet", *(f"{c:.0f}" for _, c in by_connections)],
+    ]
+    return f"{table(lines)}\n{table(more)}\n![cost per packet](scale.png)\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=12, help="of each live run")
+    parser.add_argument("--only", default="", help="names of parts, comma between")
+    args = parser.parse_args()
+    goreplay = os.environ.get("GOREPLAY")
+    if not goreplay:
+        print(
+            "set GOREPLAY to GoReplay 2.0's program (and GOREPLAY_LIVE to one for live capture)",
+            file=sys.stderr,
+        )
+        return 2
+    live_program = os.environ.get("GOREPLAY_LIVE", goreplay)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
+    parts = {
+        "Files: small API exchanges on loopback": lambda: files(goreplay, captures.loopback(), "loopback"),
+        "Files: the same over veth, 1,500 bytes a packet": lambda: files(goreplay, captures.veth(), "veth"),
+        "Against walking headers": lambda: floor(captures.loopback()),
+        "The readable engine": lambda: readable(captures.loopback()),
+        "Live on loopback": lambda: live(live_program, args.seconds),
+        "Live, headers only, 100 kB answers over veth": lambda: headers_only(live_program, args.seconds),
+        "Scale": scale,
+    }
+    wanted = [w for w in args.only.split(",") if w]
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    sections = dict(re.findall(r"^## (.*?)\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    for name, part in parts.items():
+        if wanted and not any(w.lower() in name.lower() for w in wanted):
+            continue
+        print(f"{name} ...", flush=True)
+        sections[name] = part().rstrip() + "\n\n"
+        print(sections[name], flush=True)
+        RESULTS.write_text(_document(sections, list(parts)))
+    return 0
+
+
+INTRODUCTION = """# Side by side with GoReplay
+
+Made by `GOREPLAY=/path/to/gor make bench` on two cores of a noisy virtual machine; all parties ran in turn
+in one run, each figure is the best of three. "GoReplay is 12 x" means that it took twelve times as much.
+Before each timed run the input is read and as much memory as the output needs is touched, untimed: a
+virtual machine pays for the first touch of memory, whoever does it.
+GoReplay is 2.0.0 for files, timed to its "stopped reading" line; 1.3.2 for live capture, with libpcap.
+
+"""
+
+
+def _document(sections: dict[str, str], order: list[str]) -> str:
+    known = [n for n in order if n in sections] + [n for n in sections if n not in order]
+    return INTRODUCTION + "".join(f"## {name}\n\n{sections[name]}" for name in known).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
