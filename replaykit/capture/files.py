@@ -11,6 +11,7 @@ import io
 import mmap
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,48 @@ class Progress:
 
     done: int
     size: int | None
+
+
+class _Pages:
+    """Maps a file's pages a little ahead of the engine, on another core."""
+
+    AHEAD = 8 * PIECE
+    # linux/mman.h; kernels before 5.14 do not know it, and the engine's own faults map the pages.
+    POPULATE_READ = 22
+
+    def __init__(self, data: mmap.mmap, size: int) -> None:
+        self._data, self._size = data, size
+        self._wanted = 0
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def reached(self, at: int) -> None:
+        with self._change:
+            self._wanted = min(at + self.AHEAD, self._size)
+            self._change.notify()
+
+    def stop(self) -> None:
+        with self._change:
+            self._wanted = -1
+            self._change.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        done = 0
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._wanted < 0 or self._wanted > done)
+                if self._wanted < 0:
+                    return
+            step = min(PIECE, self._size - done)
+            try:
+                self._data.madvise(self.POPULATE_READ, done, step)
+            except OSError:
+                return
+            done += step
+            if done >= self._size:
+                return
 
 
 @dataclass
@@ -143,15 +186,20 @@ class CaptureFile:
     def _mapped(self, engine: Engine, size: int, reading: Reading) -> Iterator[Progress]:
         with mmap.mmap(self._raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
             data.madvise(mmap.MADV_SEQUENTIAL)
+            pages = _Pages(data, size)
             at, reach = 0, PIECE
-            while at < size:
-                end = min(at + reach, size)
-                took = self._step(engine, data, at, end)
-                at += took
-                if not took and end == size:
-                    break
-                reach = PIECE if took else reach * 2
-                yield Progress(at, size)
+            try:
+                while at < size:
+                    end = min(at + reach, size)
+                    pages.reached(end)
+                    took = self._step(engine, data, at, end)
+                    at += took
+                    if not took and end == size:
+                        break
+                    reach = PIECE if took else reach * 2
+                    yield Progress(at, size)
+            finally:
+                pages.stop()
             self._ended(size - at, at, reading)
 
     def _streamed(self, engine: Engine, reading: Reading) -> Iterator[Progress]:
