@@ -51,7 +51,7 @@ class _Pages:
 
     def __init__(self, data: mmap.mmap, size: int) -> None:
         self._data, self._size = data, size
-        self._wanted = 0
+        self._wanted = self._done = 0
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -68,20 +68,17 @@ class _Pages:
         self._thread.join()
 
     def _run(self) -> None:
-        done = 0
-        while True:
+        while self._done < self._size:
             with self._change:
-                self._change.wait_for(lambda: self._wanted < 0 or self._wanted > done)
+                self._change.wait_for(lambda: self._wanted < 0 or self._wanted > self._done)
                 if self._wanted < 0:
                     return
-            step = min(PIECE, self._size - done)
+            step = min(PIECE, self._size - self._done)
             try:
-                self._data.madvise(self.POPULATE_READ, done, step)
+                self._data.madvise(self.POPULATE_READ, self._done, step)
             except OSError:
                 return
-            done += step
-            if done >= self._size:
-                return
+            self._done += step
 
 
 @dataclass
