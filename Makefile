@@ -43,7 +43,7 @@ $(VENV)/.installed: pyproject.toml core/Cargo.toml core/engine/Cargo.toml core/p
 	@echo "installing replaykit and its compiled core into $(VENV)"
 	@$(BIN)/pip install --quiet --upgrade pip
 	@$(BIN)/pip install --quiet -e '.[test,lint]'
-	@$(BIN)/python -c 'import replaykit._core' || echo 'WARNING: no compiled core (is a Rust toolchain installed?): the readable engine is used, about 100 times slower'
+	@$(BIN)/python -c 'import replaykit._core' || echo 'WARNING: no compiled core (is a Rust toolchain installed?): the readable engine is used, about 150 times slower'
 	@touch $@
 
 # Real servers for the tests. Without root the tests that need them skip, saying so.

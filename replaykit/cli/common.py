@@ -145,7 +145,7 @@ def engine(choice_args: argparse.Namespace, chosen: Options) -> Engine:
         raise UsageError(f"a filter's regular expression cannot be read: {reason}") from None
     if choice_args.engine == "auto" and opened.name == "readable" and not choice_args.quiet:
         say(
-            "replaykit: the compiled core is not installed: using the readable engine, about 100 times slower"
+            "replaykit: the compiled core is not installed: using the readable engine, about 150 times slower"
         )
     return opened
 

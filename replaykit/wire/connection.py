@@ -214,12 +214,11 @@ class Http:
         return MALFORMED if self.understood else UNKNOWN_PROTOCOL
 
     def _begin(self, d: int, seen: bytes, rest: int, at: int, c: Chunks, cost: _Cost, sink: Sink) -> int:
-        if not self.understood or d == self.client:
-            # RFC 9112 §2.2: blank lines before a request are ignored.
-            blank = len(seen) - len(seen.lstrip(b"\r\n"))
-            if blank:
-                sink.account.add(CONNECTION_OVERHEAD, cost.take(blank)[0])
-                return blank
+        # RFC 9112 §2.2: blank lines before a request are ignored; some servers send one after a body.
+        blank = len(seen) - len(seen.lstrip(b"\r\n"))
+        if blank:
+            sink.account.add(CONNECTION_OVERHEAD, cost.take(blank)[0])
+            return blank
         covered = len(seen) >= rest
         begun = _Begun(c.time, c.time, (c.seq + at) & 0xFFFFFFFF, c.ack)
         head = http1.parse(seen, not covered)

@@ -34,6 +34,7 @@ _STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: |\Z)")
 _HEX16 = re.compile(rb"[0-9a-fA-F]{16}(?:[0-9a-fA-F]{16})?\Z")
 _TRACEPARENT = re.compile(rb".{2}-([0-9a-fA-F]{32})-", re.DOTALL)
 _RESPONSE = b"HTTP/1."
+_NUMBER = re.compile(rb"0*[0-9]{0,18}(?<=[0-9])\Z")
 
 
 def start(b: bytes) -> Kind | Literal["maybe"] | None:
@@ -201,7 +202,7 @@ def _content_length(known: int | Literal["bad"] | None, value: bytes) -> int | L
     """RFC 9112 §6.3: a list of equal numbers counts as that number."""
     for part in value.split(b","):
         text = _trim(part)
-        if not (0 < len(text) <= 18 and all(0x30 <= c <= 0x39 for c in text)):
+        if not _NUMBER.match(text):
             return "bad"
         if known is not None and known != int(text):
             return "bad"

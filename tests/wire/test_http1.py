@@ -77,6 +77,8 @@ CONVERSATIONS = {
     "bare line feeds": ([b"GET / HTTP/1.1\nHost: h\n\n"], [b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx"], [("GET", "/", 200, 24, 0, 35, 1, True)]),
     "equal lengths twice": ([GET], [b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nab"], [("GET", "/a?b=1", 200, 42, 0, 41, 2, True)]),
     "folded header": ([GET], [b"HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"], [("GET", "/a?b=1", 200, 42, 0, 49, 1, True)]),
+    "leading zeros": ([GET], [b"HTTP/1.1 200 OK\r\nContent-Length: 0000000000000000000002\r\n\r\nab"], [("GET", "/a?b=1", 200, 42, 0, 59, 2, True)]),
+    "blank line after a body": ([GET, GET], [OK + b"\r\n", OK], [("GET", "/a?b=1", 200, 42, 0, 64, 5, True)] * 2),
     "lower-case version is no HTTP": ([GET], [b"http/1.1 200 OK\r\n\r\n"], [("GET", "/a?b=1", None, 42, 0, None, None, False)]),
 }  # fmt: skip
 COLUMNS = (

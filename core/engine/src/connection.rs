@@ -270,17 +270,15 @@ impl Http {
         cost: &mut Cost,
         sink: &mut Sink,
     ) -> usize {
-        if !self.understood || d == self.client {
-            // RFC 9112 §2.2: blank lines before a request are ignored.
-            let blank = seen
-                .iter()
-                .position(|b| !matches!(b, b'\r' | b'\n'))
-                .unwrap_or(seen.len());
-            if blank > 0 {
-                sink.account
-                    .add(Cause::ConnectionOverhead, cost.take(blank).0);
-                return blank;
-            }
+        // RFC 9112 §2.2: blank lines before a request are ignored; some servers send one after a body.
+        let blank = seen
+            .iter()
+            .position(|b| !matches!(b, b'\r' | b'\n'))
+            .unwrap_or(seen.len());
+        if blank > 0 {
+            sink.account
+                .add(Cause::ConnectionOverhead, cost.take(blank).0);
+            return blank;
         }
         let covered = seen.len() >= rest;
         let (time, ack) = (c.time, c.ack);

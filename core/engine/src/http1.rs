@@ -479,29 +479,28 @@ fn is_hex(v: &[u8]) -> bool {
 
 /// RFC 9112 §6.3: a list of equal numbers counts as that number.
 fn content_length(known: Length, value: &[u8]) -> Length {
-    if known == Length::None && !value.is_empty() && value.len() <= 18 {
-        let n = value.iter().try_fold(0u64, |n, &c| {
-            c.is_ascii_digit().then(|| n * 10 + u64::from(c - b'0'))
-        });
-        if let Some(n) = n {
-            return Length::Some(n);
-        }
-    }
     let mut out = known;
     for part in value.split(|&c| c == b',') {
-        let part = trim(part);
-        let good = !part.is_empty() && part.len() <= 18 && part.iter().all(u8::is_ascii_digit);
-        let n = part.iter().fold(0u64, |n, &c| {
-            n.wrapping_mul(10)
-                .wrapping_add(u64::from(c.wrapping_sub(b'0')))
-        });
+        let Some(n) = decimal(trim(part)) else {
+            return Length::Bad;
+        };
         out = match out {
-            Length::None if good => Length::Some(n),
-            Length::Some(m) if good && m == n => out,
-            _ => return Length::Bad,
+            Length::None => Length::Some(n),
+            Length::Some(m) if m == n => out,
+            Length::Some(_) | Length::Bad => return Length::Bad,
         };
     }
     out
+}
+
+/// 1*DIGIT, with at most 18 of them after leading zeros.
+fn decimal(text: &[u8]) -> Option<u64> {
+    let zeros = text.iter().take_while(|&&c| c == b'0').count();
+    if text.is_empty() || text.len() - zeros > 18 {
+        return None;
+    }
+    let digit = |n: u64, &c: &u8| c.is_ascii_digit().then(|| n * 10 + u64::from(c - b'0'));
+    text[zeros..].iter().try_fold(0, digit)
 }
 
 fn transfer_encoding(known: Coding, value: &[u8]) -> Coding {
