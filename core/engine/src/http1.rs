@@ -371,14 +371,15 @@ impl Fields {
 /// Where in sixteen bytes from `at` on a byte is, as bits; past the end there is nothing.
 #[inline]
 fn find16(b: &[u8], at: usize, c: u8) -> u32 {
-    let mut block = [0u8; 16];
-    match b.get(at..at + 16) {
-        Some(s) => block.copy_from_slice(s),
-        None => {
-            let rest = b.get(at..).unwrap_or(&[]);
-            block[..rest.len()].copy_from_slice(rest);
-        }
+    match b.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+        Some(block) => u8x16::new(*block).simd_eq(u8x16::splat(c)).to_bitmask(),
+        None => find_at_end(b.get(at..).unwrap_or(&[]), c),
     }
+}
+
+fn find_at_end(rest: &[u8], c: u8) -> u32 {
+    let mut block = [!c; 16];
+    block[..rest.len()].copy_from_slice(rest);
     u8x16::new(block).simd_eq(u8x16::splat(c)).to_bitmask()
 }
 
@@ -438,15 +439,16 @@ fn field<'a>(head: &mut Head<'a>, line: &'a [u8], colon: usize) {
         return;
     };
     let value = || trim(&line[colon + 1..]);
-    let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+    // Most write names in the usual way, which is the quicker comparison.
+    let is = |usual: &[u8]| name == usual || name.eq_ignore_ascii_case(usual);
     match (name.len(), first | 0x20) {
-        (4, b'h') if is(b"host") && head.host.is_empty() => head.host = value(),
-        (14, b'c') if is(b"content-length") => head.length = content_length(head.length, value()),
-        (17, b't') if is(b"transfer-encoding") => {
+        (4, b'h') if is(b"Host") && head.host.is_empty() => head.host = value(),
+        (14, b'c') if is(b"Content-Length") => head.length = content_length(head.length, value()),
+        (17, b't') if is(b"Transfer-Encoding") => {
             head.coding = transfer_encoding(head.coding, value())
         }
-        (12, b'c') if is(b"content-type") => head.content_type = value(),
-        (16, b'c') if is(b"content-encoding") => head.content_encoding = value(),
+        (12, b'c') if is(b"Content-Type") => head.content_type = value(),
+        (16, b'c') if is(b"Content-Encoding") => head.content_encoding = value(),
         (11, b't') if is(b"traceparent") => {
             // W3C Trace Context: version-traceid-spanid-flags
             let v = value();
@@ -463,7 +465,7 @@ fn field<'a>(head: &mut Head<'a>, line: &'a [u8], colon: usize) {
                 head.trace = id;
             }
         }
-        (12, b'x') if is(b"x-b3-traceid") && head.trace.is_empty() => {
+        (12, b'x') if is(b"X-B3-TraceId") && head.trace.is_empty() => {
             let id = value();
             if matches!(id.len(), 16 | 32) && is_hex(id) {
                 head.trace = id;
