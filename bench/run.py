@@ -331,8 +331,8 @@ def main() -> int:
 
 INTRODUCTION = """# Side by side with GoReplay
 
-Made by `GOREPLAY=/path/to/gor make bench` on two cores of a noisy virtual machine; all parties ran in turn
-in one run, each figure is the best of three. "GoReplay is 12 x" means that it took twelve times as much.
+Made by `GOREPLAY=/path/to/gor make bench` on two cores of a noisy virtual machine; the parties of a part ran in
+turn, each figure is the best of three. "GoReplay is 12 x" means that it took twelve times as much.
 Before each timed run the input is read and as much memory as the output needs is touched, untimed: a
 virtual machine pays for the first touch of memory, whoever does it.
 GoReplay is 2.0.0 for files, timed to its "stopped reading" line; 1.3.2 for live capture, with libpcap.
