@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import tempfile
 import time
@@ -58,8 +57,7 @@ def goreplay_file(program: str, capture: Path, port: int, out: Path, seconds: in
     for line in process.stderr:
         if b"stopped reading" in line:
             wall = time.perf_counter() - begun
-            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-            cost = Cost(wall, (int(fields[11]) + int(fields[12])) / TICKS, _peak_mb(process.pid))
+            cost = Cost(wall, process_cpu_s(process.pid), _peak_mb(process.pid))
             break
     time.sleep(4)  # its output is flushed once a second, unpaired messages expire after two
     process.terminate()
@@ -75,11 +73,6 @@ def _peak_mb(pid: int) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return 0.0
-
-
-def children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def process_cpu_s(pid: int) -> float:

@@ -23,7 +23,6 @@ from replaykit.errors import UsageError
 from replaykit.report import render
 from replaykit.report.conservation import conservation
 from replaykit.ship.output import open_output, openers
-from replaykit.wire.engine import NoCompiledCore
 
 EXAMPLES = (
     "replaykit capture :8080",
@@ -39,20 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="[IFACE]:PORT",
         help="interface (default any) and ports: :80, eth0:80,8000-8010",
     )
-    parser.add_argument(
-        "--to",
-        action="append",
-        default=[],
-        metavar="OUTPUT",
-        help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/",
-    )
-    parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
-    parser.add_argument(
-        "--by",
-        default="endpoint",
-        metavar="KEYS",
-        help="endpoint, host, client, status, ... (default endpoint)",
-    )
+    common.add_outputs(parser)
+    common.add_by(parser)
     parser.add_argument(
         "--top", type=int, default=20, metavar="N", help="rows of the table, the rest as (other)"
     )
@@ -63,7 +50,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--interval", default="1s", metavar="TIME", help="between refreshes of table or stats (default 1s)"
     )
     parser.add_argument("--duration", metavar="TIME", help="ends by itself after so long")
-    common.add_rotation(parser)
     group = parser.add_argument_group("in the kernel")
     group.add_argument("--filter", metavar="EXPR", help="a tcpdump expression, beside ports and hosts")
     group.add_argument(
@@ -143,24 +129,20 @@ def run(args: argparse.Namespace) -> int:
     keys = parse_keys(args.by)
     duration = None if args.duration is None else parse_duration(args.duration)
     interval = max(parse_duration(args.interval), 0.1)
-    if settings.headers_only and any(t.endswith((".gor", ".gor.gz")) for t in args.to):
+    wants = any(t.endswith((".gor", ".gor.gz")) for t in args.to)
+    if settings.headers_only and wants:
         raise UsageError("--headers-only cuts bodies off: it cannot fill a .gor file")
     stop: list[int] = []
     with common.outputs([], common.rotation(args)) as opened, _signals(stop):
-        wants = any(t.endswith((".gor", ".gor.gz")) for t in args.to)
         chosen = common.options(args, wants, wants and not args.no_responses)
         common.engine(args, chosen)  # says what is wrong with a pattern before anything is opened
         openers()  # everything is loaded before privileges are dropped
-        try:
-            capture = Capture(settings, chosen)
-        except NoCompiledCore as error:
-            raise UsageError(str(error)) from None
+        capture = Capture(settings, chosen)
         try:
             opened += [common.Background(open_output(t, common.rotation(args))) for t in args.to]
             summary = Summary(keys)
             _loop(capture, summary, opened, args, duration, interval, stop)
         finally:
-            capture.stop()
             capture.close()
     return 0
 
@@ -224,7 +206,6 @@ class _View:
     def __init__(self, args: argparse.Namespace, capture: Capture, summary: Summary) -> None:
         self._args, self._capture, self._summary = args, capture, summary
         self._live: Any = None
-        self._seconds = 0.0
 
     def __enter__(self) -> _View:
         if not self._args.stats and not self._args.quiet and sys.stdout.isatty():
@@ -243,7 +224,6 @@ class _View:
             )
 
     def refresh(self, seconds: float, last: bool = False) -> None:
-        self._seconds = seconds
         if self._args.stats:
             totals = self._capture.totals()
             extra: dict[str, Any] = {
@@ -253,8 +233,7 @@ class _View:
             }
             if last:
                 extra |= {"account": totals.account}
-            by_endpoint = self._summary
-            print(render.stats_line(by_endpoint, self._args.top, extra), flush=True)
+            print(render.stats_line(self._summary, self._args.top, extra), flush=True)
         elif self._live is not None:
             totals = self._capture.totals()
             table = render.table(self._summary, self._args.top)

@@ -80,7 +80,31 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_rotation(parser: argparse.ArgumentParser) -> None:
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -"
+    )
+    parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
+
+
+def add_by(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--by",
+        default="endpoint",
+        metavar="KEYS",
+        help="endpoint, host, client, status, ... (default endpoint)",
+    )
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        metavar="OUTPUT",
+        help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/",
+    )
+    parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
     parser.add_argument("--rotate-size", metavar="SIZE", help="begins a new file after so many bytes")
     parser.add_argument("--rotate-time", metavar="TIME", help="begins a new Parquet file after so long")
 

@@ -34,21 +34,10 @@ TABLE = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -"
-    )
-    parser.add_argument(
-        "--to",
-        action="append",
-        default=[],
-        metavar="OUTPUT",
-        help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/",
-    )
+    common.add_inputs(parser)
+    common.add_outputs(parser)
     parser.add_argument("--format", choices=FORMATS, help="of standard output or --output (default table)")
     parser.add_argument("--output", metavar="FILE", help="writes there in --format")
-    parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
-    parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
-    common.add_rotation(parser)
     common.add_filters(parser)
     common.add_engine(parser)
 

@@ -20,20 +20,12 @@ EXAMPLES = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -"
-    )
-    parser.add_argument(
-        "--by",
-        default="endpoint",
-        metavar="KEYS",
-        help="endpoint, host, client, status, ... (default endpoint)",
-    )
+    common.add_inputs(parser)
+    common.add_by(parser)
     parser.add_argument(
         "--top", type=int, default=20, metavar="N", help="rows shown, the rest as (other); 0: all"
     )
     parser.add_argument("--format", choices=render.FORMATS, default="table")
-    parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
     common.add_filters(parser)
     common.add_engine(parser)
 
