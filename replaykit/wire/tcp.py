@@ -261,7 +261,7 @@ class _Connection:
             if s.flags & ACK:
                 self.http.client = 1 - d
                 if not other.known:
-                    other.known, other.next = True, s.ack
+                    other.known, other.next, other.syn = True, s.ack, (s.ack - 1) & 0xFFFFFFFF
             else:
                 self.http.client = d
         if direction.syn is None:

@@ -6,7 +6,7 @@
 
 use crate::account::{Account, Cause};
 use crate::exchange::{Addresses, Columns, Ends, Exchange, Side};
-use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Memo, Parsed};
+use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Memos, Parsed};
 use crate::link::Addr;
 use crate::message::{gor_id, Messages, Meta};
 use crate::options::Options;
@@ -20,6 +20,7 @@ pub struct Sink {
     pub account: Account,
     /// Bytes in all buffers of all connections.
     pub buffered: usize,
+    pub memos: Memos,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +77,6 @@ pub struct Lane {
     pub state: State,
     begun: Begun,
     head: Vec<u8>,
-    memo: Memo,
     message: Vec<u8>,
     /// The message is still whole.
     keep: bool,
@@ -93,7 +93,6 @@ impl Lane {
             state,
             begun: Begun::default(),
             head: Vec::new(),
-            memo: Memo::default(),
             message: Vec::new(),
             keep: false,
             unasked: false,
@@ -292,7 +291,11 @@ impl Http {
             packets: bytes.1,
             retransmitted: 0,
         };
-        match http1::parse_with(seen, !covered, &mut self.lanes[d].memo) {
+        let speaker = match self.ends[d].0 {
+            Addr::V4(a) => a,
+            Addr::V6(a) => a as u32,
+        };
+        match http1::parse_with(seen, !covered, Some((&mut sink.memos, speaker))) {
             Parsed::Whole(head, n) if self.fits(head.kind, d) => {
                 self.message(d, &head, &seen[..n], begun(cost.take(n)), sink);
                 n

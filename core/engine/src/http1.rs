@@ -59,7 +59,8 @@ pub enum Start {
     No,
     /// Too short to tell.
     Maybe,
-    Request,
+    /// With the length of its method.
+    Request(usize),
     Response,
 }
 
@@ -86,6 +87,7 @@ fn is_token(c: u8) -> bool {
 }
 
 /// What the first bytes could begin.
+#[inline]
 pub fn start(b: &[u8]) -> Start {
     const RESPONSE: &[u8] = b"HTTP/1.";
     if b.starts_with(RESPONSE) {
@@ -97,7 +99,7 @@ pub fn start(b: &[u8]) -> Start {
     let n = b.iter().take(MAX_METHOD + 1).position(|&c| !is_token(c));
     match n {
         Some(0) => Start::No,
-        Some(n) if b[n] == b' ' => Start::Request,
+        Some(n) if b[n] == b' ' => Start::Request(n),
         Some(_) => Start::No,
         None if b.len() > MAX_METHOD => Start::No,
         None => Start::Maybe,
@@ -109,11 +111,10 @@ pub fn start(b: &[u8]) -> Start {
 pub fn clear_start(b: &[u8]) -> Option<Kind> {
     match start(b) {
         Start::Response => status_line(first_line(b).unwrap_or(b)).map(|_| Kind::Response),
-        Start::Request => {
+        Start::Request(space) => {
             if let Some(line) = first_line(b) {
-                return request_line(line).map(|_| Kind::Request);
+                return request_line(line, space).map(|_| Kind::Request);
             }
-            let space = memchr(b' ', b)?;
             let usual: [&[u8]; 9] = [
                 b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH", b"CONNECT",
                 b"TRACE",
@@ -130,10 +131,12 @@ fn first_line(b: &[u8]) -> Option<&[u8]> {
     Some(strip_cr(&b[..memchr(b'\n', b)?]))
 }
 
+#[inline]
 fn strip_cr(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
+#[inline]
 fn trim(mut v: &[u8]) -> &[u8] {
     while let [b' ' | b'\t' | b'\r' | b'\n', rest @ ..] = v {
         v = rest;
@@ -144,15 +147,15 @@ fn trim(mut v: &[u8]) -> &[u8] {
     v
 }
 
-/// Method, target, minor version.
-fn request_line(line: &[u8]) -> Option<(&[u8], &[u8], u8)> {
+/// Method, target, minor version; the method's length is known.
+#[inline]
+fn request_line(line: &[u8], method: usize) -> Option<(&[u8], &[u8], u8)> {
     let line = trim_end_spaces(line);
     let n = line.len();
     if n < 8 || &line[n - 8..n - 1] != b"HTTP/1." || !line[n - 1].is_ascii_digit() {
         return None;
     }
-    let method = memchr(b' ', line)?;
-    if method == 0 || method > MAX_METHOD || !line[..method].iter().all(|&c| is_token(c)) {
+    if method > n {
         return None;
     }
     let target = if method + 1 == n - 8 {
@@ -235,38 +238,177 @@ pub enum Parsed<'a> {
     Invalid,
 }
 
-/// The header lines last read in a direction. Clients and servers repeat themselves: lines that come
-/// again byte for byte are not read again.
+/// Header lines read before, of which new ones differ in values that do not matter, such as dates and
+/// request ids: they need not be taken apart again.
 #[derive(Default)]
-pub struct Memo {
+struct Memo {
     lines: Vec<u8>,
+    /// 0xff where a byte may be another one, if it is no line end.
+    free: Vec<u8>,
     fields: Fields,
+    /// Values to read again, as they matter and mostly differ, and where they lie.
+    again: Vec<(Name, u32, u32)>,
 }
-
-const MEMO_BYTES: usize = 1024;
 
 /// What header lines say, as ranges within them.
 #[derive(Clone, Copy, Default)]
 struct Fields {
-    length: Length,
     coding: Coding,
     anomaly: Anomaly,
-    ranges: [(u32, u32); 4],
+    ranges: [(u32, u32); 3],
+}
+
+/// Memos by who speaks. Bounded: [`SPEAKERS`] sets of [`WAYS`], at most [`MEMO_BYTES`] of lines each.
+pub struct Memos {
+    sets: Vec<[Memo; WAYS]>,
+    /// Which of a set was right last, and which is to be replaced next.
+    hints: Vec<(u8, u8)>,
+}
+
+const SPEAKERS: usize = 32;
+const WAYS: usize = 4;
+const MEMO_BYTES: usize = 1024;
+const BLOCK: usize = 16;
+
+impl Default for Memos {
+    fn default() -> Self {
+        Memos {
+            sets: (0..SPEAKERS).map(|_| Default::default()).collect(),
+            hints: vec![(0, 0); SPEAKERS],
+        }
+    }
+}
+
+impl Memos {
+    /// Reads the header lines in `b` into `head`; returns their size, blank line included.
+    #[inline]
+    fn read<'a>(&mut self, speaker: u32, head: &mut Head<'a>, b: &'a [u8]) -> Option<usize> {
+        let at = (speaker.wrapping_mul(0x9e37_79b1) >> 27) as usize % SPEAKERS;
+        let (set, (recent, next)) = (&mut self.sets[at], &mut self.hints[at]);
+        for i in 0..WAYS as u8 {
+            let way = *recent ^ i;
+            let memo = &set[usize::from(way)];
+            if memo.fits(b) {
+                *recent = way;
+                memo.restore(head, b);
+                return Some(memo.lines.len());
+            }
+        }
+        let size = lines(head, b)?;
+        if (BLOCK..=MEMO_BYTES).contains(&size) {
+            *next = (*next + 1) % WAYS as u8;
+            *recent = *next;
+            set[usize::from(*next)].learn(head, &b[..size]);
+        }
+        Some(size)
+    }
+}
+
+/// True if bytes from `at` on are others than those known, where these are not free, or line ends where they are.
+#[inline(always)]
+fn differ(new: &[u8], old: &[u8], free: &[u8], at: usize, width: usize) -> bool {
+    let range = at..at + width;
+    let (new, old, free) = (&new[range.clone()], &old[range.clone()], &free[range]);
+    let mut differs = u8x16::splat(0);
+    let blocks = new
+        .as_chunks()
+        .0
+        .iter()
+        .zip(old.as_chunks().0)
+        .zip(free.as_chunks().0);
+    for ((new, old), free) in blocks {
+        let (new, old, free) = (u8x16::new(*new), u8x16::new(*old), u8x16::new(*free));
+        differs |= ((new ^ old) & !free) | (new.simd_eq(u8x16::splat(b'\n')) & free);
+    }
+    differs.simd_eq(u8x16::splat(0)).to_bitmask() != 0xffff
+}
+
+impl Memo {
+    /// True if `b` begins with these lines, but for what is free to differ.
+    #[inline]
+    fn fits(&self, b: &[u8]) -> bool {
+        let n = self.lines.len();
+        let Some(b) = b.get(..n).filter(|_| n > 0) else {
+            return false;
+        };
+        let differ = |at: usize, width: usize| differ(b, &self.lines, &self.free, at, width);
+        let wide = n / (4 * BLOCK) * (4 * BLOCK);
+        let whole = n / BLOCK * BLOCK;
+        !(0..wide).step_by(4 * BLOCK).any(|at| differ(at, 4 * BLOCK))
+            && !(wide..whole).step_by(BLOCK).any(|at| differ(at, BLOCK))
+            && !differ(n - BLOCK, BLOCK)
+    }
+
+    #[inline]
+    fn restore<'a>(&self, head: &mut Head<'a>, b: &'a [u8]) {
+        let part =
+            |i: usize| &b[self.fields.ranges[i].0 as usize..self.fields.ranges[i].1 as usize];
+        head.coding = self.fields.coding;
+        head.anomaly = self.fields.anomaly;
+        head.host = part(0);
+        head.content_type = part(1);
+        head.content_encoding = part(2);
+        for &(name, from, to) in &self.again {
+            name.set(head, trim(&b[from as usize..to as usize]));
+        }
+    }
+
+    fn learn(&mut self, head: &Head, b: &[u8]) {
+        let range = |part: &[u8]| {
+            // Parts are slices of `b`, or empty.
+            let from = (part.as_ptr() as usize).wrapping_sub(b.as_ptr() as usize);
+            if part.is_empty() {
+                (0, 0)
+            } else {
+                (from as u32, (from + part.len()) as u32)
+            }
+        };
+        self.fields = Fields {
+            coding: head.coding,
+            anomaly: head.anomaly,
+            ranges: [
+                range(head.host),
+                range(head.content_type),
+                range(head.content_encoding),
+            ],
+        };
+        self.lines.clear();
+        self.lines.extend_from_slice(b);
+        self.free.clear();
+        self.free.resize(b.len(), 0);
+        self.again.clear();
+        let mut line = 0;
+        while let Some(end) = memchr(b'\n', &b[line..]).map(|n| line + n) {
+            // A folded line is compared whole: its first row may look as if it stood alone.
+            let folded = |at: usize| matches!(b.get(at), Some(b' ' | b'\t'));
+            if let Some(colon) = memchr(b':', &b[line..end]).map(|n| line + n) {
+                let plain = !folded(line) && !folded(end + 1) && !folded(colon.wrapping_sub(1));
+                let name = Name::of(&b[line..colon]);
+                if plain && colon > line && name.is_none_or(Name::varies) {
+                    self.free[colon + 1..end].fill(0xff);
+                    if let Some(name) = name {
+                        self.again.push((name, colon as u32 + 1, end as u32));
+                    }
+                }
+            }
+            line = end + 1;
+        }
+    }
 }
 
 /// Reads the head at the start of `b`. With `cut`, an unfinished head with a whole first line
 /// counts as whole, and is flagged.
 pub fn parse(b: &[u8], cut: bool) -> Parsed<'_> {
-    parse_with(b, cut, &mut Memo::default())
+    parse_with(b, cut, None)
 }
 
-/// The same, with what was read before.
-pub fn parse_with<'a>(b: &'a [u8], cut: bool, memo: &mut Memo) -> Parsed<'a> {
-    let kind = match start(b) {
+/// The same, with what this speaker is known to say.
+pub fn parse_with<'a>(b: &'a [u8], cut: bool, memos: Option<(&mut Memos, u32)>) -> Parsed<'a> {
+    let (kind, method) = match start(b) {
         Start::No => return Parsed::Invalid,
         Start::Maybe => return Parsed::Partial,
-        Start::Request => Kind::Request,
-        Start::Response => Kind::Response,
+        Start::Request(method) => (Kind::Request, method),
+        Start::Response => (Kind::Response, 0),
     };
     let Some(end) = memchr(b'\n', b) else {
         return Parsed::Partial;
@@ -293,7 +435,7 @@ pub fn parse_with<'a>(b: &'a [u8], cut: bool, memo: &mut Memo) -> Parsed<'a> {
         head.minor = minor;
         head.status = status;
     } else {
-        let Some((method, target, minor)) = request_line(line) else {
+        let Some((method, target, minor)) = request_line(line, method) else {
             return Parsed::Invalid;
         };
         head.method = method;
@@ -301,23 +443,16 @@ pub fn parse_with<'a>(b: &'a [u8], cut: bool, memo: &mut Memo) -> Parsed<'a> {
         head.minor = minor;
     }
     let rest = &b[end + 1..];
-    let size = if !memo.lines.is_empty() && rest.starts_with(&memo.lines) {
-        memo.fields.restore(&mut head, rest);
-        memo.lines.len()
-    } else {
-        let Some(size) = lines(&mut head, rest) else {
-            if cut {
-                head.anomaly = Anomaly::HeadCut;
-                return Parsed::Whole(head, b.len());
-            }
-            return Parsed::Partial;
-        };
-        memo.lines.clear();
-        if size <= MEMO_BYTES {
-            memo.lines.extend_from_slice(&rest[..size]);
-            memo.fields = Fields::of(&head, rest);
+    let size = match memos {
+        Some((memos, speaker)) => memos.read(speaker, &mut head, rest),
+        None => lines(&mut head, rest),
+    };
+    let Some(size) = size else {
+        if cut {
+            head.anomaly = Anomaly::HeadCut;
+            return Parsed::Whole(head, b.len());
         }
-        size
+        return Parsed::Partial;
     };
     if head.coding != Coding::None {
         if head.length != Length::None {
@@ -329,43 +464,6 @@ pub fn parse_with<'a>(b: &'a [u8], cut: bool, memo: &mut Memo) -> Parsed<'a> {
         head.anomaly = Anomaly::BadContentLength;
     }
     Parsed::Whole(head, end + 1 + size)
-}
-
-impl Fields {
-    fn of(head: &Head, lines: &[u8]) -> Self {
-        let range = |part: &[u8]| {
-            // Parts are slices of `lines`, or empty.
-            let from = (part.as_ptr() as usize).wrapping_sub(lines.as_ptr() as usize);
-            if part.is_empty() {
-                (0, 0)
-            } else {
-                (from as u32, (from + part.len()) as u32)
-            }
-        };
-        Fields {
-            length: head.length,
-            coding: head.coding,
-            anomaly: head.anomaly,
-            ranges: [
-                range(head.host),
-                range(head.content_type),
-                range(head.content_encoding),
-                range(head.trace),
-            ],
-        }
-    }
-
-    #[inline]
-    fn restore<'a>(&self, head: &mut Head<'a>, lines: &'a [u8]) {
-        let part = |i: usize| &lines[self.ranges[i].0 as usize..self.ranges[i].1 as usize];
-        head.length = self.length;
-        head.coding = self.coding;
-        head.anomaly = self.anomaly;
-        head.host = part(0);
-        head.content_type = part(1);
-        head.content_encoding = part(2);
-        head.trace = part(3);
-    }
 }
 
 /// Where in sixteen bytes from `at` on a byte is, as bits; past the end there is nothing.
@@ -435,43 +533,79 @@ fn field<'a>(head: &mut Head<'a>, line: &'a [u8], colon: usize) {
         head.anomaly = Anomaly::BadHeaderLine;
         name = trim(name);
     }
-    let Some(first) = name.first() else {
-        return;
-    };
-    let value = || trim(&line[colon + 1..]);
-    // Most write names in the usual way, which is the quicker comparison.
-    let is = |usual: &[u8]| name == usual || name.eq_ignore_ascii_case(usual);
-    match (name.len(), first | 0x20) {
-        (4, b'h') if is(b"Host") && head.host.is_empty() => head.host = value(),
-        (14, b'c') if is(b"Content-Length") => head.length = content_length(head.length, value()),
-        (17, b't') if is(b"Transfer-Encoding") => {
-            head.coding = transfer_encoding(head.coding, value())
-        }
-        (12, b'c') if is(b"Content-Type") => head.content_type = value(),
-        (16, b'c') if is(b"Content-Encoding") => head.content_encoding = value(),
-        (11, b't') if is(b"traceparent") => {
-            // W3C Trace Context: version-traceid-spanid-flags
-            let v = value();
-            if let Some(id) = v.get(3..35) {
-                if v.get(2) == Some(&b'-') && v.get(35) == Some(&b'-') && is_hex(id) {
+    if let Some(name) = Name::of(name) {
+        name.set(head, trim(&line[colon + 1..]));
+    }
+}
+
+/// A field that matters here.
+#[derive(Clone, Copy)]
+enum Name {
+    Host,
+    ContentLength,
+    TransferEncoding,
+    ContentType,
+    ContentEncoding,
+    Traceparent,
+    B3,
+    B3TraceId,
+}
+
+impl Name {
+    #[inline]
+    fn of(name: &[u8]) -> Option<Self> {
+        let first = name.first()? | 0x20;
+        let (found, usual): (Name, &[u8]) = match (name.len(), first) {
+            (4, b'h') => (Name::Host, b"Host"),
+            (14, b'c') => (Name::ContentLength, b"Content-Length"),
+            (17, b't') => (Name::TransferEncoding, b"Transfer-Encoding"),
+            (12, b'c') => (Name::ContentType, b"Content-Type"),
+            (16, b'c') => (Name::ContentEncoding, b"Content-Encoding"),
+            (11, b't') => (Name::Traceparent, b"traceparent"),
+            (2, b'b') => (Name::B3, b"b3"),
+            (12, b'x') => (Name::B3TraceId, b"X-B3-TraceId"),
+            _ => return None,
+        };
+        // Most write names in the usual way, which is the quicker comparison.
+        (name == usual || name.eq_ignore_ascii_case(usual)).then_some(found)
+    }
+
+    /// Mostly another value with every message.
+    fn varies(self) -> bool {
+        use Name::{B3TraceId, ContentLength, Traceparent, B3};
+        matches!(self, ContentLength | Traceparent | B3 | B3TraceId)
+    }
+
+    #[inline]
+    fn set<'a>(self, head: &mut Head<'a>, value: &'a [u8]) {
+        match self {
+            Name::Host if head.host.is_empty() => head.host = value,
+            Name::Host => {}
+            Name::ContentLength => head.length = content_length(head.length, value),
+            Name::TransferEncoding => head.coding = transfer_encoding(head.coding, value),
+            Name::ContentType => head.content_type = value,
+            Name::ContentEncoding => head.content_encoding = value,
+            Name::Traceparent => {
+                // W3C Trace Context: version-traceid-spanid-flags
+                if let Some(id) = value.get(3..35) {
+                    if value.get(2) == Some(&b'-') && value.get(35) == Some(&b'-') && is_hex(id) {
+                        head.trace = id;
+                    }
+                }
+            }
+            Name::B3 if head.trace.is_empty() => {
+                let id = &value[..memchr(b'-', value).unwrap_or(0)];
+                if matches!(id.len(), 16 | 32) && is_hex(id) {
                     head.trace = id;
                 }
             }
-        }
-        (2, b'b') if is(b"b3") && head.trace.is_empty() => {
-            let v = value();
-            let id = &v[..memchr(b'-', v).unwrap_or(0)];
-            if matches!(id.len(), 16 | 32) && is_hex(id) {
-                head.trace = id;
+            Name::B3TraceId if head.trace.is_empty() => {
+                if matches!(value.len(), 16 | 32) && is_hex(value) {
+                    head.trace = value;
+                }
             }
+            Name::B3 | Name::B3TraceId => {}
         }
-        (12, b'x') if is(b"X-B3-TraceId") && head.trace.is_empty() => {
-            let id = value();
-            if matches!(id.len(), 16 | 32) && is_hex(id) {
-                head.trace = id;
-            }
-        }
-        _ => {}
     }
 }
 
@@ -480,7 +614,11 @@ fn is_hex(v: &[u8]) -> bool {
 }
 
 /// RFC 9112 §6.3: a list of equal numbers counts as that number.
+#[inline]
 fn content_length(known: Length, value: &[u8]) -> Length {
+    if let (Length::None, Some(n)) = (known, decimal(value)) {
+        return Length::Some(n);
+    }
     let mut out = known;
     for part in value.split(|&c| c == b',') {
         let Some(n) = decimal(trim(part)) else {
@@ -496,6 +634,7 @@ fn content_length(known: Length, value: &[u8]) -> Length {
 }
 
 /// 1*DIGIT, with at most 18 of them after leading zeros.
+#[inline]
 fn decimal(text: &[u8]) -> Option<u64> {
     let zeros = text.iter().take_while(|&&c| c == b'0').count();
     if text.is_empty() || text.len() - zeros > 18 {

@@ -24,6 +24,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
 use connection::Sink;
 use exchange::Columns;
+use http1::Memos;
 use link::{Decoded, Decoder};
 use message::Messages;
 use options::Options;
@@ -51,6 +52,7 @@ impl Engine {
                 messages: Messages::default(),
                 account: Account::default(),
                 buffered: 0,
+                memos: Memos::default(),
             },
         }
     }

@@ -14,6 +14,9 @@ use hashbrown::HashMap;
 use std::collections::VecDeque;
 
 const SWEEP_NS: i64 = 1_000_000_000;
+const RECENT: usize = 256;
+/// No connection has this key: an address and a port take 48 bits.
+const NOWHERE: (Key4, u32) = (Key4(u64::MAX, u64::MAX), 0);
 /// An acknowledgement further ahead than this is no reason to wait.
 const FAR: i32 = 1 << 24;
 
@@ -80,7 +83,8 @@ pub struct Table {
     v6: HashMap<Key6, u32, ahash::RandomState>,
     slots: Vec<Option<Box<Connection>>>,
     free: Vec<u32>,
-    last: Option<(Key4, u32)>,
+    /// Where connections were found lately, by their ports.
+    recent: Box<[(Key4, u32); RECENT]>,
     /// Connections that are over, oldest first: slot and connection number.
     over: VecDeque<(u32, u64)>,
     over_count: usize,
@@ -105,7 +109,7 @@ impl Table {
             v6: HashMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
-            last: None,
+            recent: Box::new([NOWHERE; RECENT]),
             over: VecDeque::new(),
             over_count: 0,
             ports,
@@ -126,32 +130,31 @@ impl Table {
             .is_none_or(|bits| bits[usize::from(port >> 6)] >> (port & 63) & 1 == 1)
     }
 
-    /// The slot of a connection; the one asked for last is remembered.
+    /// The slot of a connection.
     #[inline]
     fn find(&mut self, key: &(Addr, u16, Addr, u16)) -> Option<u32> {
         match pack(key) {
             Ok(k) => {
-                if let Some((last, slot)) = self.last {
-                    if last == k {
-                        return Some(slot);
-                    }
+                let recent = &mut self.recent[usize::from(key.1 ^ key.3) % RECENT];
+                if recent.0 != k {
+                    *recent = (k, *self.v4.get(&k)?);
                 }
-                let slot = *self.v4.get(&k)?;
-                self.last = Some((k, slot));
-                Some(slot)
+                Some(recent.1)
             }
             Err(k) => self.v6.get(&k).copied(),
         }
     }
 
     fn remove(&mut self, slot: u32) {
-        self.last = None;
         if let Some(c) = self.slots[slot as usize].take() {
             if c.over {
                 self.over_count -= 1;
             }
             match pack(&c.key) {
-                Ok(k) => self.v4.remove(&k),
+                Ok(k) => {
+                    self.recent[usize::from(c.key.1 ^ c.key.3) % RECENT] = NOWHERE;
+                    self.v4.remove(&k)
+                }
                 Err(k) => self.v6.remove(&k),
             };
             self.free.push(slot);
@@ -406,7 +409,7 @@ impl Table {
         for (_, slot) in all {
             self.end(slot, false, sink);
         }
-        self.last = None;
+        self.recent.fill(NOWHERE);
         self.v4.clear();
         self.v6.clear();
         self.slots.clear();
@@ -532,6 +535,7 @@ impl Connection {
                 if !other.known {
                     other.known = true;
                     other.next = s.ack;
+                    other.syn = Some(s.ack.wrapping_sub(1));
                 }
             } else {
                 self.http.client = d;
