@@ -11,6 +11,7 @@ import random
 import resource
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +55,46 @@ def seeds() -> list[tuple[list[Packet], bytes]]:
             talk.client(get, mss).server(answer, mss)
         packets = talk.close().packets
         out.append((packets, write(packets)))
+        out += [(talk.packets, write(talk.packets)) for talk in (_http2(mss), _websocket(mss))]
     return out
+
+
+def _http2(mss: int) -> Talk:
+    from tests.wire.test_http2 import GET, OK, POST, Pair, grpc
+
+    pair = Pair(mss)
+    pair.exchange(
+        [*GET, ("cookie", "a=1"), ("traceparent", "00-" + "a" * 32 + "-" + "b" * 16 + "-01")], b"", OK, b"x"
+    )
+    rpc = [*POST, ("content-type", "application/grpc")]
+    pair.exchange(rpc, grpc(b"ask"), [*OK[:1], ("content-type", "application/grpc")], grpc(b"one", b"two"))
+    stream = pair.client.get_next_available_stream_id()
+    pair.client.send_headers(stream, GET, end_stream=True)
+    pair.flow()
+    pair.server.push_stream(stream, 2, GET)
+    pair.server.send_headers(stream, [(":status", "103")])
+    pair.server.send_headers(stream, OK)
+    pair.server.send_data(stream, b"z" * 90, pad_length=9)
+    pair.server.send_headers(stream, [("grpc-status", "0")], end_stream=True)
+    pair.server.send_headers(2, OK)
+    pair.server.reset_stream(2)
+    pair.flow()
+    pair.server.close_connection()
+    pair.flow()
+    return pair.talk.close()
+
+
+def _websocket(mss: int) -> Talk:
+    from tests.wire.test_websocket import frame, opened
+
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    talk = opened(b"permessage-deflate")
+    for n in range(4):
+        packed = deflate.compress(b"word " * 50) + deflate.flush(zlib.Z_SYNC_FLUSH)
+        talk.server(frame(1, packed[:-4], 0xC0 if n % 2 else 0x40), mss)
+        if n % 2 == 0:
+            talk.client(frame(9, b"ping", masked=True), mss).server(frame(0, b""), mss)
+    return talk.client(frame(8, b"\x03\xe8", masked=True), mss).server(frame(8, b"\x03\xe8"), mss).close()
 
 
 def _result(name: str, options: Options, data: bytes) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from replaykit.wire.account import (
     GAP,
     MALFORMED,
     MEMORY_BOUND,
+    NOT_UNDERSTOOD,
     RETRANSMISSION,
     SWITCHED_PROTOCOL,
     TRUNCATED,
@@ -28,9 +29,12 @@ from replaykit.wire.endpoint import Templates
 from replaykit.wire.exchange import Columns, Exchange, Side
 from replaykit.wire.filter import Filters, HeaderRule, Redaction
 from replaykit.wire.http1 import REQUEST, RESPONSE, Blind, Body, Chunked, Head, Kind, Length, UntilClose
+from replaykit.wire.http2 import PREFACE, Http2, clear_start, server_start
 from replaykit.wire.link import Addr
 from replaykit.wire.message import Builder, Message, gor_id
 from replaykit.wire.options import Options
+from replaykit.wire.upper import Begun, Context, Cost, Piece, book
+from replaykit.wire.websocket import WebSocket
 
 
 class Sink:
@@ -81,31 +85,6 @@ class Chunks:
     packets: int
 
 
-class _Cost:
-    """A packet's headers, booked once, with its first byte."""
-
-    def __init__(self, overhead: int, packets: int) -> None:
-        self.overhead, self.packets = overhead, packets
-
-    def take(self, n: int) -> tuple[int, int]:
-        out = n + self.overhead, self.packets
-        self.overhead = self.packets = 0
-        return out
-
-
-@dataclass(slots=True)
-class _Begun:
-    """A head being read: when and where it began, what it cost."""
-
-    time: int = 0
-    end: int = 0
-    seq: int = 0
-    ack: int | None = None
-    link: int = 0
-    packets: int = 0
-    retransmitted: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Skip:
     """Not in step: bytes go to the cause until a segment begins clearly."""
@@ -125,7 +104,7 @@ class Lane:
     """
 
     state: State
-    begun: _Begun = field(default_factory=_Begun)
+    begun: Begun = field(default_factory=Begun)
     head: bytearray = field(default_factory=bytearray)
     message: bytearray = field(default_factory=bytearray)
     keep: bool = False
@@ -140,6 +119,21 @@ _BODIES = (Length, Chunked, UntilClose, Blind)
 def distance(a: int, b: int) -> int:
     """a - b on the circle of sequence numbers."""
     return ((a - b + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+
+def _upgrade(x: Exchange, head: bytes, server: int) -> Http2 | WebSocket | None:
+    """What an answer of status 101 switches to, where that is known (RFC 9110 §7.8)."""
+    fields: dict[bytes, bytes] = {}
+    for name, value in http1.fields(head):
+        fields.setdefault(name.lower(), value)
+    to = fields.get(b"upgrade", b"").lower()
+    if to == b"websocket":
+        return WebSocket(x, fields.get(b"sec-websocket-extensions", b""))
+    if to == b"h2c":
+        h = Http2(1 - server, 0, True)
+        h.upgraded(x)
+        return h
+    return None
 
 
 class Http:
@@ -157,6 +151,9 @@ class Http:
         self._stream = 0
         self._forgotten = 0
         self._last_id: int | None = None
+        self._upper: Http2 | WebSocket | None = None
+        self._next: Http2 | WebSocket | None = None
+        """What is spoken once the answer that switches has ended."""
 
     def _fits(self, kind: Kind, d: int) -> bool:
         if not self.understood:
@@ -180,7 +177,7 @@ class Http:
 
     def feed(self, d: int, c: Chunks, sink: Sink) -> None:
         """In-order bytes."""
-        cost = _Cost(c.overhead, c.packets)
+        cost = Cost(c.overhead, c.packets)
         at = 0
         while at < c.length:
             seen, rest = c.data[at:], c.length - at
@@ -194,13 +191,56 @@ class Http:
             elif state == "head":
                 at += self._head(d, seen, rest, c, cost, sink)
             else:
-                sink.account.add(SWITCHED_PROTOCOL, cost.take(rest)[0])
+                seq = (c.seq + at) & 0xFFFFFFFF
+                self._above(d, Piece(seen, rest, c.time, seq, at == 0, False), cost, sink)
                 at += rest
 
-    def _skip(self, d: int, cause: str, seen: bytes, rest: int, first: bool, cost: _Cost, sink: Sink) -> int:
+    def _above(self, d: int, p: Piece, cost: Cost, sink: Sink) -> None:
+        if isinstance(self._upper, Http2):
+            self._upper.feed(d, p, cost, Context(self), sink)
+        elif isinstance(self._upper, WebSocket):
+            self._upper.feed(d != self.client, p, cost, Context(self), sink)
+        else:
+            book(p, SWITCHED_PROTOCOL, p.length, cost, sink)
+
+    def _switch(self, upper: Http2 | WebSocket | None, sink: Sink) -> None:
+        """Both directions speak something else from here on."""
+        for d, lane in enumerate(self.lanes):
+            if lane.state == "head":
+                self._drop_head(d, SWITCHED_PROTOCOL, sink)
+            lane.state = "switched"
+        self._upper = upper
+
+    def _prior_knowledge(self, d: int, seen: bytes, fresh: bool, sink: Sink) -> bool:
+        """HTTP/2 without an upgrade, if these are its first bytes.
+
+        The client's preface or the server's SETTINGS, or frames where the beginning was not seen.
+        """
+        preface = seen.startswith(PREFACE[:18])
+        if preface:
+            client = d
+        elif not self.understood and fresh and server_start(seen):
+            client = 1 - d
+        elif not self.understood and not fresh and clear_start(seen):
+            client = self.client
+        else:
+            return False
+        if self.understood and (client != self.client or self._queue):
+            return False
+        self.understood, self.client = True, client
+        self._switch(Http2(client, 0, fresh or preface), sink)
+        return True
+
+    def next_stream(self) -> int:
+        number, self._stream = self._stream, self._stream + 1
+        return number
+
+    def _skip(self, d: int, cause: str, seen: bytes, rest: int, first: bool, cost: Cost, sink: Sink) -> int:
         kind = http1.clear_start(seen) if first else None
         if kind is not None and (not self.understood or (kind == REQUEST) == (d == self.client)):
             self.lanes[d].state = "idle"
+            return 0
+        if first and cause == NOT_UNDERSTOOD and self._prior_knowledge(d, seen, False, sink):
             return 0
         sink.account.add(cause, cost.take(rest)[0])
         return rest
@@ -213,14 +253,16 @@ class Http:
     def _broken(self) -> str:
         return MALFORMED if self.understood else UNKNOWN_PROTOCOL
 
-    def _begin(self, d: int, seen: bytes, rest: int, at: int, c: Chunks, cost: _Cost, sink: Sink) -> int:
+    def _begin(self, d: int, seen: bytes, rest: int, at: int, c: Chunks, cost: Cost, sink: Sink) -> int:
         # RFC 9112 §2.2: blank lines before a request are ignored; some servers send one after a body.
         blank = len(seen) - len(seen.lstrip(b"\r\n"))
         if blank:
             sink.account.add(CONNECTION_OVERHEAD, cost.take(blank)[0])
             return blank
+        if (seen[:1] == b"P" or not self.understood) and self._prior_knowledge(d, seen, True, sink):
+            return 0
         covered = len(seen) >= rest
-        begun = _Begun(c.time, c.time, (c.seq + at) & 0xFFFFFFFF, c.ack)
+        begun = Begun(c.time, c.time, (c.seq + at) & 0xFFFFFFFF, c.ack)
         head = http1.parse(seen, not covered)
         if isinstance(head, Head) and self._fits(head.kind, d):
             begun.link, begun.packets = cost.take(head.size)
@@ -255,7 +297,7 @@ class Http:
         elif len(head) < 64 and http1.start(bytes(head)) is None:
             self._drop_head(d, self._broken(), sink)
 
-    def _head(self, d: int, seen: bytes, rest: int, c: Chunks, cost: _Cost, sink: Sink) -> int:
+    def _head(self, d: int, seen: bytes, rest: int, c: Chunks, cost: Cost, sink: Sink) -> int:
         lane = self.lanes[d]
         old = len(lane.head)
         lane.head += seen
@@ -270,7 +312,12 @@ class Http:
             sink.buffered -= len(lane.head)
             head, lane.head = bytes(lane.head[:end]), bytearray()
             parsed = http1.parse(head, False)
-            if isinstance(parsed, Head) and self._fits(parsed.kind, d):
+            if head == PREFACE[:18] and not self._queue:
+                sink.account.add(CONNECTION_OVERHEAD, lane.begun.link)
+                self.understood, self.client = True, d
+                lane.state = "idle"
+                self._switch(Http2(d, 18, True), sink)
+            elif isinstance(parsed, Head) and self._fits(parsed.kind, d):
                 self._message(d, parsed, head, lane.begun, sink)
             else:
                 self._refuse(d, self._broken(), lane.begun.link, sink)
@@ -297,7 +344,7 @@ class Http:
         else:
             self._refuse(d, cause, lane.begun.link, sink)
 
-    def _message(self, d: int, head: Head, raw: bytes, begun: _Begun, sink: Sink) -> None:
+    def _message(self, d: int, head: Head, raw: bytes, begun: Begun, sink: Sink) -> None:
         """A head was read: a message begins."""
         side = Side(
             seen=True,
@@ -331,6 +378,8 @@ class Http:
             x.response = side
             x.status = head.status
             x.content_type, x.content_encoding = head.content_type, head.content_encoding
+            if head.status == 101:
+                self._next = _upgrade(x, raw, d)
             body = http1.response_body(head, x.method)
         lane = self.lanes[d]
         lane.state = body
@@ -373,7 +422,7 @@ class Http:
         x.response.done = True
         self._emit(sink)
 
-    def _interim(self, wire: int, begun: _Begun, sink: Sink) -> None:
+    def _interim(self, wire: int, begun: Begun, sink: Sink) -> None:
         i = self._current_response()
         if i is None:
             sink.account.add(CONNECTION_OVERHEAD, begun.link)
@@ -384,7 +433,7 @@ class Http:
         x.link_bytes += begun.link
         x.retransmitted += begun.retransmitted
 
-    def _pair(self, d: int, begun: _Begun, sink: Sink) -> Exchange:
+    def _pair(self, d: int, begun: Begun, sink: Sink) -> Exchange:
         """The exchange that a response answers.
 
         Acknowledgements tell what each side had received when it spoke: an answer never comes before
@@ -413,7 +462,7 @@ class Http:
         return x
 
     def _body(
-        self, d: int, body: Body, seen: bytes, rest: int, first: bool, c: Chunks, cost: _Cost, sink: Sink
+        self, d: int, body: Body, seen: bytes, rest: int, first: bool, c: Chunks, cost: Cost, sink: Sink
     ) -> int:
         unasked, self.lanes[d].unasked = self.lanes[d].unasked, False
         if unasked and first and http1.clear_start(seen) == RESPONSE:
@@ -520,30 +569,28 @@ class Http:
                 self._spoil(self.client, sink)
                 other.state = Skip(GAP)
             if switched:
-                for number in (0, 1):
-                    if self.lanes[number].state == "head":
-                        self._drop_head(number, SWITCHED_PROTOCOL, sink)
-                    self.lanes[number].state = "switched"
+                following, self._next = self._next, None
+                self._switch(following, sink)
         self._emit(sink)
 
     def _emit(self, sink: Sink) -> None:
         """Hands out finished exchanges, in the order of the connection."""
         while self._queue and self._queue[0].request.done and self._queue[0].response.done:
-            sink.columns.push(
-                self._queue.popleft(),
-                self.id,
-                self.ends[self.client],
-                self.ends[1 - self.client],
-                sink.templates,
-                sink.redaction,
-                sink.account,
-            )
+            self.hand_out(self._queue.popleft(), sink)
+
+    def hand_out(self, x: Exchange, sink: Sink) -> None:
+        """Makes a row of an exchange."""
+        client, server = self.ends[self.client], self.ends[1 - self.client]
+        sink.columns.push(x, self.id, client, server, sink.templates, sink.redaction, sink.account)
 
     def gap(self, d: int, seq: int, n: int, sink: Sink) -> None:
         """`n` bytes of this direction, from `seq` on, will never be seen."""
         sink.account.missing_bytes += n
-        self._spoil(d, sink)
         lane = self.lanes[d]
+        if lane.state == "switched":
+            self._above(d, Piece(b"", n, 0, seq, True, True), Cost(0, 0), sink)
+            return
+        self._spoil(d, sink)
         if lane.state == "head":
             self._cut_head(d, GAP, sink)
             self._spoil(d, sink)
@@ -583,6 +630,13 @@ class Http:
 
     def repeated(self, d: int, seq: int, count: int, payload: int, packets: int, sink: Sink) -> None:
         """A segment of this direction came again: its bytes go to the exchange it belongs to."""
+        if isinstance(self._upper, Http2):
+            self._upper.repeated(d, count, payload, packets, sink)
+            return
+        if isinstance(self._upper, WebSocket):
+            if not self._upper.repeated(d != self.client, count, payload, packets):
+                sink.account.add(RETRANSMISSION, count)
+            return
         lane = self.lanes[d]
         if lane.state == "head" and distance(seq, lane.begun.seq) >= 0:
             lane.begun.link += count
@@ -636,6 +690,9 @@ class Http:
             if reset and isinstance(self.lanes[d].state, _BODIES) and x is not None:
                 x.flag(http1.CLOSED_EARLY)
             self._end_message(d, False, sink)
+        if self._upper is not None:
+            self._upper.close(Context(self), sink)
+            self._upper = None
         for x in self._queue:
             x.request.done = x.response.done = True
         self._emit(sink)

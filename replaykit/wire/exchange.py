@@ -23,6 +23,23 @@ _STAMP = pa.timestamp("ns", tz="UTC")
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
+HTTP1, H2, WEBSOCKET = "http/1", "h2", "websocket"
+"""What an exchange was carried by; HTTP/1 rows say 1.0 or 1.1."""
+
+EXTRA = (
+    "request_uncompressed_header_bytes",
+    "response_uncompressed_header_bytes",
+    "request_messages",
+    "response_messages",
+    "request_message_bytes",
+    "response_message_bytes",
+    "request_decoded_bytes",
+    "response_decoded_bytes",
+    "grpc_status",
+)
+"""Measures that few exchanges have, each null unless set."""
+
+
 def _fields() -> list[pa.Field]:
     text, i64 = _TEXT, pa.int64()
     plain: list[tuple[str, pa.DataType, bool]] = [
@@ -57,6 +74,7 @@ def _fields() -> list[pa.Field]:
         ("trace_id", text, True),
         ("weight", pa.float64(), False),
         ("anomaly", text, True),
+        *((name, i64, True) for name in EXTRA),
     ]
     return [pa.field(name, kind, nullable) for name, kind, nullable in plain]
 
@@ -106,6 +124,12 @@ class Exchange:
     retransmitted: int = 0
     missing: int = 0
     id: str = ""
+    protocol: str = HTTP1
+    https: bool = False
+    grpc: bool = False
+    upgrades: bool = False
+    """An extended CONNECT to WebSocket (RFC 8441)."""
+    extra: dict[str, int] = field(default_factory=dict)
 
     def flag(self, anomaly: str | None) -> None:
         """Keeps the first anomaly."""
@@ -173,12 +197,12 @@ class Columns:
             "first_byte_ns": r.time - q.time if both else None,
             "connection": connection,
             "stream": x.stream,
-            "protocol": "http/1.0" if (q.minor if q.seen else r.minor) == 0 else "http/1.1",
+            "protocol": x.protocol,
             "client_ip": _ip(client[0]),
             "client_port": client[1],
             "server_ip": _ip(server[0]),
             "server_port": server[1],
-            "status": x.status if r.seen else None,
+            "status": x.status or None,
             "content_type": _text(x.content_type),
             "content_encoding": _text(x.content_encoding),
             "link_bytes": x.link_bytes,
@@ -188,20 +212,29 @@ class Columns:
             "trace_id": _text(x.trace),
             "weight": self._weight,
             "anomaly": x.anomaly,
+            **x.extra,
         }
-        if q.seen:
+        if x.protocol == HTTP1:
+            row["protocol"] = "http/1.0" if (q.minor if q.seen else r.minor) == 0 else "http/1.1"
+        if q.seen or x.protocol == WEBSOCKET:
+            row |= {
+                "method": _text(x.method),
+                "scheme": "https" if x.https else "http",
+                "host": _text(x.host),
+            }
+        if x.target and (q.seen or x.protocol == WEBSOCKET):
             target = redaction.target(x.target) if redaction.parameters else x.target
             path, authority, https = split_target(target)
             # RFC 9112 §3.2.2: the authority in an absolute target overrides Host.
             host = x.host if authority is None else authority
             shown = path.decode("utf-8", "replace")
             row |= {
-                "method": x.method.decode("utf-8", "replace"),
-                "scheme": "https" if https else "http",
+                "scheme": "https" if https or x.https else "http",
                 "host": _text(host),
                 "target": target.decode("utf-8", "replace"),
                 "path": shown,
-                "endpoint": templates.endpoint(shown),
+                # A gRPC path names a method: /package.Service/Method.
+                "endpoint": shown if x.grpc else templates.endpoint(shown),
             }
         for name, side in (("request", q), ("response", r)):
             if side.seen:

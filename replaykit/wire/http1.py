@@ -23,6 +23,10 @@ HEAD_CUT = "head_cut"
 CHUNKS_HIDDEN = "chunks_hidden"
 CLOSED_EARLY = "closed_early"
 PIPELINE_BOUND = "pipeline_bound"
+STREAM_RESET = "stream_reset"  # or refused (RFC 9113 §6.4, §6.8)
+UNDECODED_HEADERS = "undecoded_headers"  # they refer to a table whose beginning was not captured
+BAD_HEADER_BLOCK = "bad_header_block"  # RFC 7541
+BAD_FRAME = "bad_frame"  # it breaks RFC 6455 §5
 
 Kind = Literal["request", "response"]
 REQUEST: Literal["request"] = "request"
@@ -187,15 +191,23 @@ def _field(head: Head, line: bytes) -> None:
             head.content_type = value
         case b"content-encoding":
             head.content_encoding = value
-        case b"traceparent":  # W3C Trace Context: version-traceid-spanid-flags
-            if trace := _TRACEPARENT.match(value):
-                head.trace = trace[1]
+        case b"traceparent":
+            head.trace = trace(value, b"", b"") or head.trace
         case b"b3" if not head.trace:
-            identifier = value[: max(value.find(b"-"), 0)]
-            if _HEX16.match(identifier):
-                head.trace = identifier
-        case b"x-b3-traceid" if not head.trace and _HEX16.match(value):
-            head.trace = value
+            head.trace = trace(b"", value, b"")
+        case b"x-b3-traceid" if not head.trace:
+            head.trace = trace(b"", b"", value)
+
+
+def trace(traceparent: bytes, b3: bytes, b3_trace_id: bytes) -> bytes:
+    """The trace of a message with these fields, which may be empty."""
+    # W3C Trace Context: version-traceid-spanid-flags
+    if found := _TRACEPARENT.match(traceparent):
+        return found[1]
+    for identifier in (b3[: max(b3.find(b"-"), 0)], b3_trace_id):
+        if _HEX16.match(identifier):
+            return identifier
+    return b""
 
 
 def _content_length(known: int | Literal["bad"] | None, value: bytes) -> int | Literal["bad"]:

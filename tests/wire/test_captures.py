@@ -52,6 +52,43 @@ def test_matches_the_witnesses(case: dict[str, Any], engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", [c for c in _cases() if c["h2"]], ids=lambda c: c["name"])
+def test_http2_matches_the_witness(case: dict[str, Any], engine: str) -> None:
+    found = [r for r in _read(case["name"], engine).rows if r["protocol"] == "h2"]
+    # After an upgrade the request of stream 1 travelled as HTTP/1.
+    asked = [r for r in found if r["request_header_bytes"]]
+    for column, key, rows in (
+        ("method", "methods", asked),
+        ("target", "paths", asked),
+        ("status", "statuses", found),
+    ):
+        assert Counter(str(r[column]) for r in rows if r[column] is not None) == Counter(
+            value for entry in case["h2"] for value in entry[key]
+        )
+
+
+OPCODES = {"1": "TEXT", "2": "BINARY", "8": "CLOSE", "9": "PING", "10": "PONG"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", [c for c in _cases() if c["websocket"]], ids=lambda c: c["name"])
+def test_websocket_matches_the_witness(case: dict[str, Any], engine: str) -> None:
+    found = [r for r in _read(case["name"], engine).rows if r["protocol"] == "websocket"]
+    frames = [
+        (opcode, length, mask)
+        for entry in case["websocket"]
+        for opcode, length, mask in zip(entry["opcode"], entry["length7"], entry["mask"], strict=True)
+    ]
+    long = [int(n) for entry in case["websocket"] for n in entry["length16"]]
+    begun = Counter((OPCODES[o], mask == "1") for o, _, mask in frames if o != "0")
+    assert Counter((r["method"], r["request_packets"] is not None) for r in found) == begun
+    assert sum((r["request_messages"] or 0) + (r["response_messages"] or 0) for r in found) == len(frames)
+    if all(length != "127" for _, length, _ in frames):
+        size = sum(int(n) for _, n, _ in frames if n != "126") + sum(long)
+        assert sum((r["request_body_bytes"] or 0) + (r["response_body_bytes"] or 0) for r in found) == size
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", [c for c in _cases() if c["disputed"]], ids=lambda c: c["name"])
 def test_disputed_streams_do_not_vanish(case: dict[str, Any], engine: str) -> None:
     """Each of their bytes is in a row or under a cause that says why it is not."""

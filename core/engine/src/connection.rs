@@ -5,11 +5,13 @@
 //! heads and chunk lines; body bytes are only counted unless messages are asked for.
 
 use crate::account::{Account, Cause};
-use crate::exchange::{Addresses, Columns, Ends, Exchange, Side};
+use crate::exchange::{Addresses, Columns, Ends, Exchange, Protocol, Side};
 use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Memos, Parsed};
+use crate::http2::{self, Http2};
 use crate::link::Addr;
 use crate::message::{gor_id, Messages, Meta};
 use crate::options::Options;
+use crate::websocket::WebSocket;
 use std::collections::VecDeque;
 
 /// Where finished things go.
@@ -49,13 +51,13 @@ pub struct Chunks<'a> {
 }
 
 /// A packet's headers, booked once, with its first byte.
-struct Cost {
+pub struct Cost {
     overhead: u64,
     packets: u64,
 }
 
 impl Cost {
-    fn take(&mut self, n: usize) -> (u64, u64) {
+    pub fn take(&mut self, n: usize) -> (u64, u64) {
         let bytes = n as u64 + std::mem::take(&mut self.overhead);
         (bytes, std::mem::take(&mut self.packets))
     }
@@ -63,14 +65,123 @@ impl Cost {
 
 /// A head that is not whole yet, or one just read: when and where it began, what it cost.
 #[derive(Clone, Copy, Debug, Default)]
-struct Begun {
-    time: i64,
-    end: i64,
-    seq: u32,
-    ack: Option<u32>,
-    link: u64,
-    packets: u64,
-    retransmitted: u64,
+pub struct Begun {
+    pub time: i64,
+    pub end: i64,
+    pub seq: u32,
+    pub ack: Option<u32>,
+    pub link: u64,
+    pub packets: u64,
+    pub retransmitted: u64,
+}
+
+impl Begun {
+    pub fn at(time: i64, seq: u32) -> Self {
+        Begun {
+            time,
+            end: time,
+            seq,
+            ..Begun::default()
+        }
+    }
+
+    pub fn pay(&mut self, (link, packets): (u64, u64)) {
+        self.link += link;
+        self.packets += packets;
+    }
+}
+
+/// In-order bytes for a protocol above HTTP/1, or a hole: `data` was captured of `len`.
+#[derive(Clone, Copy)]
+pub struct Piece<'a> {
+    pub data: &'a [u8],
+    pub len: usize,
+    pub time: i64,
+    pub seq: u32,
+    /// A segment begins here.
+    pub first: bool,
+    /// The capture never held it.
+    pub missing: bool,
+}
+
+impl Piece<'_> {
+    /// Why reading got out of step here.
+    pub fn lost(&self, otherwise: Cause) -> Cause {
+        if self.missing {
+            Cause::Gap
+        } else if self.data.len() < self.len {
+            Cause::Truncated
+        } else {
+            otherwise
+        }
+    }
+}
+
+/// Books `n` bytes of a piece to a cause; a hole's bytes were never captured.
+pub fn book(p: &Piece, cause: Cause, n: usize, cost: &mut Cost, sink: &mut Sink) {
+    if !p.missing {
+        sink.account.add(cause, cost.take(n).0);
+    }
+}
+
+/// What a protocol above HTTP/1 knows of its connection.
+pub struct Context<'a> {
+    pub id: u64,
+    ends: Ends,
+    addresses: &'a mut Addresses,
+    stream: &'a mut i32,
+}
+
+impl Context<'_> {
+    /// Hands out an exchange.
+    pub fn push(&mut self, x: &Exchange, sink: &mut Sink) {
+        let Sink {
+            options,
+            columns,
+            account,
+            ..
+        } = sink;
+        columns.push(
+            x,
+            &self.ends,
+            self.addresses,
+            &options.templates,
+            &options.redaction,
+            account,
+        );
+    }
+
+    /// The position of a message that came after `origin`: its stream's number in HTTP/2.
+    pub fn number(&mut self, origin: &Exchange) -> i32 {
+        if origin.protocol == Protocol::H2 {
+            return origin.stream;
+        }
+        let n = *self.stream;
+        *self.stream = n.wrapping_add(1);
+        n
+    }
+
+    pub fn gor_id(&self, seq: u32, sink: &Sink) -> [u8; 24] {
+        if !sink.options.requests && !sink.options.responses {
+            return [0; 24];
+        }
+        let (client, port) = self.ends.client;
+        gor_id(port, self.ends.server.1, last_bytes(client), seq)
+    }
+}
+
+/// The last four bytes of an address.
+fn last_bytes(addr: Addr) -> u32 {
+    match addr {
+        Addr::V4(a) => a,
+        Addr::V6(a) => a as u32,
+    }
+}
+
+/// What is spoken after a switch.
+enum Upper {
+    Http2(Http2),
+    WebSocket(WebSocket),
 }
 
 pub struct Lane {
@@ -116,6 +227,9 @@ pub struct Http {
     /// Answers to expect for requests given up.
     forgotten: u32,
     last_id: Option<u32>,
+    upper: Option<Box<Upper>>,
+    /// What is spoken once the answer that switches has ended.
+    next: Option<Box<Upper>>,
 }
 
 /// a - b on the circle of sequence numbers.
@@ -138,6 +252,26 @@ fn begin(side: &mut Side, head: &Head, len: usize, begun: &Begun) {
     side.packets += begun.packets;
 }
 
+/// What an answer of status 101 switches to, where that is known (RFC 9110 §7.8).
+fn upgrade(x: &Exchange, head: &[u8], server: usize) -> Option<Box<Upper>> {
+    let find = |wanted: &[u8]| {
+        http1::fields(head)
+            .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| value)
+    };
+    let to = find(b"Upgrade")?;
+    Some(Box::new(if to.eq_ignore_ascii_case(b"websocket") {
+        let extensions = find(b"Sec-WebSocket-Extensions").unwrap_or(b"");
+        Upper::WebSocket(WebSocket::new(x, extensions))
+    } else if to.eq_ignore_ascii_case(b"h2c") {
+        let mut h = Http2::new(1 - server, 0, true);
+        h.upgraded(x);
+        Upper::Http2(h)
+    } else {
+        return None;
+    }))
+}
+
 impl Http {
     pub fn new(id: u64, ends: [(Addr, u16); 2], client: usize, state: State) -> Self {
         Http {
@@ -152,6 +286,8 @@ impl Http {
             stream: 0,
             forgotten: 0,
             last_id: None,
+            upper: None,
+            next: None,
         }
     }
 
@@ -213,11 +349,81 @@ impl Http {
                 State::Head => self.head(d, seen, rest, c, &mut cost, sink),
                 State::Skip(cause) => self.skip(d, cause, seen, rest, at == 0, &mut cost, sink),
                 State::Switched => {
-                    sink.account.add(Cause::Switched, cost.take(rest).0);
+                    let piece = Piece {
+                        data: seen,
+                        len: rest,
+                        time: c.time,
+                        seq: c.seq.wrapping_add(at as u32),
+                        first: at == 0,
+                        missing: false,
+                    };
+                    self.upper(d, &piece, &mut cost, sink);
                     rest
                 }
             };
         }
+    }
+
+    /// Runs `work` on what is spoken after the switch.
+    fn above<T>(&mut self, work: impl FnOnce(&mut Upper, &mut Context) -> T) -> Option<T> {
+        let mut cx = Context {
+            id: self.id,
+            ends: Ends {
+                connection: self.id,
+                client: self.ends[self.client],
+                server: self.ends[1 - self.client],
+            },
+            addresses: &mut self.addresses,
+            stream: &mut self.stream,
+        };
+        self.upper.as_deref_mut().map(|upper| work(upper, &mut cx))
+    }
+
+    fn upper(&mut self, d: usize, p: &Piece, cost: &mut Cost, sink: &mut Sink) {
+        let server = d != self.client;
+        let known = self.above(|upper, cx| match upper {
+            Upper::Http2(h) => h.feed(d, p, cost, cx, sink),
+            Upper::WebSocket(w) => w.feed(server, p, cost, cx, sink),
+        });
+        if known.is_none() {
+            book(p, Cause::Switched, p.len, cost, sink);
+        }
+    }
+
+    /// Both directions speak something else from here on.
+    fn switch(&mut self, upper: Option<Upper>, sink: &mut Sink) {
+        for lane in 0..2 {
+            if self.lanes[lane].state == State::Head {
+                self.drop_head(lane, Cause::Switched, sink);
+            }
+            self.lanes[lane].state = State::Switched;
+        }
+        self.upper = upper.map(Box::new);
+    }
+
+    /// HTTP/2 without an upgrade, if these are its first bytes: the client's preface or the
+    /// server's SETTINGS, or frames where the beginning was not seen.
+    fn prior_knowledge(&mut self, d: usize, seen: &[u8], fresh: bool, sink: &mut Sink) -> bool {
+        let preface = seen.starts_with(&http2::PREFACE[..18]);
+        let client = if preface {
+            d
+        } else if !self.understood && fresh && http2::server_start(seen) {
+            1 - d
+        } else if !self.understood && !fresh && http2::clear_start(seen) {
+            self.client
+        } else {
+            return false;
+        };
+        if self.understood && (client != self.client || !self.queue.is_empty()) {
+            return false;
+        }
+        self.understood = true;
+        self.client = client;
+        self.switch(
+            Some(Upper::Http2(Http2::new(client, 0, fresh || preface))),
+            sink,
+        );
+        true
     }
 
     fn skip(
@@ -240,6 +446,9 @@ impl Http {
                 self.lanes[d].state = State::Idle;
                 return 0;
             }
+        }
+        if first && cause == Cause::NotUnderstood && self.prior_knowledge(d, seen, false, sink) {
+            return 0;
         }
         sink.account.add(cause, cost.take(rest).0);
         rest
@@ -279,6 +488,9 @@ impl Http {
                 .add(Cause::ConnectionOverhead, cost.take(blank).0);
             return blank;
         }
+        if (seen.first() == Some(&b'P') || !self.understood) && self.prior_knowledge(d, seen, true, sink) {
+            return 0;
+        }
         let covered = seen.len() >= rest;
         let (time, ack) = (c.time, c.ack);
         let seq = c.seq.wrapping_add(at as u32);
@@ -291,10 +503,7 @@ impl Http {
             packets: bytes.1,
             retransmitted: 0,
         };
-        let speaker = match self.ends[d].0 {
-            Addr::V4(a) => a,
-            Addr::V6(a) => a as u32,
-        };
+        let speaker = last_bytes(self.ends[d].0);
         match http1::parse_with(seen, !covered, Some((&mut sink.memos, speaker))) {
             Parsed::Whole(head, n) if self.fits(head.kind, d) => {
                 self.message(d, &head, &seen[..n], begun(cost.take(n)), sink);
@@ -366,6 +575,14 @@ impl Http {
             let mut head = std::mem::take(&mut lane.head);
             let begun = lane.begun;
             match http1::parse(&head, false) {
+                _ if head == http2::PREFACE[..18] && self.queue.is_empty() => {
+                    sink.buffered -= end;
+                    sink.account.add(Cause::ConnectionOverhead, begun.link);
+                    self.understood = true;
+                    self.client = d;
+                    self.lanes[d].state = State::Idle;
+                    self.switch(Some(Upper::Http2(Http2::new(d, 18, true))), sink);
+                }
                 Parsed::Whole(parsed, _) if self.fits(parsed.kind, d) => {
                     sink.buffered -= end;
                     self.message(d, &parsed, &head, begun, sink);
@@ -443,6 +660,10 @@ impl Http {
                 begin(&mut x.response, head, bytes.len(), &begun);
                 x.status = head.status;
                 x.set_response(head.content_type, head.content_encoding);
+                if head.status == 101 {
+                    self.next = upgrade(x, bytes, d);
+                }
+                let x = &self.queue[i];
                 http1::response_body(head, x.is_head, x.is_connect)
             }
         };
@@ -502,16 +723,8 @@ impl Http {
             }
         }
         self.last_id = Some(seq);
-        let client = match self.ends[self.client].0 {
-            Addr::V4(a) => a,
-            Addr::V6(a) => a as u32,
-        };
-        gor_id(
-            self.ends[self.client].1,
-            self.ends[1 - self.client].1,
-            client,
-            seq,
-        )
+        let (client, port) = self.ends[self.client];
+        gor_id(port, self.ends[1 - self.client].1, last_bytes(client), seq)
     }
 
     fn forget_oldest(&mut self, sink: &mut Sink) {
@@ -758,12 +971,8 @@ impl Http {
                 self.lanes[client].state = State::Skip(Cause::Gap);
             }
             if switched {
-                for lane in 0..2 {
-                    if self.lanes[lane].state == State::Head {
-                        self.drop_head(lane, Cause::Switched, sink);
-                    }
-                    self.lanes[lane].state = State::Switched;
-                }
+                let next = self.next.take();
+                self.switch(next.map(|b| *b), sink);
             }
         }
         self.emit(sink);
@@ -800,6 +1009,21 @@ impl Http {
     /// `n` bytes of this direction, from `seq` on, will never be seen.
     pub fn gap(&mut self, d: usize, seq: u32, n: u32, sink: &mut Sink) {
         sink.account.missing_bytes += u64::from(n);
+        if self.lanes[d].state == State::Switched {
+            let piece = Piece {
+                data: &[],
+                len: n as usize,
+                time: 0,
+                seq,
+                first: true,
+                missing: true,
+            };
+            let mut free = Cost {
+                overhead: 0,
+                packets: 0,
+            };
+            return self.upper(d, &piece, &mut free, sink);
+        }
         self.spoil(d, sink);
         let n = u64::from(n);
         if self.lanes[d].state == State::Head {
@@ -856,6 +1080,9 @@ impl Http {
         packets: u64,
         sink: &mut Sink,
     ) {
+        if self.upper.is_some() {
+            return self.repeated_above(d, bytes, payload, packets, sink);
+        }
         let lane = &mut self.lanes[d];
         if lane.state == State::Head && distance(seq, lane.begun.seq) >= 0 {
             lane.begun.link += bytes;
@@ -886,6 +1113,27 @@ impl Http {
                 side.packets += packets;
             }
             None => sink.account.add(Cause::Retransmission, bytes),
+        }
+    }
+
+    fn repeated_above(
+        &mut self,
+        d: usize,
+        bytes: u64,
+        payload: u64,
+        packets: u64,
+        sink: &mut Sink,
+    ) {
+        let server = d != self.client;
+        let known = self.above(|upper, _| match upper {
+            Upper::Http2(h) => {
+                h.repeated(d, bytes, payload, packets, sink);
+                true
+            }
+            Upper::WebSocket(w) => w.repeated(server, bytes, payload, packets),
+        });
+        if known != Some(true) {
+            sink.account.add(Cause::Retransmission, bytes);
         }
     }
 
@@ -939,6 +1187,11 @@ impl Http {
             }
             self.end_message(d, false, sink);
         }
+        self.above(|upper, cx| match upper {
+            Upper::Http2(h) => h.close(cx, sink),
+            Upper::WebSocket(w) => w.close(cx, sink),
+        });
+        self.upper = None;
         for x in &mut self.queue {
             x.request.done = true;
             x.response.done = true;

@@ -15,9 +15,59 @@ use arrow_array::{
     RecordBatch, StringArray, TimestampNanosecondArray, UInt16Array, UInt64Array,
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow_schema::{ArrowError, Field, Schema};
+use arrow_schema::{ArrowError, DataType, Field, Schema};
 use hashbrown::HashTable;
 use std::sync::Arc;
+
+/// What an exchange was carried by; the column `protocol`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// 1.0 or 1.1, as the message says.
+    #[default]
+    Http1,
+    H2,
+    WebSocket,
+}
+
+/// Measures that few exchanges have, each null unless set; see `EXTRA`.
+#[derive(Clone, Debug)]
+pub struct Extra([Option<i64>; EXTRA.len()]);
+
+pub const EXTRA: [&str; 9] = [
+    "request_uncompressed_header_bytes",
+    "response_uncompressed_header_bytes",
+    "request_messages",
+    "response_messages",
+    "request_message_bytes",
+    "response_message_bytes",
+    "request_decoded_bytes",
+    "response_decoded_bytes",
+    "grpc_status",
+];
+
+impl Default for Extra {
+    fn default() -> Self {
+        Extra([None; EXTRA.len()])
+    }
+}
+
+impl Extra {
+    /// The request's column; the response's follows.
+    pub const UNCOMPRESSED: usize = 0;
+    pub const MESSAGES: usize = 2;
+    pub const MESSAGE_BYTES: usize = 4;
+    pub const DECODED: usize = 6;
+    /// Has no sides.
+    pub const GRPC_STATUS: usize = 8;
+
+    pub fn get(&self, column: usize, response: bool) -> Option<i64> {
+        self.0[column + usize::from(response)]
+    }
+
+    pub fn set(&mut self, column: usize, response: bool, value: i64) {
+        self.0[column + usize::from(response)] = Some(value);
+    }
+}
 
 /// One direction of an exchange, as far as it was seen.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +97,11 @@ pub struct Exchange {
     pub status: u16,
     pub is_head: bool,
     pub is_connect: bool,
+    /// An extended CONNECT to WebSocket (RFC 8441).
+    pub upgrades: bool,
+    pub grpc: bool,
+    pub https: bool,
+    pub protocol: Protocol,
     pub denied: bool,
     pub anomaly: u8,
     pub link_bytes: u64,
@@ -54,6 +109,7 @@ pub struct Exchange {
     pub missing: u64,
     pub stream: i32,
     pub id: [u8; 24],
+    pub extra: Option<Box<Extra>>,
     text: Vec<u8>,
     marks: [u32; 7],
 }
@@ -73,6 +129,11 @@ impl Exchange {
         self.status = 0;
         self.is_head = false;
         self.is_connect = false;
+        self.upgrades = false;
+        self.grpc = false;
+        self.https = false;
+        self.protocol = Protocol::Http1;
+        self.extra = None;
         self.denied = false;
         self.anomaly = 0;
         self.link_bytes = 0;
@@ -111,6 +172,10 @@ impl Exchange {
         if self.anomaly == Anomaly::None as u8 {
             self.anomaly = anomaly as u8;
         }
+    }
+
+    pub fn extra_mut(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
     }
 
     pub fn complete(&self) -> bool {
@@ -256,6 +321,28 @@ impl<T> Numbers<T> {
     }
 }
 
+/// A column that most batches have no value for.
+#[derive(Default)]
+struct Rare(Vec<Option<i64>>);
+
+impl Rare {
+    /// Adds the values of `rows` after `before` others.
+    fn extend(&mut self, rows: &[Row], before: usize, i: usize) {
+        let value = |r: &Row| r.extra.as_ref().and_then(|e| e.0[i]);
+        if !self.0.is_empty() || rows.iter().any(|r| value(r).is_some()) {
+            self.0.resize(before, None);
+            self.0.extend(rows.iter().map(value));
+        }
+    }
+
+    fn take(&mut self, n: usize) -> ArrayRef {
+        if self.0.is_empty() {
+            return arrow_array::new_null_array(&DataType::Int64, n);
+        }
+        Arc::new(Int64Array::from(renew(&mut self.0)))
+    }
+}
+
 /// A column of dictionary keys.
 #[derive(Default)]
 struct Texts {
@@ -318,6 +405,7 @@ struct Row {
     link_bytes: i64,
     retransmitted: i64,
     missing: i64,
+    extra: Option<Box<Extra>>,
 }
 
 const STAGE: usize = 256;
@@ -352,6 +440,7 @@ pub struct Columns {
     retransmitted: Vec<i64>,
     complete: Vec<bool>,
     missing: Vec<i64>,
+    extra: [Rare; EXTRA.len()],
     /// Number of this batch, from 1.
     batch: u64,
 }
@@ -429,17 +518,21 @@ impl Columns {
         let (q, r) = (&x.request, &x.response);
         let mut keys = [ABSENT; TEXTS];
         let minor = if q.seen { q.minor } else { r.minor };
-        keys[PROTOCOL] =
-            self.texts[PROTOCOL].key(if minor == 0 { b"http/1.0" } else { b"http/1.1" });
+        keys[PROTOCOL] = self.texts[PROTOCOL].key(match x.protocol {
+            Protocol::Http1 if minor == 0 => b"http/1.0",
+            Protocol::Http1 => b"http/1.1",
+            Protocol::H2 => b"h2",
+            Protocol::WebSocket => b"websocket",
+        });
         keys[CLIENT_IP] = addresses.client;
         keys[SERVER_IP] = addresses.server;
-        if q.seen {
+        if q.seen || x.protocol == Protocol::WebSocket {
             self.target(x, templates, redaction, &mut keys);
         }
         let given = [
             (TYPES, CONTENT_TYPE, r.seen),
             (ENCODINGS, CONTENT_ENCODING, r.seen),
-            (TRACES, TRACE, q.seen),
+            (TRACES, TRACE, true),
         ];
         for (column, field, seen) in given {
             let text = x.text(field);
@@ -476,6 +569,7 @@ impl Columns {
             link_bytes: x.link_bytes as i64,
             retransmitted: x.retransmitted as i64,
             missing: x.missing as i64,
+            extra: x.extra.clone(),
         });
         if self.stage.len() >= STAGE {
             self.spread();
@@ -490,6 +584,17 @@ impl Columns {
         keys: &mut [i32; TEXTS],
     ) {
         let sent = x.text(TARGET);
+        if !x.text(METHOD).is_empty() {
+            keys[METHODS] = self.texts[METHODS].key(x.text(METHOD));
+        }
+        keys[SCHEME] = self.texts[SCHEME].key(if x.https { b"https" } else { b"http" });
+        if sent.is_empty() {
+            // HTTP/2 whose fields could not be decoded.
+            if !x.text(HOST).is_empty() {
+                keys[HOSTS] = self.texts[HOSTS].key(x.text(HOST));
+            }
+            return;
+        }
         let shown;
         let target = if redaction.parameters.is_empty() {
             sent
@@ -500,7 +605,13 @@ impl Columns {
         let (id, new) = self.texts[TARGETS].strings.intern(target);
         if new {
             let (path, _, https) = split_target(target);
-            let endpoint = templates.endpoint(&String::from_utf8_lossy(path));
+            let shown = String::from_utf8_lossy(path);
+            // A gRPC path names a method: /package.Service/Method.
+            let endpoint = if x.grpc {
+                shown.into_owned()
+            } else {
+                templates.endpoint(&shown)
+            };
             self.splits.push(Split {
                 path: self.texts[PATH].key(path),
                 endpoint: self.texts[ENDPOINT].key(endpoint.as_bytes()),
@@ -508,11 +619,12 @@ impl Columns {
             });
         }
         let split = &self.splits[id as usize];
-        keys[METHODS] = self.texts[METHODS].key(x.text(METHOD));
         keys[TARGETS] = id as i32;
         keys[PATH] = split.path;
         keys[ENDPOINT] = split.endpoint;
-        keys[SCHEME] = self.texts[SCHEME].key(if split.https { b"https" } else { b"http" });
+        if split.https {
+            keys[SCHEME] = self.texts[SCHEME].key(b"https");
+        }
         // RFC 9112 §3.2.2: the authority in an absolute target overrides Host.
         let host = match target.first() {
             Some(b'/') => x.text(HOST),
@@ -546,8 +658,9 @@ impl Columns {
                 .keys
                 .extend(rows, all, |r| r.keys[i].max(0), |r| r.keys[i] != ABSENT);
         }
+        let answered = rows.iter().all(|r| r.status != 0);
         self.status
-            .extend(rows, p, |r| r.status, |r| r.response_seen);
+            .extend(rows, answered, |r| r.status, |r| r.status != 0);
         for i in 0..4 {
             self.request[i].extend(rows, q, |r| r.request[i], |r| r.request_seen);
             self.response[i].extend(rows, p, |r| r.response[i], |r| r.response_seen);
@@ -557,6 +670,10 @@ impl Columns {
             .extend(rows.iter().map(|r| r.retransmitted));
         self.complete.extend(rows.iter().map(|r| r.complete));
         self.missing.extend(rows.iter().map(|r| r.missing));
+        let before = self.missing.len() - rows.len();
+        for (i, column) in self.extra.iter_mut().enumerate() {
+            column.extend(rows, before, i);
+        }
         self.stage.clear();
     }
 
@@ -566,8 +683,8 @@ impl Columns {
         let n = std::mem::take(&mut self.rows);
         self.splits.clear();
         self.batch += 1;
-        let mut fields: Vec<Field> = Vec::with_capacity(36);
-        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(36);
+        let mut fields: Vec<Field> = Vec::with_capacity(48);
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(48);
         let mut add = |name: &str, array: ArrayRef, nullable: bool| {
             fields.push(Field::new(name, array.data_type().clone(), nullable));
             arrays.push(array);
@@ -651,6 +768,9 @@ impl Columns {
             false,
         );
         add("anomaly", self.texts[ANOMALY].take()?, true);
+        for (name, column) in EXTRA.iter().zip(&mut self.extra) {
+            add(name, column.take(n), true);
+        }
         RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
     }
 }

@@ -33,9 +33,17 @@ pub enum Anomaly {
     ClosedEarly,
     /// More requests wait on this connection than the bound allows.
     PipelineBound,
+    /// The stream was reset or refused (RFC 9113 §6.4, §6.8).
+    StreamReset,
+    /// Fields refer to a table whose beginning was not captured, or were not captured themselves.
+    UndecodedHeaders,
+    /// A header block that is none (RFC 7541).
+    BadHeaderBlock,
+    /// A frame that breaks RFC 6455 §5.
+    BadFrame,
 }
 
-pub const ANOMALIES: [&str; 10] = [
+pub const ANOMALIES: [&str; 14] = [
     "",
     "conflicting_framing",
     "bad_content_length",
@@ -46,6 +54,10 @@ pub const ANOMALIES: [&str; 10] = [
     "chunks_hidden",
     "closed_early",
     "pipeline_bound",
+    "stream_reset",
+    "undecoded_headers",
+    "bad_header_block",
+    "bad_frame",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -585,32 +597,35 @@ impl Name {
             Name::TransferEncoding => head.coding = transfer_encoding(head.coding, value),
             Name::ContentType => head.content_type = value,
             Name::ContentEncoding => head.content_encoding = value,
-            Name::Traceparent => {
-                // W3C Trace Context: version-traceid-spanid-flags
-                if let Some(id) = value.get(3..35) {
-                    if value.get(2) == Some(&b'-') && value.get(35) == Some(&b'-') && is_hex(id) {
-                        head.trace = id;
-                    }
-                }
-            }
-            Name::B3 if head.trace.is_empty() => {
-                let id = &value[..memchr(b'-', value).unwrap_or(0)];
-                if matches!(id.len(), 16 | 32) && is_hex(id) {
-                    head.trace = id;
-                }
-            }
-            Name::B3TraceId if head.trace.is_empty() => {
-                if matches!(value.len(), 16 | 32) && is_hex(value) {
-                    head.trace = value;
-                }
-            }
+            Name::Traceparent => head.trace = traceparent(value).unwrap_or(head.trace),
+            Name::B3 if head.trace.is_empty() => head.trace = b3(value).unwrap_or(b""),
+            Name::B3TraceId if head.trace.is_empty() => head.trace = trace_id(value).unwrap_or(b""),
             Name::B3 | Name::B3TraceId => {}
         }
     }
 }
 
-fn is_hex(v: &[u8]) -> bool {
-    v.iter().all(u8::is_ascii_hexdigit)
+/// W3C Trace Context: version-traceid-spanid-flags.
+fn traceparent(value: &[u8]) -> Option<&[u8]> {
+    let id = value.get(3..35)?;
+    let dashes = value[2] == b'-' && value.get(35) == Some(&b'-');
+    (dashes && id.iter().all(u8::is_ascii_hexdigit)).then_some(id)
+}
+
+fn b3(value: &[u8]) -> Option<&[u8]> {
+    trace_id(&value[..memchr(b'-', value)?])
+}
+
+fn trace_id(value: &[u8]) -> Option<&[u8]> {
+    (matches!(value.len(), 16 | 32) && value.iter().all(u8::is_ascii_hexdigit)).then_some(value)
+}
+
+/// The trace of a message with these fields, which may be empty.
+pub fn trace<'a>(parent: &'a [u8], b3_value: &'a [u8], b3_trace_id: &'a [u8]) -> &'a [u8] {
+    traceparent(parent)
+        .or_else(|| b3(b3_value))
+        .or_else(|| trace_id(b3_trace_id))
+        .unwrap_or(b"")
 }
 
 /// RFC 9112 §6.3: a list of equal numbers counts as that number.

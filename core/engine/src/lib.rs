@@ -1,7 +1,7 @@
 //! replaykit's compiled engine: captured bytes in, Arrow columns out.
 //!
 //! No I/O, no clock, no unsafe code. `source` finds the packets, `link` the segments, `tcp` the
-//! order, `connection` and `http1` the messages, `exchange` measures, `account` sees to it that
+//! order, `connection`, `http1`, `http2` and `websocket` the messages, `exchange` measures, `account` sees to it that
 //! every byte is booked. Each file has a twin in `replaykit/wire`, which is the specification.
 #![forbid(unsafe_code)]
 #![allow(clippy::too_many_arguments)] // one chunk of bytes is described by where, when, what it cost
@@ -12,12 +12,16 @@ pub mod endpoint;
 pub mod exchange;
 pub mod filter;
 pub mod gor;
+pub mod grpc;
+pub mod hpack;
 pub mod http1;
+pub mod http2;
 pub mod link;
 pub mod message;
 pub mod options;
 pub mod source;
 pub mod tcp;
+pub mod websocket;
 
 use account::{Account, Cause};
 use arrow_array::RecordBatch;
