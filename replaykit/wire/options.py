@@ -14,7 +14,7 @@ class Options:
     weight: 1 / sampling probability. requests, responses: which messages are handed out.
     settle_*: how long a connection without a seen handshake is held back, so that its beginning is
     not mistaken. reorder_ns, hole_ns: how long a hole may wait once the receiver has acknowledged
-    it, and without that. Header rules are (name, pattern or None).
+    it, and without that. vxlan_*: see `envelope.Vxlan`. Header rules are (name, pattern or None).
     """
 
     ports: tuple[int, ...] = ()
@@ -36,6 +36,8 @@ class Options:
     hole_ns: int = 5_000_000_000
     settle_ns: int = 1_000_000_000
     settle_segments: int = 64
+    vxlan_ports: tuple[int, ...] = (4789, 8472)
+    vxlan_vnis: tuple[int, ...] = ()
     endpoints: tuple[str, ...] = ()
     allow_headers: tuple[tuple[str, str | None], ...] = ()
     deny_headers: tuple[tuple[str, str | None], ...] = ()

@@ -9,6 +9,7 @@ import pyarrow as pa
 from replaykit.wire import link, source
 from replaykit.wire.account import GAP
 from replaykit.wire.connection import Sink
+from replaykit.wire.envelope import Vxlan
 from replaykit.wire.gor import Conversations
 from replaykit.wire.message import Builder, Messages
 from replaykit.wire.options import Options
@@ -21,7 +22,7 @@ class ReadableEngine:
     name = "readable"
 
     def __init__(self, options: Options) -> None:
-        self._decoder = link.Decoder()
+        self._decoder = link.Decoder(Vxlan(options.vxlan_ports, options.vxlan_vnis))
         self._table = Table(options.ports, options.first_connection)
         self._sink = Sink(options)
         self._file = source.File()
@@ -65,6 +66,9 @@ class ReadableEngine:
         account.packets += 1
         account.bytes += orig
         decoded = self._decoder.decode(entry, time, orig, frame)
+        while isinstance(decoded, link.Whole):  # what it carries may be in fragments again
+            orig = decoded.size
+            decoded = self._decoder.inside(decoded, time)
         if isinstance(decoded, link.Segment):
             self._table.segment(decoded, self._sink)
         elif isinstance(decoded, str):

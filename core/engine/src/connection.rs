@@ -488,7 +488,9 @@ impl Http {
                 .add(Cause::ConnectionOverhead, cost.take(blank).0);
             return blank;
         }
-        if (seen.first() == Some(&b'P') || !self.understood) && self.prior_knowledge(d, seen, true, sink) {
+        if (seen.first() == Some(&b'P') || !self.understood)
+            && self.prior_knowledge(d, seen, true, sink)
+        {
             return 0;
         }
         let covered = seen.len() >= rest;

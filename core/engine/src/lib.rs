@@ -9,6 +9,7 @@
 pub mod account;
 pub mod connection;
 pub mod endpoint;
+pub mod envelope;
 pub mod exchange;
 pub mod filter;
 pub mod gor;
@@ -29,7 +30,7 @@ use arrow_schema::ArrowError;
 use connection::Sink;
 use exchange::Columns;
 use http1::Memos;
-use link::{Decoded, Decoder};
+use link::{Decoded, Decoder, Whole};
 use message::Messages;
 use options::Options;
 use source::{Block, Broken, File, Step};
@@ -46,7 +47,7 @@ pub struct Engine {
 impl Engine {
     pub fn new(options: Options) -> Self {
         Engine {
-            decoder: Decoder::default(),
+            decoder: Decoder::new(options.vxlan.clone()),
             table: Table::new(&options.ports, options.first_connection),
             file: File::default(),
             conversations: gor::Conversations::default(),
@@ -127,8 +128,19 @@ impl Engine {
             Decoded::Tcp(segment) => self.table.segment(&segment, &mut self.sink),
             Decoded::Other(cause) => self.sink.account.add(cause, orig),
             Decoded::Held => {}
+            Decoded::Whole(datagram) => self.datagram(&datagram, time, &mut lost),
         }
         self.sink.account.add(Cause::Gap, lost);
+    }
+
+    /// A datagram that came in fragments; what it carries may be in fragments again.
+    fn datagram(&mut self, datagram: &Whole, time: i64, lost: &mut u64) {
+        match self.decoder.inside(datagram, time, lost) {
+            Decoded::Tcp(segment) => self.table.segment(&segment, &mut self.sink),
+            Decoded::Other(cause) => self.sink.account.add(cause, datagram.size),
+            Decoded::Held => {}
+            Decoded::Whole(inner) => self.datagram(&inner, time, lost),
+        }
     }
 
     /// Tells the time of a live capture, in ns since the epoch.

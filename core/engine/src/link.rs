@@ -1,9 +1,11 @@
 //! From a captured frame to a TCP segment.
 //!
-//! Owns link types, VLAN tags, PPPoE, IPv4, IPv6 and IP fragments. Never keeps a frame: a segment
-//! borrows its payload. Cost per packet is constant; at most [`MAX_LAYERS`] envelopes are opened.
+//! Owns link types, VLAN tags, PPPoE, IPv4, IPv6 and IP fragments, and the walk through envelopes.
+//! Never keeps a frame: a segment borrows its payload. Cost per packet is constant; at most
+//! [`MAX_LAYERS`] headers are opened.
 
 use crate::account::Cause;
+use crate::envelope::{self, Next, Vxlan};
 use std::collections::{HashMap, VecDeque};
 
 pub const MAX_LAYERS: usize = 16;
@@ -47,15 +49,28 @@ pub enum Decoded<'a> {
     Other(Cause),
     /// A fragment whose datagram is not whole yet; its bytes are held.
     Held,
+    /// A datagram that came in fragments is whole.
+    Whole(Whole),
+}
+
+/// What came in fragments: the payload of an IP packet, and what its packets were.
+pub struct Whole {
+    src: Addr,
+    dst: Addr,
+    protocol: u8,
+    payload: Vec<u8>,
+    /// Link bytes and packets.
+    pub size: u64,
+    packets: u32,
 }
 
 #[inline]
-fn be16(b: &[u8], at: usize) -> Option<u16> {
+pub fn be16(b: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*b.get(at)?, *b.get(at + 1)?]))
 }
 
 #[inline]
-fn be32(b: &[u8], at: usize) -> Option<u32> {
+pub fn be32(b: &[u8], at: usize) -> Option<u32> {
     let s: &[u8; 4] = b.get(at..at + 4)?.try_into().ok()?;
     Some(u32::from_be_bytes(*s))
 }
@@ -96,7 +111,7 @@ pub fn network(link: u32, b: &[u8]) -> Option<(u16, usize)> {
     }
 }
 
-fn ppp(b: &[u8], at: usize) -> Option<(u16, usize)> {
+pub fn ppp(b: &[u8], at: usize) -> Option<(u16, usize)> {
     // RFC 1661 §6.5: an odd first byte is a protocol number of one byte.
     let first = u16::from(*b.get(at)?);
     let (protocol, next) = if first & 1 == 1 {
@@ -179,14 +194,16 @@ fn ipv6(b: &[u8], at: usize) -> Option<Datagram> {
     Some(out)
 }
 
+/// RFC 791: source, destination, protocol, identification.
+type Key = (Addr, Addr, u8, u32);
+
 /// Decodes frames; holds IP fragments until their datagram is whole.
 #[derive(Default)]
 pub struct Decoder {
-    datagrams: HashMap<(Addr, Addr, u32), Partial>,
-    order: VecDeque<((Addr, Addr, u32), u64)>,
+    datagrams: HashMap<Key, Partial>,
+    order: VecDeque<(Key, u64)>,
     born: u64,
-    /// The last whole datagram that came in fragments.
-    whole: Vec<u8>,
+    vxlan: Vxlan,
 }
 
 struct Partial {
@@ -199,6 +216,13 @@ struct Partial {
 }
 
 impl Decoder {
+    pub fn new(vxlan: Vxlan) -> Self {
+        Decoder {
+            vxlan,
+            ..Decoder::default()
+        }
+    }
+
     /// `frame` is what was captured of a packet of `orig` bytes, `entry` what [`network`] says of
     /// it. Bytes given up from the fragment table are added to `lost`.
     pub fn decode<'a>(
@@ -209,7 +233,7 @@ impl Decoder {
         frame: &'a [u8],
         lost: &mut u64,
     ) -> Decoded<'a> {
-        let Some((mut kind, mut at)) = entry else {
+        let Some((kind, at)) = entry else {
             return Decoded::Other(Cause::NotTcp);
         };
         if kind == 0x0800 {
@@ -217,50 +241,82 @@ impl Decoder {
                 return Decoded::Tcp(segment);
             }
         }
+        self.walk(Ok((kind, at)), time, orig as usize, orig, 1, frame, lost)
+    }
+
+    /// What a datagram carries that came in fragments.
+    pub fn inside<'a>(&mut self, w: &'a Whole, time: i64, lost: &mut u64) -> Decoded<'a> {
+        let b = &w.payload[..];
+        if w.protocol == 6 {
+            return segment(w.src, w.dst, time, b, b.len(), w.size, w.packets);
+        }
+        let next = envelope::open(w.protocol, b, 0, &self.vxlan);
+        self.walk(next, time, b.len(), w.size, w.packets, b, lost)
+    }
+
+    /// Walks from one header to the next. `frame` is what was captured of `wire` bytes; the segment in
+    /// it cost `size` link bytes in so many packets.
+    fn walk<'a>(
+        &mut self,
+        mut next: Next,
+        time: i64,
+        wire: usize,
+        size: u64,
+        packets: u32,
+        frame: &'a [u8],
+        lost: &mut u64,
+    ) -> Decoded<'a> {
         for _ in 0..MAX_LAYERS {
-            let next = match kind {
-                0x8100 | 0x88a8 | 0x9100 => be16(frame, at + 2).map(|k| (k, at + 4)),
-                // PPPoE session (RFC 2516): six bytes, then PPP's protocol.
-                0x8864 => match ppp(frame, at + 6) {
-                    Some(next) => Some(next),
-                    None => return Decoded::Other(Cause::NotTcp),
-                },
-                _ => break,
+            let (kind, at) = match next {
+                Ok(place) => place,
+                Err(cause) => return Decoded::Other(cause),
             };
-            let Some(next) = next else {
+            let datagram = match kind {
+                0x0800 => ipv4(frame, at),
+                0x86dd => ipv6(frame, at),
+                _ => {
+                    next = match kind {
+                        0x8100 | 0x88a8 | 0x9100 => be16(frame, at + 2)
+                            .map(|k| (k, at + 4))
+                            .ok_or(Cause::Malformed),
+                        envelope::ETHERNET => be16(frame, at + 12)
+                            .map(|k| (k, at + 14))
+                            .ok_or(Cause::Malformed),
+                        // PPPoE session (RFC 2516): six bytes, then PPP's protocol.
+                        0x8864 => ppp(frame, at + 6).ok_or(Cause::NotTcp),
+                        0x8847 | 0x8848 => envelope::mpls(frame, at),
+                        _ => Err(Cause::NotTcp),
+                    };
+                    continue;
+                }
+            };
+            let Some(d) = datagram else {
                 return Decoded::Other(Cause::Malformed);
             };
-            (kind, at) = next;
-        }
-        let datagram = match kind {
-            0x0800 => ipv4(frame, at),
-            0x86dd => ipv6(frame, at),
-            _ => return Decoded::Other(Cause::NotTcp),
-        };
-        let Some(datagram) = datagram else {
-            return Decoded::Other(Cause::Malformed);
-        };
-        if datagram.fragment.is_some() {
-            if datagram.protocol != 6 {
-                return Decoded::Other(Cause::NotTcp);
+            if d.fragment.is_some() {
+                return match d.protocol {
+                    4 | 6 | 17 | 41 | 47 => self.fragment(&d, time, size, packets, frame, lost),
+                    _ => Decoded::Other(Cause::NotTcp),
+                };
             }
-            return self.fragment(&datagram, time, orig, frame, lost);
+            if d.protocol == 6 {
+                let rest = wire.saturating_sub(d.at);
+                let len = d.len.unwrap_or(rest).min(rest);
+                let captured = frame.get(d.at..).unwrap_or(&[]);
+                let captured = &captured[..captured.len().min(len)];
+                return segment(d.src, d.dst, time, captured, len, size, packets);
+            }
+            next = envelope::open(d.protocol, frame, d.at, &self.vxlan);
         }
-        if datagram.protocol != 6 {
-            return Decoded::Other(Cause::NotTcp);
-        }
-        let wire = (orig as usize).saturating_sub(datagram.at);
-        let len = datagram.len.unwrap_or(wire).min(wire);
-        let captured = frame.get(datagram.at..).unwrap_or(&[]);
-        let captured = &captured[..captured.len().min(len)];
-        segment(&datagram, time, captured, len, orig, 1)
+        Decoded::Other(Cause::NotTcp)
     }
 
     fn fragment<'a>(
-        &'a mut self,
+        &mut self,
         d: &Datagram,
         time: i64,
-        orig: u64,
+        size: u64,
+        packets: u32,
         frame: &[u8],
         lost: &mut u64,
     ) -> Decoded<'a> {
@@ -276,7 +332,7 @@ impl Decoder {
         if captured.len() < len {
             return Decoded::Other(Cause::Truncated);
         }
-        let key = (d.src, d.dst, id);
+        let key = (d.src, d.dst, d.protocol, id);
         self.expire(time, lost);
         if !self.datagrams.contains_key(&key) {
             self.born += 1;
@@ -297,8 +353,8 @@ impl Decoder {
         let Some(partial) = self.datagrams.get_mut(&key) else {
             return Decoded::Other(Cause::Malformed);
         };
-        partial.bytes += orig;
-        partial.packets += 1;
+        partial.bytes += size;
+        partial.packets += packets;
         if partial.pieces.len() < MAX_FRAGMENTS {
             partial.pieces.push((offset, captured[..len].to_vec()));
         }
@@ -309,29 +365,28 @@ impl Decoder {
             return Decoded::Held;
         };
         partial.pieces.sort_by_key(|piece| piece.0);
-        self.whole.clear();
+        let mut payload = Vec::new();
         for (offset, piece) in &partial.pieces {
-            if *offset > self.whole.len() {
+            if *offset > payload.len() {
                 return Decoded::Held;
             }
-            let known = self.whole.len() - offset;
-            self.whole
-                .extend_from_slice(piece.get(known..).unwrap_or(&[]));
+            let known = payload.len() - offset;
+            payload.extend_from_slice(piece.get(known..).unwrap_or(&[]));
         }
-        if self.whole.len() < total {
+        if payload.len() < total {
             return Decoded::Held;
         }
-        self.whole.truncate(total);
-        let (bytes, packets) = (partial.bytes, partial.packets);
+        payload.truncate(total);
+        let whole = Whole {
+            src: d.src,
+            dst: d.dst,
+            protocol: d.protocol,
+            payload,
+            size: partial.bytes,
+            packets: partial.packets,
+        };
         self.datagrams.remove(&key);
-        match segment(d, time, &self.whole, total, bytes, packets) {
-            Decoded::Other(cause) => {
-                // The earlier fragments' bytes are held: the caller only books this packet's.
-                *lost += bytes - orig;
-                Decoded::Other(cause)
-            }
-            decoded => decoded,
-        }
+        Decoded::Whole(whole)
     }
 
     fn expire(&mut self, now: i64, lost: &mut u64) {
@@ -396,7 +451,8 @@ fn plain(time: i64, orig: u64, frame: &[u8], at: usize) -> Option<Segment<'_>> {
 }
 
 fn segment<'a>(
-    d: &Datagram,
+    src: Addr,
+    dst: Addr,
     time: i64,
     b: &'a [u8],
     len: usize,
@@ -429,8 +485,8 @@ fn segment<'a>(
     let len = len - header;
     Decoded::Tcp(Segment {
         time,
-        src: d.src,
-        dst: d.dst,
+        src,
+        dst,
         sport,
         dport,
         seq,

@@ -1,6 +1,7 @@
 //! What a run may be told. Every bound has a sound default.
 
 use crate::endpoint::Templates;
+use crate::envelope::Vxlan;
 use crate::filter::{Filters, Redaction};
 
 #[derive(Clone, Debug)]
@@ -38,6 +39,7 @@ pub struct Options {
     pub filters: Filters,
     pub redaction: Redaction,
     pub templates: Templates,
+    pub vxlan: Vxlan,
 }
 
 impl Default for Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             filters: Filters::default(),
             redaction: Redaction::default(),
             templates: Templates::default(),
+            vxlan: Vxlan::default(),
         }
     }
 }

@@ -94,6 +94,8 @@ fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     set(o, "hole_ns", &mut out.hole_ns)?;
     set(o, "settle_ns", &mut out.settle_ns)?;
     set(o, "settle_segments", &mut out.settle_segments)?;
+    set(o, "vxlan_ports", &mut out.vxlan.ports)?;
+    set(o, "vxlan_vnis", &mut out.vxlan.vnis)?;
     let mut patterns: Vec<String> = Vec::new();
     set(o, "endpoints", &mut patterns)?;
     out.templates = Templates::new(&patterns);
