@@ -29,6 +29,8 @@ OPTIONS = (
     Options(max_held=4, max_connection_bytes=2000, requests=True),
     Options(max_buffer_bytes=3000, responses=True, requests=True, max_head_bytes=300),
     Options(settle_segments=2, max_pipeline=2),
+    Options(raw=True, requests=True, max_buffer_bytes=4000),
+    Options(vxlan_ports=(53,), vxlan_vnis=(-1,)),
     Options(max_connections=2, max_ended=1, idle_ns=10**8),
     Options(
         responses=True, requests=True, deny_urls=("a",), redact_headers=("host",), redact_parameters=("id",)

@@ -17,16 +17,17 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from replaykit.capture import bpf
+from replaykit.capture.reader import open_reader
 from replaykit.capture.ring import RETIRE_MS, Ring
 from replaykit.errors import UsageError
-from replaykit.wire.engine import Choice, Engine, open_engine
+from replaykit.wire.engine import Choice, Engine
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
@@ -88,6 +89,8 @@ class Settings:
     buffer_bytes: int = 128 << 20
     user: str | None = None
     engine: Choice = "auto"
+    report: Callable[[str], None] = print
+    """Told of connections that a plug-in cannot read."""
 
 
 @dataclass
@@ -195,9 +198,10 @@ class Capture:
                 drop_privileges(settings.user)
             weight = 1 / settings.sample
             engines = [
-                open_engine(
+                open_reader(
                     replace(options, ports=ports, weight=weight, first_connection=(i << 48) + 1),
                     settings.engine,
+                    settings.report,
                 )
                 for i in range(len(workers))
             ]

@@ -75,6 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--user", metavar="NAME", help="becomes this user once the sockets are open")
     common.add_filters(parser)
+    common.add_protocols(parser)
     common.add_engine(parser)
 
 
@@ -95,6 +96,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         parse_size(args.buffer_size),
         args.user,
         args.engine,
+        lambda line: common.say(f"replaykit: {line}"),
     )
 
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.capture.files import CaptureFile, Reading
+from replaykit.capture.reader import open_reader
 from replaykit.errors import UsageError
 from replaykit.ship.output import Output, Rotation, open_output
-from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore, open_engine
+from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
 from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
@@ -46,6 +47,32 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--idle-timeout", metavar="TIME", help="ends silent connections (default 5m)")
     group.add_argument("--quiet", action="store_true", help="no progress, no summary")
+
+
+def add_protocols(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("protocols")
+    group.add_argument(
+        "--tls-keys", metavar="FILE", help="key log (SSLKEYLOGFILE) to read TLS with, followed while it grows"
+    )
+    group.add_argument(
+        "--protocol", action="append", default=[], metavar="NAME",
+        help="also reads this protocol by its plug-in: redis, postgresql, ...; raw: connections are streams of bytes",
+    )  # fmt: skip
+    group.add_argument(
+        "--vxlan-port", action="append", type=_port, default=[], metavar="PORT",
+        help="UDP port that carries VXLAN (default 4789 and 8472)",
+    )  # fmt: skip
+    group.add_argument(
+        "--vni", action="append", type=int, default=[], metavar="N",
+        help="only this VXLAN network; -N: all but this one",
+    )  # fmt: skip
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; ports are 1 to 65535")
+    return value
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +166,13 @@ def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Se
         "max_message_bytes": args.max_message and parse_size(args.max_message),
         "idle_ns": args.idle_timeout and int(parse_duration(args.idle_timeout) * 1e9),
     }
+    if args.vxlan_port:
+        values["vxlan_ports"] = tuple(args.vxlan_port)
     return Options(
+        vxlan_vnis=tuple(args.vni),
+        raw="raw" in args.protocol,
+        protocols=tuple(name for name in args.protocol if name != "raw"),
+        tls_keys=args.tls_keys,
         ports=tuple(ports),
         requests=requests,
         responses=responses,
@@ -159,7 +192,7 @@ def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Se
 def engine(choice_args: argparse.Namespace, chosen: Options) -> Engine:
     """The engine asked for; says so where the readable one had to do. Raises UsageError."""
     try:
-        opened = open_engine(chosen, choice_args.engine)
+        opened = open_reader(chosen, choice_args.engine, lambda line: say(f"replaykit: {line}"))
     except NoCompiledCore as error:
         raise UsageError(
             f"--engine compiled: {error}; build it with a Rust toolchain: pip install ."

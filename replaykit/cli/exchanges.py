@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, help="of standard output or --output (default table)")
     parser.add_argument("--output", metavar="FILE", help="writes there in --format")
     common.add_filters(parser)
+    common.add_protocols(parser)
     common.add_engine(parser)
 
 

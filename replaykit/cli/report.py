@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=render.FORMATS, default="table")
     common.add_filters(parser)
+    common.add_protocols(parser)
     common.add_engine(parser)
 
 

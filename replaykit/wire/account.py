@@ -17,6 +17,7 @@ RETRANSMISSION = "retransmission"
 MALFORMED = "malformed"
 UNKNOWN_PROTOCOL = "unknown_protocol"
 SWITCHED_PROTOCOL = "switched_protocol"
+UNPARSED = "unparsed"
 DENIED = "denied"
 TRUNCATED = "truncated"
 MEMORY_BOUND = "memory_bound"
@@ -30,6 +31,7 @@ CAUSES = {
     MALFORMED: "malformed",
     UNKNOWN_PROTOCOL: "unknown protocol",
     SWITCHED_PROTOCOL: "after CONNECT or an upgrade",
+    UNPARSED: "given to a plug-in that could not read it",
     DENIED: "denied by a filter",
     TRUNCATED: "cut by the snap length",
     MEMORY_BOUND: "cut by a memory bound",

@@ -32,7 +32,9 @@ from replaykit.wire.http1 import REQUEST, RESPONSE, Blind, Body, Chunked, Head, 
 from replaykit.wire.http2 import PREFACE, Http2, clear_start, server_start
 from replaykit.wire.link import Addr
 from replaykit.wire.message import Builder, Message, gor_id
+from replaykit.wire.opaque import Opaque, tls_amid, tls_start
 from replaykit.wire.options import Options
+from replaykit.wire.tap import Handed, Tap
 from replaykit.wire.upper import Begun, Context, Cost, Piece, book
 from replaykit.wire.websocket import WebSocket
 
@@ -46,6 +48,7 @@ class Sink:
         self.messages = Builder()
         self.account = Account()
         self.buffered = 0
+        self.pieces: list[Handed] = []
         self.templates = Templates(options.endpoints)
         self.redaction = Redaction(
             frozenset(n.lower().encode() for n in options.redact_headers),
@@ -121,6 +124,10 @@ def distance(a: int, b: int) -> int:
     return ((a - b + 0x80000000) & 0xFFFFFFFF) - 0x80000000
 
 
+Upper = Http2 | WebSocket | Opaque | Tap
+"""What is spoken after a switch."""
+
+
 def _upgrade(x: Exchange, head: bytes, server: int) -> Http2 | WebSocket | None:
     """What an answer of status 101 switches to, where that is known (RFC 9110 §7.8)."""
     fields: dict[bytes, bytes] = {}
@@ -151,8 +158,9 @@ class Http:
         self._stream = 0
         self._forgotten = 0
         self._last_id: int | None = None
-        self._upper: Http2 | WebSocket | None = None
-        self._next: Http2 | WebSocket | None = None
+        self._upper: Upper | None = None
+        self._next: Upper | None = None
+        self._secure: bytes | None = None
         """What is spoken once the answer that switches has ended."""
 
     def _fits(self, kind: Kind, d: int) -> bool:
@@ -198,12 +206,12 @@ class Http:
     def _above(self, d: int, p: Piece, cost: Cost, sink: Sink) -> None:
         if isinstance(self._upper, Http2):
             self._upper.feed(d, p, cost, Context(self), sink)
-        elif isinstance(self._upper, WebSocket):
+        elif self._upper is not None:
             self._upper.feed(d != self.client, p, cost, Context(self), sink)
         else:
             book(p, SWITCHED_PROTOCOL, p.length, cost, sink)
 
-    def _switch(self, upper: Http2 | WebSocket | None, sink: Sink) -> None:
+    def _switch(self, upper: Upper | None, sink: Sink) -> None:
         """Both directions speak something else from here on."""
         for d, lane in enumerate(self.lanes):
             if lane.state == "head":
@@ -212,6 +220,35 @@ class Http:
         self._upper = upper
 
     def _prior_knowledge(self, d: int, seen: bytes, fresh: bool, sink: Sink) -> bool:
+        """Something else than HTTP/1 from the first byte on.
+
+        What the options say of this connection, TLS, or HTTP/2. `fresh`: the connection's beginning
+        was seen.
+        """
+        if self.understood:
+            return self._http2(d, seen, fresh, sink)
+        o = sink.options
+        hello = tls_start(seen)
+        upper: Upper
+        if o.raw:
+            upper = Opaque(None)
+        elif any(port in o.tap_ports for _, port in self.ends):
+            upper = Tap()
+        elif hello is not None or (not fresh and tls_amid(seen)):
+            upper = Tap() if o.tap_tls else Opaque(fresh or hello is not None)
+        else:
+            return self._http2(d, seen, fresh, sink)
+        if hello is not None and not o.raw:
+            self.client = d if hello else 1 - d
+        self.understood = True
+        self._switch(upper, sink)
+        return True
+
+    def secure(self, alpn: bytes) -> None:
+        """The bytes come out of TLS, which negotiated this protocol."""
+        self._secure = alpn
+
+    def _http2(self, d: int, seen: bytes, fresh: bool, sink: Sink) -> bool:
         """HTTP/2 without an upgrade, if these are its first bytes.
 
         The client's preface or the server's SETTINGS, or frames where the beginning was not seen.
@@ -278,6 +315,11 @@ class Http:
             self._check_head(d, sink)
         elif head == "partial":
             self._refuse(d, TRUNCATED, begun.link, sink)
+        elif head == "invalid" and not self.understood and sink.options.tap_unknown:
+            self.understood = True
+            self._switch(Tap(), sink)
+            cost.give_back(begun.link - rest, begun.packets)
+            return 0
         else:
             self._refuse(d, self._broken(), begun.link, sink)
         return rest
@@ -581,7 +623,9 @@ class Http:
     def hand_out(self, x: Exchange, sink: Sink) -> None:
         """Makes a row of an exchange."""
         client, server = self.ends[self.client], self.ends[1 - self.client]
-        sink.columns.push(x, self.id, client, server, sink.templates, sink.redaction, sink.account)
+        sink.columns.push(
+            x, self.id, client, server, sink.templates, sink.redaction, sink.account, self._secure
+        )
 
     def gap(self, d: int, seq: int, n: int, sink: Sink) -> None:
         """`n` bytes of this direction, from `seq` on, will never be seen."""
@@ -633,8 +677,10 @@ class Http:
         if isinstance(self._upper, Http2):
             self._upper.repeated(d, count, payload, packets, sink)
             return
-        if isinstance(self._upper, WebSocket):
-            if not self._upper.repeated(d != self.client, count, payload, packets):
+        if self._upper is not None:
+            server = d != self.client
+            above = None if isinstance(self._upper, Tap) else self._upper
+            if above is None or not above.repeated(server, count, payload, packets):
                 sink.account.add(RETRANSMISSION, count)
             return
         lane = self.lanes[d]
@@ -690,9 +736,11 @@ class Http:
             if reset and isinstance(self.lanes[d].state, _BODIES) and x is not None:
                 x.flag(http1.CLOSED_EARLY)
             self._end_message(d, False, sink)
-        if self._upper is not None:
+        if isinstance(self._upper, Opaque):
+            self._upper.close(all(lane.closed for lane in self.lanes), Context(self), sink)
+        elif self._upper is not None:
             self._upper.close(Context(self), sink)
-            self._upper = None
+        self._upper = None
         for x in self._queue:
             x.request.done = x.response.done = True
         self._emit(sink)

@@ -6,6 +6,7 @@ readable one is the files of this package, and the specification.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pyarrow as pa
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 from replaykit.wire.source import BrokenCapture
+from replaykit.wire.tap import Handed
 
 try:
     from replaykit import _core  # type: ignore[attr-defined,unused-ignore]
@@ -26,6 +28,15 @@ CHOICES: tuple[Choice, ...] = ("auto", "compiled", "readable")
 
 class NoCompiledCore(RuntimeError):
     """The compiled engine was asked for and is not installed."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A connection whose plaintext is fed: its ends, client first, and the protocol inside (RFC 7301)."""
+
+    connection: int
+    ends: tuple[tuple[str, int], tuple[str, int]]
+    alpn: bytes
 
 
 class Engine(Protocol):
@@ -72,6 +83,25 @@ class Engine(Protocol):
     @property
     def held(self) -> tuple[int, int]:
         """Connections in the table, and bytes in all buffers."""
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of handed-over streams that wait to be taken."""
+
+    def take_pieces(self) -> list[Handed]:
+        """What is to be read above the engine, see `tap`."""
+
+    def feed_plain(self, plain: Plain, piece: Handed) -> None:
+        """Reads bytes that were handed over as this connection's plaintext; costs are booked with them."""
+
+    def gap_plain(self, connection: int, server: bool, length: int) -> None:
+        """So many bytes of a connection's plaintext will never be seen."""
+
+    def close_plain(self, connection: int) -> None:
+        """A connection whose plaintext was fed is over."""
+
+    def book(self, cause: str | None, count: int, exchanges: int = 0, incomplete: int = 0) -> None:
+        """Books bytes that were handed over: to a cause, or to exchanges made above the engine."""
 
     def take_exchanges(self) -> pa.RecordBatch:
         """The finished exchanges: a batch of `exchange.BATCH_SCHEMA`."""
@@ -121,6 +151,47 @@ class CompiledEngine:
     def held(self) -> tuple[int, int]:
         connections, buffered = self._engine.held
         return int(connections), int(buffered)
+
+    @property
+    def pieces(self) -> int:
+        return int(self._engine.pieces)
+
+    def take_pieces(self) -> list[Handed]:
+        (data, index) = self._engine.take_pieces()
+        array = pa.Array._import_from_c_capsule(*data)
+        raw = memoryview(array.buffers()[1]) if len(array) else memoryview(b"")
+        columns = pa.RecordBatch._import_from_c_capsule(*index).to_pydict()
+        out, start = [], 0
+        for kind, connection, direction, time_ns, length, overhead, packets, end in zip(
+            *columns.values(), strict=True
+        ):
+            seen = bytes(raw[start:end])
+            out.append(Handed(kind, connection, bool(direction), time_ns, seen, length, overhead, packets))
+            start = end
+        return out
+
+    def feed_plain(self, plain: Plain, piece: Handed) -> None:
+        p = piece
+        self._engine.feed_plain(
+            plain.connection,
+            plain.ends,
+            plain.alpn,
+            p.server,
+            p.time,
+            p.data,
+            p.length,
+            p.overhead,
+            p.packets,
+        )
+
+    def gap_plain(self, connection: int, server: bool, length: int) -> None:
+        self._engine.gap_plain(connection, server, length)
+
+    def close_plain(self, connection: int) -> None:
+        self._engine.close_plain(connection)
+
+    def book(self, cause: str | None, count: int, exchanges: int = 0, incomplete: int = 0) -> None:
+        self._engine.book(cause, count, exchanges, incomplete)
 
     def take_exchanges(self) -> pa.RecordBatch:
         return pa.RecordBatch._import_from_c_capsule(*self._engine.take_exchanges())

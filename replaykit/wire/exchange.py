@@ -23,7 +23,7 @@ _STAMP = pa.timestamp("ns", tz="UTC")
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
-HTTP1, H2, WEBSOCKET = "http/1", "h2", "websocket"
+HTTP1, H2, WEBSOCKET, TLS, RAW = "http/1", "h2", "websocket", "tls", "raw"
 """What an exchange was carried by; HTTP/1 rows say 1.0 or 1.1."""
 
 EXTRA = (
@@ -74,6 +74,7 @@ def _fields() -> list[pa.Field]:
         ("trace_id", text, True),
         ("weight", pa.float64(), False),
         ("anomaly", text, True),
+        ("alpn", text, True),
         *((name, i64, True) for name in EXTRA),
     ]
     return [pa.field(name, kind, nullable) for name, kind, nullable in plain]
@@ -129,6 +130,9 @@ class Exchange:
     grpc: bool = False
     upgrades: bool = False
     """An extended CONNECT to WebSocket (RFC 8441)."""
+    alpn: bytes = b""
+    endpoint: str | None = None
+    """Of a plug-in's protocol, whose method and target stand for themselves."""
     extra: dict[str, int] = field(default_factory=dict)
 
     def flag(self, anomaly: str | None) -> None:
@@ -180,8 +184,12 @@ class Columns:
         templates: Templates,
         redaction: Redaction,
         account: Account,
+        secure: bytes | None = None,
     ) -> None:
-        """Adds a row, or books a denied exchange; the account is kept either way."""
+        """Adds a row, or books a denied exchange; the account is kept either way.
+
+        secure: the connection is encrypted, but was read; the protocol that was negotiated inside.
+        """
         if x.denied:
             account.add(DENIED, x.link_bytes)
             return
@@ -198,9 +206,9 @@ class Columns:
             "connection": connection,
             "stream": x.stream,
             "protocol": x.protocol,
-            "client_ip": _ip(client[0]),
+            "client_ip": ip_text(client[0]),
             "client_port": client[1],
-            "server_ip": _ip(server[0]),
+            "server_ip": ip_text(server[0]),
             "server_port": server[1],
             "status": x.status or None,
             "content_type": _text(x.content_type),
@@ -212,24 +220,32 @@ class Columns:
             "trace_id": _text(x.trace),
             "weight": self._weight,
             "anomaly": x.anomaly,
+            "alpn": _text(x.alpn if secure is None else secure if secure in (b"http/1.1", b"h2") else b""),
             **x.extra,
         }
         if x.protocol == HTTP1:
             row["protocol"] = "http/1.0" if (q.minor if q.seen else r.minor) == 0 else "http/1.1"
-        if q.seen or x.protocol == WEBSOCKET:
-            row |= {
-                "method": _text(x.method),
-                "scheme": "https" if x.https else "http",
-                "host": _text(x.host),
-            }
-        if x.target and (q.seen or x.protocol == WEBSOCKET):
+        if x.protocol in (TLS, RAW):
+            # Where it went stands for the endpoint.
+            ip, port = ip_text(server[0]), server[1]
+            place = ip if x.protocol == TLS else f"[{ip}]:{port}" if server[0][0] == 6 else f"{ip}:{port}"
+            row["host"] = _text(x.host)
+            row["endpoint"] = f"{'tls' if x.protocol == TLS else 'tcp'}://{row['host'] or place}"
+        encrypted = x.https or secure is not None
+        named = x.protocol == WEBSOCKET or (q.seen and x.protocol in (HTTP1, H2))
+        if named:
+            scheme = "https" if encrypted else "http"
+            row |= {"method": _text(x.method), "scheme": scheme, "host": _text(x.host)}
+        elif x.endpoint is not None:
+            row |= {"method": _text(x.method), "target": _text(x.target), "endpoint": x.endpoint}
+        if x.target and named:
             target = redaction.target(x.target) if redaction.parameters else x.target
             path, authority, https = split_target(target)
             # RFC 9112 §3.2.2: the authority in an absolute target overrides Host.
             host = x.host if authority is None else authority
             shown = path.decode("utf-8", "replace")
             row |= {
-                "scheme": "https" if https or x.https else "http",
+                "scheme": "https" if https or encrypted else "http",
                 "host": _text(host),
                 "target": target.decode("utf-8", "replace"),
                 "path": shown,
@@ -264,7 +280,8 @@ def _wrap(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _ip(addr: Addr) -> str:
+def ip_text(addr: Addr) -> str:
+    """An address as the columns show it."""
     family, number = addr
     if family == 4:
         return str(ipaddress.IPv4Address(number))

@@ -14,7 +14,11 @@ class Options:
     weight: 1 / sampling probability. requests, responses: which messages are handed out.
     settle_*: how long a connection without a seen handshake is held back, so that its beginning is
     not mistaken. reorder_ns, hole_ns: how long a hole may wait once the receiver has acknowledged
-    it, and without that. vxlan_*: see `envelope.Vxlan`. Header rules are (name, pattern or None).
+    it, and without that. vxlan_*: see `envelope.Vxlan`. raw: every
+    connection is a stream of bytes, no protocol is looked for. protocols: plug-ins by name; tls_keys: a key log's path;
+    both are for `capture.reader`. tap_*: what is handed over to be read
+    above the engine: connections of these servers' ports, those that nothing here understands, TLS.
+    Header rules are (name, pattern or None).
     """
 
     ports: tuple[int, ...] = ()
@@ -38,6 +42,12 @@ class Options:
     settle_segments: int = 64
     vxlan_ports: tuple[int, ...] = (4789, 8472)
     vxlan_vnis: tuple[int, ...] = ()
+    raw: bool = False
+    protocols: tuple[str, ...] = ()
+    tls_keys: str | None = None
+    tap_ports: tuple[int, ...] = ()
+    tap_unknown: bool = False
+    tap_tls: bool = False
     endpoints: tuple[str, ...] = ()
     allow_headers: tuple[tuple[str, str | None], ...] = ()
     deny_headers: tuple[tuple[str, str | None], ...] = ()

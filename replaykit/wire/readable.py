@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from replaykit.wire import link, source
-from replaykit.wire.account import GAP
-from replaykit.wire.connection import Sink
+from replaykit.wire.account import CONNECTION_OVERHEAD, GAP
+from replaykit.wire.connection import Chunks, Http, Sink
 from replaykit.wire.envelope import Vxlan
 from replaykit.wire.gor import Conversations
 from replaykit.wire.message import Builder, Messages
 from replaykit.wire.options import Options
+from replaykit.wire.tap import Handed
 from replaykit.wire.tcp import Table
+
+if TYPE_CHECKING:
+    from replaykit.wire.engine import Plain
 
 
 class ReadableEngine:
@@ -27,6 +32,7 @@ class ReadableEngine:
         self._sink = Sink(options)
         self._file = source.File()
         self._conversations = Conversations()
+        self._plain: dict[int, Http] = {}
 
     def next_file(self) -> None:
         self._file = source.File()
@@ -100,6 +106,46 @@ class ReadableEngine:
     def held(self) -> tuple[int, int]:
         return self._table.live(), self._sink.buffered
 
+    @property
+    def pieces(self) -> int:
+        return len(self._sink.pieces)
+
+    def take_pieces(self) -> list[Handed]:
+        taken, self._sink.pieces = self._sink.pieces, []
+        return taken
+
+    def feed_plain(self, plain: Plain, piece: Handed) -> None:
+        http = self._plain.get(plain.connection)
+        if http is None:
+            ends = tuple((parse_address(address), port) for address, port in plain.ends)
+            http = self._plain[plain.connection] = Http(plain.connection, ends, 0, "idle")  # type: ignore[arg-type]
+            http.secure(plain.alpn)
+        if piece.length:
+            p = piece
+            chunks = Chunks(p.data, p.length, p.time, 0, None, p.overhead, p.packets)
+            http.feed(int(p.server), chunks, self._sink)
+        else:
+            self._sink.account.add(CONNECTION_OVERHEAD, piece.overhead)
+
+    def gap_plain(self, connection: int, server: bool, length: int) -> None:
+        if (http := self._plain.get(connection)) is not None:
+            http.gap(int(server), 0, length, self._sink)
+
+    def close_plain(self, connection: int) -> None:
+        if (http := self._plain.pop(connection, None)) is not None:
+            for d in (0, 1):
+                http.end(d, self._sink)
+            http.close(False, self._sink)
+
+    def book(self, cause: str | None, count: int, exchanges: int = 0, incomplete: int = 0) -> None:
+        account = self._sink.account
+        if cause is None:
+            account.exchange_bytes += count
+        else:
+            account.add(cause, count)
+        account.exchanges += exchanges
+        account.incomplete += incomplete
+
     def take_exchanges(self) -> pa.RecordBatch:
         return self._sink.columns.take()
 
@@ -109,3 +155,8 @@ class ReadableEngine:
 
     def account(self) -> dict[str, int]:
         return self._sink.account.entries()
+
+
+def parse_address(text: str) -> link.Addr:
+    address = ip_address(text)
+    return address.version, int(address)

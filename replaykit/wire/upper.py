@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from replaykit.wire.account import GAP, TRUNCATED
-from replaykit.wire.exchange import H2, Exchange
+from replaykit.wire.exchange import H2, Exchange, ip_text
 from replaykit.wire.message import gor_id
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ class Cost:
         out = n + self.overhead, self.packets
         self.overhead = self.packets = 0
         return out
+
+    def give_back(self, overhead: int, packets: int) -> None:
+        """What was taken for bytes that go elsewhere."""
+        self.overhead, self.packets = overhead, packets
 
 
 @dataclass(slots=True)
@@ -82,6 +86,16 @@ class Context:
     def push(self, x: Exchange, sink: Sink) -> None:
         """Hands out an exchange."""
         self._http.hand_out(x, sink)
+
+    def next(self) -> int:
+        """The next position on the connection."""
+        return self._http.next_stream()
+
+    def described(self) -> str:
+        """Both ends, the client's first: address, port, address, port."""
+        http = self._http
+        (client, client_port), (server, server_port) = http.ends[http.client], http.ends[1 - http.client]
+        return f"{ip_text(client)} {client_port} {ip_text(server)} {server_port}"
 
     def number(self, origin: Exchange) -> int:
         """The position of a message that came after `origin`: its stream's number in HTTP/2."""

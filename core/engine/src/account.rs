@@ -24,6 +24,8 @@ pub enum Cause {
     UnknownProtocol,
     /// After CONNECT or an upgrade: another protocol's bytes.
     Switched,
+    /// Given to a plug-in that could not read it.
+    Unparsed,
     /// A filter of the user's.
     Denied,
     /// The snap length cut away what was needed to understand it.
@@ -32,7 +34,7 @@ pub enum Cause {
     MemoryBound,
 }
 
-pub const CAUSES: [(Cause, &str); 11] = [
+pub const CAUSES: [(Cause, &str); 12] = [
     (Cause::NotTcp, "not_tcp"),
     (Cause::NotUnderstood, "not_understood"),
     (Cause::ConnectionOverhead, "connection_overhead"),
@@ -41,6 +43,7 @@ pub const CAUSES: [(Cause, &str); 11] = [
     (Cause::Malformed, "malformed"),
     (Cause::UnknownProtocol, "unknown_protocol"),
     (Cause::Switched, "switched_protocol"),
+    (Cause::Unparsed, "unparsed"),
     (Cause::Denied, "denied"),
     (Cause::Truncated, "truncated"),
     (Cause::MemoryBound, "memory_bound"),

@@ -5,12 +5,14 @@
 //! heads and chunk lines; body bytes are only counted unless messages are asked for.
 
 use crate::account::{Account, Cause};
-use crate::exchange::{Addresses, Columns, Ends, Exchange, Protocol, Side};
+use crate::exchange::{Addresses, Columns, Ends, Exchange, Protocol, Secure, Side};
 use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Memos, Parsed};
 use crate::http2::{self, Http2};
 use crate::link::Addr;
 use crate::message::{gor_id, Messages, Meta};
+use crate::opaque::{self, Opaque};
 use crate::options::Options;
+use crate::tap::{Pieces, Tap};
 use crate::websocket::WebSocket;
 use std::collections::VecDeque;
 
@@ -23,6 +25,7 @@ pub struct Sink {
     /// Bytes in all buffers of all connections.
     pub buffered: usize,
     pub memos: Memos,
+    pub pieces: Pieces,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,9 +159,24 @@ impl Context<'_> {
         if origin.protocol == Protocol::H2 {
             return origin.stream;
         }
+        self.next()
+    }
+
+    /// The next position on the connection.
+    pub fn next(&mut self) -> i32 {
         let n = *self.stream;
         *self.stream = n.wrapping_add(1);
         n
+    }
+
+    /// Both ends, the client's first: address, port, address, port.
+    pub fn described(&self) -> String {
+        let address = |addr| match addr {
+            Addr::V4(a) => std::net::Ipv4Addr::from(a).to_string(),
+            Addr::V6(a) => std::net::Ipv6Addr::from(a).to_string(),
+        };
+        let ((c, cp), (s, sp)) = (self.ends.client, self.ends.server);
+        format!("{} {cp} {} {sp}", address(c), address(s))
     }
 
     pub fn gor_id(&self, seq: u32, sink: &Sink) -> [u8; 24] {
@@ -182,6 +200,8 @@ fn last_bytes(addr: Addr) -> u32 {
 enum Upper {
     Http2(Http2),
     WebSocket(WebSocket),
+    Opaque(Opaque),
+    Tap(Tap),
 }
 
 pub struct Lane {
@@ -228,6 +248,7 @@ pub struct Http {
     forgotten: u32,
     last_id: Option<u32>,
     upper: Option<Box<Upper>>,
+    secure: Secure,
     /// What is spoken once the answer that switches has ended.
     next: Option<Box<Upper>>,
 }
@@ -287,6 +308,7 @@ impl Http {
             forgotten: 0,
             last_id: None,
             upper: None,
+            secure: Secure::No,
             next: None,
         }
     }
@@ -296,7 +318,17 @@ impl Http {
             connection: self.id,
             client: self.ends[self.client],
             server: self.ends[1 - self.client],
+            secure: self.secure,
         }
+    }
+
+    /// The bytes come out of TLS, which negotiated this protocol.
+    pub fn secure(&mut self, alpn: &[u8]) {
+        self.secure = match alpn {
+            b"http/1.1" => Secure::Http11,
+            b"h2" => Secure::H2,
+            _ => Secure::Unnamed,
+        };
     }
 
     fn fits(&mut self, kind: Kind, d: usize) -> bool {
@@ -372,6 +404,7 @@ impl Http {
                 connection: self.id,
                 client: self.ends[self.client],
                 server: self.ends[1 - self.client],
+                secure: self.secure,
             },
             addresses: &mut self.addresses,
             stream: &mut self.stream,
@@ -384,6 +417,8 @@ impl Http {
         let known = self.above(|upper, cx| match upper {
             Upper::Http2(h) => h.feed(d, p, cost, cx, sink),
             Upper::WebSocket(w) => w.feed(server, p, cost, cx, sink),
+            Upper::Opaque(o) => o.feed(server, p, cost, cx, sink),
+            Upper::Tap(t) => t.feed(server, p, cost, cx, sink),
         });
         if known.is_none() {
             book(p, Cause::Switched, p.len, cost, sink);
@@ -401,9 +436,38 @@ impl Http {
         self.upper = upper.map(Box::new);
     }
 
+    /// Something else than HTTP/1 from the first byte on: what the options say of this connection,
+    /// TLS, or HTTP/2. `fresh`: the connection's beginning was seen.
+    fn prior_knowledge(&mut self, d: usize, seen: &[u8], fresh: bool, sink: &mut Sink) -> bool {
+        if self.understood {
+            return self.http2(d, seen, fresh, sink);
+        }
+        let o = &sink.options;
+        let hello = opaque::tls_start(seen);
+        let upper = if o.raw {
+            Upper::Opaque(Opaque::raw())
+        } else if self.ends.iter().any(|(_, port)| o.tap_ports.contains(port)) {
+            Upper::Tap(Tap::default())
+        } else if hello.is_some() || (!fresh && opaque::tls_amid(seen)) {
+            if o.tap_tls {
+                Upper::Tap(Tap::default())
+            } else {
+                Upper::Opaque(Opaque::tls(fresh || hello.is_some()))
+            }
+        } else {
+            return self.http2(d, seen, fresh, sink);
+        };
+        if let Some(by_client) = hello.filter(|_| !o.raw) {
+            self.client = if by_client { d } else { 1 - d };
+        }
+        self.understood = true;
+        self.switch(Some(upper), sink);
+        true
+    }
+
     /// HTTP/2 without an upgrade, if these are its first bytes: the client's preface or the
     /// server's SETTINGS, or frames where the beginning was not seen.
-    fn prior_knowledge(&mut self, d: usize, seen: &[u8], fresh: bool, sink: &mut Sink) -> bool {
+    fn http2(&mut self, d: usize, seen: &[u8], fresh: bool, sink: &mut Sink) -> bool {
         let preface = seen.starts_with(&http2::PREFACE[..18]);
         let client = if preface {
             d
@@ -524,6 +588,11 @@ impl Http {
             Parsed::Partial => {
                 self.refuse(d, Cause::Truncated, cost.take(rest).0, sink);
                 rest
+            }
+            Parsed::Invalid if !self.understood && sink.options.tap_unknown => {
+                self.understood = true;
+                self.switch(Some(Upper::Tap(Tap::default())), sink);
+                0
             }
             Parsed::Whole(..) | Parsed::Invalid => {
                 self.refuse(d, self.broken(), cost.take(rest).0, sink);
@@ -1133,6 +1202,8 @@ impl Http {
                 true
             }
             Upper::WebSocket(w) => w.repeated(server, bytes, payload, packets),
+            Upper::Opaque(o) => o.repeated(server, bytes, payload, packets),
+            Upper::Tap(_) => false,
         });
         if known != Some(true) {
             sink.account.add(Cause::Retransmission, bytes);
@@ -1189,9 +1260,12 @@ impl Http {
             }
             self.end_message(d, false, sink);
         }
+        let in_order = self.lanes.iter().all(|lane| lane.closed);
         self.above(|upper, cx| match upper {
             Upper::Http2(h) => h.close(cx, sink),
             Upper::WebSocket(w) => w.close(cx, sink),
+            Upper::Opaque(o) => o.close(in_order, cx, sink),
+            Upper::Tap(t) => t.close(cx, sink),
         });
         self.upper = None;
         for x in &mut self.queue {

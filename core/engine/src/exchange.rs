@@ -27,6 +27,8 @@ pub enum Protocol {
     Http1,
     H2,
     WebSocket,
+    Tls,
+    Raw,
 }
 
 /// Measures that few exchanges have, each null unless set; see `EXTRA`.
@@ -118,6 +120,7 @@ pub const METHOD: usize = 0;
 pub const TARGET: usize = 1;
 pub const HOST: usize = 2;
 pub const TRACE: usize = 3;
+pub const ALPN: usize = 4;
 pub const CONTENT_TYPE: usize = 5;
 pub const CONTENT_ENCODING: usize = 6;
 
@@ -148,6 +151,12 @@ impl Exchange {
             self.marks[i] = self.text.len() as u32;
         }
         self.marks[4..].fill(self.text.len() as u32);
+    }
+
+    /// To be set after the request's fields.
+    pub fn set_alpn(&mut self, alpn: &[u8]) {
+        self.text.extend_from_slice(alpn);
+        self.marks[ALPN..].fill(self.text.len() as u32);
     }
 
     pub fn set_response(&mut self, content_type: &[u8], content_encoding: &[u8]) {
@@ -193,6 +202,18 @@ pub struct Ends {
     pub connection: u64,
     pub client: (Addr, u16),
     pub server: (Addr, u16),
+    /// The connection is encrypted, but was read.
+    pub secure: Secure,
+}
+
+/// What was negotiated inside TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Secure {
+    #[default]
+    No,
+    Unnamed,
+    Http11,
+    H2,
 }
 
 /// A connection's addresses in the dictionary of one batch.
@@ -381,7 +402,8 @@ const TYPES: usize = 9;
 const ENCODINGS: usize = 10;
 const TRACES: usize = 11;
 const ANOMALY: usize = 12;
-const TEXTS: usize = 13;
+const ALPNS: usize = 13;
+const TEXTS: usize = 14;
 
 /// No key: null.
 const ABSENT: i32 = -1;
@@ -481,12 +503,25 @@ impl Columns {
         }
     }
 
-    fn ip(texts: &mut Texts, addr: Addr) -> i32 {
-        let text = match addr {
+    fn address(addr: Addr) -> String {
+        match addr {
             Addr::V4(a) => std::net::Ipv4Addr::from(a).to_string(),
             Addr::V6(a) => std::net::Ipv6Addr::from(a).to_string(),
-        };
-        texts.key(text.as_bytes())
+        }
+    }
+
+    fn ip(texts: &mut Texts, addr: Addr) -> i32 {
+        texts.key(Self::address(addr).as_bytes())
+    }
+
+    /// Host and endpoint of what is not understood: where it went.
+    fn opaque(&mut self, x: &Exchange, scheme: &str, place: String, keys: &mut [i32; TEXTS]) {
+        let host = String::from_utf8_lossy(x.text(HOST));
+        if !host.is_empty() {
+            keys[HOSTS] = self.texts[HOSTS].key(x.text(HOST));
+        }
+        let place = if host.is_empty() { place.into() } else { host };
+        keys[ENDPOINT] = self.texts[ENDPOINT].key(format!("{scheme}://{place}").as_bytes());
     }
 
     /// Adds a row, or books a denied exchange; the account is kept either way.
@@ -523,11 +558,33 @@ impl Columns {
             Protocol::Http1 => b"http/1.1",
             Protocol::H2 => b"h2",
             Protocol::WebSocket => b"websocket",
+            Protocol::Tls => b"tls",
+            Protocol::Raw => b"raw",
         });
         keys[CLIENT_IP] = addresses.client;
         keys[SERVER_IP] = addresses.server;
-        if q.seen || x.protocol == Protocol::WebSocket {
-            self.target(x, templates, redaction, &mut keys);
+        match x.protocol {
+            Protocol::Tls => self.opaque(x, "tls", Self::address(ends.server.0), &mut keys),
+            Protocol::Raw => {
+                let (addr, port) = ends.server;
+                let place = match addr {
+                    Addr::V4(_) => format!("{}:{port}", Self::address(addr)),
+                    Addr::V6(_) => format!("[{}]:{port}", Self::address(addr)),
+                };
+                self.opaque(x, "tcp", place, &mut keys);
+            }
+            Protocol::WebSocket => self.target(x, ends, templates, redaction, &mut keys),
+            _ if q.seen => self.target(x, ends, templates, redaction, &mut keys),
+            _ => {}
+        }
+        let alpn = match ends.secure {
+            Secure::No => x.text(ALPN),
+            Secure::Unnamed => b"",
+            Secure::Http11 => b"http/1.1",
+            Secure::H2 => b"h2",
+        };
+        if !alpn.is_empty() {
+            keys[ALPNS] = self.texts[ALPNS].key(alpn);
         }
         let given = [
             (TYPES, CONTENT_TYPE, r.seen),
@@ -579,6 +636,7 @@ impl Columns {
     fn target(
         &mut self,
         x: &Exchange,
+        ends: &Ends,
         templates: &Templates,
         redaction: &Redaction,
         keys: &mut [i32; TEXTS],
@@ -587,7 +645,8 @@ impl Columns {
         if !x.text(METHOD).is_empty() {
             keys[METHODS] = self.texts[METHODS].key(x.text(METHOD));
         }
-        keys[SCHEME] = self.texts[SCHEME].key(if x.https { b"https" } else { b"http" });
+        let https = x.https || ends.secure != Secure::No;
+        keys[SCHEME] = self.texts[SCHEME].key(if https { b"https" } else { b"http" });
         if sent.is_empty() {
             // HTTP/2 whose fields could not be decoded.
             if !x.text(HOST).is_empty() {
@@ -768,6 +827,7 @@ impl Columns {
             false,
         );
         add("anomaly", self.texts[ANOMALY].take()?, true);
+        add("alpn", self.texts[ALPNS].take()?, true);
         for (name, column) in EXTRA.iter().zip(&mut self.extra) {
             add(name, column.take(n), true);
         }

@@ -19,21 +19,25 @@ pub mod http1;
 pub mod http2;
 pub mod link;
 pub mod message;
+pub mod opaque;
 pub mod options;
 pub mod source;
+pub mod tap;
 pub mod tcp;
 pub mod websocket;
 
 use account::{Account, Cause};
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
-use connection::Sink;
+use connection::{Chunks, Http, Sink, State};
 use exchange::Columns;
+use hashbrown::HashMap;
 use http1::Memos;
-use link::{Decoded, Decoder, Whole};
+use link::{Addr, Decoded, Decoder, Whole};
 use message::Messages;
 use options::Options;
 use source::{Block, Broken, File, Step};
+use tap::Pieces;
 use tcp::Table;
 
 pub struct Engine {
@@ -42,6 +46,15 @@ pub struct Engine {
     sink: Sink,
     file: File,
     conversations: gor::Conversations,
+    /// Connections whose plaintext comes from above.
+    plain: HashMap<u64, Http>,
+}
+
+/// A connection whose plaintext is fed: its ends, client first, and the protocol inside (RFC 7301).
+pub struct Plain {
+    pub connection: u64,
+    pub ends: [(Addr, u16); 2],
+    pub alpn: Vec<u8>,
 }
 
 impl Engine {
@@ -51,6 +64,7 @@ impl Engine {
             table: Table::new(&options.ports, options.first_connection),
             file: File::default(),
             conversations: gor::Conversations::default(),
+            plain: HashMap::default(),
             sink: Sink {
                 columns: Columns::new(options.weight),
                 options,
@@ -58,6 +72,7 @@ impl Engine {
                 account: Account::default(),
                 buffered: 0,
                 memos: Memos::default(),
+                pieces: Pieces::default(),
             },
         }
     }
@@ -167,6 +182,76 @@ impl Engine {
     pub fn take_messages(&mut self) -> Messages {
         let next = self.sink.messages.alike();
         std::mem::replace(&mut self.sink.messages, next)
+    }
+
+    /// What is to be read above the engine, see `tap`.
+    pub fn take_pieces(&mut self) -> Pieces {
+        std::mem::take(&mut self.sink.pieces)
+    }
+
+    /// Pieces that wait to be taken.
+    pub fn pieces(&self) -> usize {
+        self.sink.pieces.len()
+    }
+
+    /// Bytes that were handed over, read as this connection's plaintext; `overhead` beside them.
+    pub fn feed_plain(
+        &mut self,
+        plain: &Plain,
+        server: bool,
+        time: i64,
+        data: &[u8],
+        length: usize,
+        overhead: u64,
+        packets: u32,
+    ) {
+        let http = self.plain.entry(plain.connection).or_insert_with(|| {
+            let mut http = Http::new(plain.connection, plain.ends, 0, State::Idle);
+            http.secure(&plain.alpn);
+            http
+        });
+        let chunks = Chunks {
+            data,
+            len: length,
+            time,
+            seq: 0,
+            ack: None,
+            overhead,
+            packets,
+        };
+        if length > 0 {
+            http.feed(usize::from(server), &chunks, &mut self.sink);
+        } else {
+            self.sink.account.add(Cause::ConnectionOverhead, overhead);
+        }
+    }
+
+    /// `length` bytes of a connection's plaintext will never be seen.
+    pub fn gap_plain(&mut self, connection: u64, server: bool, length: u32) {
+        if let Some(http) = self.plain.get_mut(&connection) {
+            http.gap(usize::from(server), 0, length, &mut self.sink);
+        }
+    }
+
+    /// A connection whose plaintext was fed is over.
+    pub fn close_plain(&mut self, connection: u64) {
+        if let Some(mut http) = self.plain.remove(&connection) {
+            for d in 0..2 {
+                http.end(d, &mut self.sink);
+            }
+            http.close(false, &mut self.sink);
+        }
+    }
+
+    /// Books bytes that were handed over: to a cause, or to exchanges made above the engine.
+    pub fn book(&mut self, cause: Option<Cause>, bytes: u64, exchanges: u64, incomplete: u64) {
+        let account = &mut self.sink.account;
+        match cause {
+            Some(cause) => account.add(cause, bytes),
+            None => account.exchange_bytes += bytes,
+        }
+        account.exchanges += exchanges;
+        account.incomplete += incomplete;
     }
 
     pub fn message_bytes(&self) -> usize {

@@ -25,6 +25,15 @@ pub enum Addr {
     V6(u128),
 }
 
+impl From<std::net::IpAddr> for Addr {
+    fn from(address: std::net::IpAddr) -> Self {
+        match address {
+            std::net::IpAddr::V4(a) => Addr::V4(a.into()),
+            std::net::IpAddr::V6(a) => Addr::V6(a.into()),
+        }
+    }
+}
+
 /// One TCP segment. `len` is the payload's length on the wire, `payload` what was captured of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {

@@ -40,6 +40,12 @@ pub struct Options {
     pub redaction: Redaction,
     pub templates: Templates,
     pub vxlan: Vxlan,
+    /// Every connection is a stream of bytes, no protocol is looked for.
+    pub raw: bool,
+    /// Handed over: connections of these servers' ports, those that nothing here understands, TLS.
+    pub tap_ports: Vec<u16>,
+    pub tap_unknown: bool,
+    pub tap_tls: bool,
 }
 
 impl Default for Options {
@@ -68,6 +74,10 @@ impl Default for Options {
             redaction: Redaction::default(),
             templates: Templates::default(),
             vxlan: Vxlan::default(),
+            raw: false,
+            tap_ports: Vec::new(),
+            tap_unknown: false,
+            tap_tls: false,
         }
     }
 }

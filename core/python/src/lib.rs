@@ -7,10 +7,12 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 use regex::bytes::Regex;
+use replaykit_engine::account::CAUSES;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
 use replaykit_engine::options::Options;
-use replaykit_engine::{source, walk};
+use replaykit_engine::{source, walk, Plain};
+use std::net::IpAddr;
 
 /// Batches are built and dropped many times a second: this allocator keeps their pages.
 #[global_allocator]
@@ -96,6 +98,10 @@ fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     set(o, "settle_segments", &mut out.settle_segments)?;
     set(o, "vxlan_ports", &mut out.vxlan.ports)?;
     set(o, "vxlan_vnis", &mut out.vxlan.vnis)?;
+    set(o, "raw", &mut out.raw)?;
+    set(o, "tap_ports", &mut out.tap_ports)?;
+    set(o, "tap_unknown", &mut out.tap_unknown)?;
+    set(o, "tap_tls", &mut out.tap_tls)?;
     let mut patterns: Vec<String> = Vec::new();
     set(o, "endpoints", &mut patterns)?;
     out.templates = Templates::new(&patterns);
@@ -254,6 +260,76 @@ impl Engine {
             .into_arrow()
             .map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
         Ok([arrow(py, &gor)?, arrow(py, &StructArray::from(index))?])
+    }
+
+    #[getter]
+    fn pieces(&self) -> usize {
+        self.engine.pieces()
+    }
+
+    /// What is to be read above: the bytes, and a row a piece.
+    fn take_pieces<'py>(
+        &mut self,
+        py: Python<'py>,
+    ) -> PyResult<[(Bound<'py, PyCapsule>, Bound<'py, PyCapsule>); 2]> {
+        let (bytes, index) = self
+            .engine
+            .take_pieces()
+            .into_arrow()
+            .map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
+        Ok([arrow(py, &bytes)?, arrow(py, &StructArray::from(index))?])
+    }
+
+    #[pyo3(signature = (connection, ends, alpn, server, time_ns, data, length, overhead, packets))]
+    fn feed_plain(
+        &mut self,
+        connection: u64,
+        ends: [(IpAddr, u16); 2],
+        alpn: &[u8],
+        server: bool,
+        time_ns: i64,
+        data: &[u8],
+        length: usize,
+        overhead: u64,
+        packets: u32,
+    ) {
+        let plain = Plain {
+            connection,
+            ends: ends.map(|(address, port)| (address.into(), port)),
+            alpn: alpn.to_vec(),
+        };
+        self.engine
+            .feed_plain(&plain, server, time_ns, data, length, overhead, packets);
+    }
+
+    fn gap_plain(&mut self, connection: u64, server: bool, length: u32) {
+        self.engine.gap_plain(connection, server, length);
+    }
+
+    fn close_plain(&mut self, connection: u64) {
+        self.engine.close_plain(connection);
+    }
+
+    #[pyo3(signature = (cause, bytes, exchanges, incomplete))]
+    fn book(
+        &mut self,
+        cause: Option<&str>,
+        bytes: u64,
+        exchanges: u64,
+        incomplete: u64,
+    ) -> PyResult<()> {
+        let cause = match cause {
+            None => None,
+            Some(name) => Some(
+                CAUSES
+                    .iter()
+                    .find(|(_, known)| *known == name)
+                    .map(|(cause, _)| *cause)
+                    .ok_or_else(|| PyValueError::new_err(format!("no cause {name:?}")))?,
+            ),
+        };
+        self.engine.book(cause, bytes, exchanges, incomplete);
+        Ok(())
     }
 
     fn account<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

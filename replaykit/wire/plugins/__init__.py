@@ -1,0 +1,1 @@
+"""Protocol plug-ins that come with replaykit; each is an example of how to write one."""
