@@ -22,8 +22,8 @@ def _may_capture() -> bool:
 
 @pytest.fixture
 def live() -> None:
-    """The privilege to capture, nginx and wrk."""
-    lacking = missing("nginx", "wrk", "ip", "ethtool")
+    """The privilege to capture, and the servers and clients that are captured."""
+    lacking = missing("nginx", "wrk", "ip", "ethtool", "nghttpd", "h2load", "curl", "redis-server")
     if not _may_capture():
         lacking.append("CAP_NET_RAW")
     if lacking:

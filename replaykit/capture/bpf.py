@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from replaykit.errors import UsageError
+from replaykit.wire.envelope import GENEVE, GTP_U
 
 Instruction = tuple[int, int, int, int]
 """code, jump if true, jump if false, constant: struct sock_filter (linux/filter.h)."""
@@ -92,13 +93,15 @@ class Assembler:
 @dataclass(frozen=True)
 class Wanted:
     """What the kernel shall hand over. Empty ports or hosts: all. `sample`: share of connections
-    kept, 0 < sample <= 1. `loopback`: index of the interface whose packets are seen twice."""
+    kept, 0 < sample <= 1. `loopback`: index of the interface whose packets are seen twice.
+    `tunnels`: not None keeps what may carry packets inside packets; UDP ports of VXLAN."""
 
     ports: Sequence[int] = ()
     hosts: Sequence[str] = ()
     sample: float = 1.0
     headers_only: bool = False
     loopback: int | None = None
+    tunnels: tuple[int, ...] | None = None
 
 
 def compile_filter(wanted: Wanted) -> list[Instruction]:
@@ -117,11 +120,16 @@ def compile_filter(wanted: Wanted) -> list[Instruction]:
     a.when(_JEQ, 0x86DD, "ipv6")
     for tag in (0x8100, 0x88A8, 0x8864):
         a.when(_JEQ, tag, "keep")  # inside an envelope: the engine decides
+    if wanted.tunnels is not None:
+        for kind in (0x8847, 0x8848, 0x6558):
+            a.when(_JEQ, kind, "keep")
     a.jump("drop")
 
     a.label("ipv4")
     a.op(_LD_B, _NET + 9)
     a.when(_JEQ, 6, "ipv4 tcp")
+    if wanted.tunnels is not None:
+        _tunnels(a, "ipv4")
     a.jump("drop")
     a.label("ipv4 tcp")
     hosts = [ipaddress.ip_address(h) for h in wanted.hosts]
@@ -148,7 +156,22 @@ def compile_filter(wanted: Wanted) -> list[Instruction]:
     a.when(_JEQ, 6, "ipv6 tcp")
     for extension in (0, 43, 44, 51, 60):
         a.when(_JEQ, extension, "keep")
+    if wanted.tunnels is not None:
+        _tunnels(a, "ipv6")
     a.jump("drop")
+    if wanted.tunnels is not None:
+        a.label("ipv4 udp")
+        a.op(_LD_H, _NET + 6)
+        a.when(_JSET, 0x1FFF, "keep")  # a later fragment: ports unknown
+        a.op(_LDX_MSH, _NET)
+        a.jump("udp")
+        a.label("ipv6 udp")
+        a.op(_LDX_IMM, 40)
+        a.label("udp")
+        a.op(_IND_H, _NET + 2)
+        for port in (*wanted.tunnels, GENEVE, GTP_U):
+            a.when(_JEQ, port, "keep")
+        a.jump("drop")
     a.label("ipv6 tcp")
     if hosts:
         for i, h in enumerate(h for h in hosts if h.version == 6):
@@ -203,6 +226,13 @@ def compile_filter(wanted: Wanted) -> list[Instruction]:
     a.label("drop")
     a.op(_RET, 0)
     return a.program()
+
+
+def _tunnels(a: Assembler, family: str) -> None:
+    """Keeps IP in IP and GRE, and looks into UDP. A: the protocol above IP."""
+    for protocol in (4, 41, 47):
+        a.when(_JEQ, protocol, "keep")
+    a.when(_JEQ, 17, f"{family} udp")
 
 
 def _sample(a: Assembler, share: float) -> None:

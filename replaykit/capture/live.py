@@ -24,12 +24,16 @@ from pathlib import Path
 import pyarrow as pa
 
 from replaykit.capture import bpf
+from replaykit.capture.mirror import Mirror
 from replaykit.capture.reader import open_reader
 from replaykit.capture.ring import RETIRE_MS, Ring
 from replaykit.errors import UsageError
 from replaykit.wire.engine import Choice, Engine
+from replaykit.wire.envelope import Vxlan
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
+
+Source = Ring | Mirror
 
 FLUSH_S = 0.5
 ROWS = 32_768
@@ -42,18 +46,28 @@ class Place:
     interface: str
     ports: tuple[int, ...]
     host: str | None = None
+    listen: tuple[str, int] | None = None
+    """Mirrored traffic is sent to this address and UDP port."""
 
 
 def parse_place(text: str) -> Place:
     """Reads `eth0:80`, `:8080`, `any:80,443`, `lo:8000-8010`, `127.0.0.1:80`, `[::1]:80`.
 
+    `vxlan://[ADDRESS]:4789/80` listens for mirrored traffic, on 127.0.0.1 unless told.
     Raises UsageError.
     """
-    name, colon, ports = text.rpartition(":")
+    if text.startswith("vxlan://"):
+        where, _, inner = text.removeprefix("vxlan://").partition("/")
+        address, _, listen = where.rpartition(":")
+        if not listen.isdecimal() or not 1 <= int(listen) <= 65_535:
+            raise UsageError(f"{text!r}: give a UDP port from 1 to 65535, as in vxlan://0.0.0.0:4789/80")
+        ports = parse_place(f":{inner}").ports if inner else ()
+        return Place("", ports, listen=(address.strip("[]") or "127.0.0.1", int(listen)))
+    name, colon, ports_text = text.rpartition(":")
     if not colon:
         raise UsageError(f"{text!r}: name a port as in eth0:80, or :80 for all interfaces")
     numbers: list[int] = []
-    for part in ports.split(","):
+    for part in ports_text.split(","):
         first, dash, last = part.partition("-")
         try:
             begin, end = int(first), int(last) if dash else int(first)
@@ -89,6 +103,8 @@ class Settings:
     buffer_bytes: int = 128 << 20
     user: str | None = None
     engine: Choice = "auto"
+    tunnels: tuple[int, ...] | None = None
+    """What may carry packets inside packets is captured too; UDP ports of VXLAN."""
     report: Callable[[str], None] = print
     """Told of connections that a plug-in cannot read."""
 
@@ -114,7 +130,7 @@ class Worker(threading.Thread):
     """Reads its rings into its engine and puts the results into the queue."""
 
     def __init__(
-        self, rings: list[Ring], engine: Engine, results: queue.Queue[Result], messages: bool
+        self, rings: list[Source], engine: Engine, results: queue.Queue[Result], messages: bool
     ) -> None:
         super().__init__(daemon=True)
         self._rings, self.engine, self._results, self._messages = rings, engine, results, messages
@@ -159,8 +175,8 @@ class Worker(threading.Thread):
     def _read(self) -> int:
         packets = 0
         for ring in self._rings:
-            for start, end in ring.blocks():
-                packets += self.engine.feed_block(ring.memory, start, end)
+            for count in ring.feed(self.engine):
+                packets += count
                 if self.engine.rows >= ROWS:
                     self._flush()
         return packets
@@ -183,9 +199,9 @@ class Capture:
     def __init__(self, settings: Settings, options: Options) -> None:
         self.settings = settings
         self.results: queue.Queue[Result] = queue.Queue(maxsize=64)
-        self._rings: list[Ring] = []
+        self._rings: list[Source] = []
         self.workers: list[Worker] = []
-        workers: list[list[Ring]] = [[] for _ in range(max(settings.workers, 1))]
+        workers: list[list[Source]] = [[] for _ in range(max(settings.workers, 1))]
         ports = tuple(sorted({p for place in settings.places for p in place.ports}))
         try:
             for number, (index, name, program) in enumerate(_programs(settings)):
@@ -194,6 +210,12 @@ class Capture:
                     ring = Ring(index, name, program, settings.buffer_bytes, group)
                     self._rings.append(ring)
                     rings.append(ring)
+            for place in settings.places:
+                if place.listen is not None:
+                    vxlan = Vxlan((), options.vxlan_vnis)
+                    mirror = Mirror(*place.listen, vxlan, settings.buffer_bytes)
+                    self._rings.append(mirror)
+                    workers[0].append(mirror)
             if settings.user is not None:
                 drop_privileges(settings.user)
             weight = 1 / settings.sample
@@ -257,6 +279,8 @@ def _programs(settings: Settings) -> list[tuple[int, str, list[bpf.Instruction]]
     """Interface index, name and filter for each interface named."""
     places: dict[str, tuple[set[int], set[str]]] = {}
     for place in settings.places:
+        if place.listen is not None:
+            continue
         ports, hosts = places.setdefault(place.interface, (set(), set()))
         ports |= set(place.ports)
         hosts |= {place.host} if place.host else set()
@@ -271,6 +295,7 @@ def _programs(settings: Settings) -> list[tuple[int, str, list[bpf.Instruction]]
             settings.sample,
             settings.headers_only,
             socket.if_nametoindex("lo") if name == "any" else None,
+            settings.tunnels,
         )
         program = bpf.compile_filter(wanted)
         if settings.expression:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from replaykit.capture import bpf
 from replaykit.errors import UsageError
+from replaykit.wire.engine import Engine
 
 _ETH_P_ALL = 3
 _SOL_PACKET = 263
@@ -118,6 +119,11 @@ class Ring:
             finally:
                 _STATUS.pack_into(self.memory, start + 8, 0)
                 self._next = (self._next + 1) % self._blocks
+
+    def feed(self, engine: Engine) -> Iterator[int]:
+        """Gives filled blocks to an engine, and yields the packets in each."""
+        for start, end in self.blocks():
+            yield engine.feed_block(self.memory, start, end)
 
     def stop(self) -> None:
         """Lets no further packet in; what is in the ring can still be read, after RETIRE_MS."""

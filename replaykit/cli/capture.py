@@ -36,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "places",
         nargs="+",
         metavar="[IFACE]:PORT",
-        help="interface (default any) and ports: :80, eth0:80,8000-8010",
+        help="interface (default any) and ports: :80, eth0:80,8000-8010; vxlan://ADDRESS:4789/80 listens for "
+        "mirrored traffic",
     )
     common.add_outputs(parser)
     common.add_by(parser)
@@ -73,6 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--workers", type=int, default=1, metavar="N", help="threads that share the connections (default 1)"
     )
+    group.add_argument(
+        "--tunnels", action="store_true", help="also looks into VXLAN, GRE, Geneve, MPLS, GTP-U, IP in IP"
+    )
     group.add_argument("--user", metavar="NAME", help="becomes this user once the sockets are open")
     common.add_filters(parser)
     common.add_protocols(parser)
@@ -96,6 +100,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         parse_size(args.buffer_size),
         args.user,
         args.engine,
+        tuple(args.vxlan_port or (4789, 8472)) if args.tunnels else None,
         lambda line: common.say(f"replaykit: {line}"),
     )
 

@@ -236,7 +236,10 @@ class _Tls:
 
     def __init__(self, layers: Layered, connection: int, ends: Ends, keys: KeyLog) -> None:
         self._layers, self._connection, self._ends = layers, connection, ends
+        self._keys = keys
         self._session = Session(keys)
+        # What came while a secret was missing.
+        self._later: deque[tuple[bool, bytes]] = deque()
         self._offsets = (Offsets(), Offsets())
         # Until something was decrypted: to be counted without keys if it never is.
         self._waiting: list[Handed] | None = []
@@ -245,35 +248,42 @@ class _Tls:
         self._plain: Plain | None = None
 
     def take(self, piece: Handed) -> _Tls | _Opaque:
+        if piece.kind == CLOSED:
+            self._keys.update()
+            following = self.again()
+            if following is self and (self._waiting is not None or any(o.waiting for o in self._offsets)):
+                following = self._give_up()
+            if following is self:
+                self._layers.inner.close_plain(self._connection)
+                return self
+            return following.take(piece)
         if self._waiting is not None:
             self._waiting.append(piece)
             self._kept += len(piece.data)
             if self._kept > 4 * MAX_WAITING:
-                return self._give_up(None)
+                return self._give_up()
         if piece.kind == DATA and len(piece.data) == piece.length:
             self._offsets[piece.server].add(piece.length, piece.time, piece.overhead, piece.packets)
+            if self._session.blocked is not None:
+                self._later.append((piece.server, piece.data))
+                return self if self._offsets[piece.server].waiting <= MAX_WAITING else self._give_up()
             return self._read(piece.server, piece.data)
-        if piece.kind == CLOSED:
-            self._layers.keys and self._layers.keys.update()
-            following = self.again()
-            if following is not self:
-                return following
-            if self._waiting is not None or any(o.waiting for o in self._offsets):
-                return self._give_up(None)
-            self._layers.inner.close_plain(self._connection)
-            return self
         if piece.kind == MISSING and self._plain is not None:
             self._layers.inner.gap_plain(self._connection, piece.server, piece.length)
         # Records are numbered: after a hole the number is not known.
-        return self._give_up(piece if self._waiting is None else None)
+        known = self._waiting is not None
+        following = self._give_up()
+        return following if known else following.take(piece)
 
     def again(self) -> _Tls | _Opaque:
-        """More secrets may be known."""
-        for server in (False, True):
-            following = self._read(server, b"")
-            if following is not self:
-                return following
-        return self
+        """More secrets may be known: goes on where one was missing, in the capture's order."""
+        blocked = self._session.blocked
+        if blocked is None:
+            return self
+        following = self._read(blocked, b"")
+        while following is self and self._session.blocked is None and self._later:
+            following = self._read(*self._later.popleft())
+        return following
 
     def _read(self, server: bool, data: bytes) -> _Tls | _Opaque:
         try:
@@ -281,9 +291,7 @@ class _Tls:
                 share = self._offsets[server].take(record.size)
                 self._record(server, record.size, record.plain, share)
         except Undecryptable:
-            return self._give_up(None)
-        if any(o.waiting > MAX_WAITING for o in self._offsets):
-            return self._give_up(None)
+            return self._give_up()
         return self
 
     def _record(self, server: bool, size: int, plain: bytes | None, share: Share) -> None:
@@ -308,7 +316,7 @@ class _Tls:
         self._layers.sink.account.add(CONNECTION_OVERHEAD, self._handshakes)
         self._handshakes = 0
 
-    def _give_up(self, last: Handed | None) -> _Opaque:
+    def _give_up(self) -> _Opaque:
         """The rest of the connection is counted without being read."""
         layers = self._layers
         opaque = _Opaque(layers, self._connection, self._ends, True)
@@ -334,8 +342,6 @@ class _Tls:
                         share.packets,
                     )
                 )
-        if last is not None:
-            opaque.take(last)
         return opaque
 
 

@@ -193,10 +193,8 @@ class Session:
         self._suite: Suite | None = None
         self._version = 0
         self.alpn = b""
-
-    def waits(self) -> bool:
-        """True while records are there for which the key log has no secret yet."""
-        return any(len(side.buffer) >= 5 for side in self._sides)
+        self.blocked: bool | None = None
+        """The side (true: the server) whose next record's secret is not in the key log yet."""
 
     def feed(self, server: bool, data: bytes) -> Iterator[Record]:
         """Takes bytes in and gives back what has become readable, record by record.
@@ -206,6 +204,7 @@ class Session:
         """
         side = self._sides[server]
         side.buffer += data
+        self.blocked = None
         while len(side.buffer) >= 5:
             size = 5 + int.from_bytes(side.buffer[3:5])
             if len(side.buffer) < size:
@@ -215,6 +214,7 @@ class Session:
             header, body = bytes(side.buffer[:5]), bytes(side.buffer[5:size])
             opened = self._record(server, side, header, body)
             if opened is None:
+                self.blocked = server
                 return
             del side.buffer[:size]
             kind, plain = opened
@@ -233,7 +233,7 @@ class Session:
             side.handshake.clear()
             return kind, b""
         try:
-            if self._version == _TLS13 or (kind == APPLICATION and not self._server_random):
+            if self._version == _TLS13 or not self._server_random:
                 if kind != APPLICATION:
                     return kind, body
                 return self._open13(server, side, header, body)
@@ -273,7 +273,9 @@ class Session:
     def _early(self, side: _Side, header: bytes, body: bytes) -> tuple[int, bytes] | None:
         secret = self._secret(False, "early")
         if secret is None:
-            return None if self._suite is None else (ALERT, b"")  # refused early data is passed over
+            if self._suite is None:
+                raise Undecryptable("early data whose secret is not in the key log")
+            return ALERT, b""  # refused early data is passed over
         if side.stage != "early":
             suites = [self._suite] if self._suite else [_SUITES[n] for n in (0x1301, 0x1302, 0x1303)]
             for suite in suites:
@@ -328,6 +330,7 @@ class Session:
 
     def _server_hello(self, body: bytes) -> None:
         if body[2:34] == _RETRY:
+            self._version = _TLS13  # the ServerHello itself comes after another ClientHello
             return
         r = Reader(body)
         version = r.number(2)

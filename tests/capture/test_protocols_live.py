@@ -1,0 +1,284 @@
+"""Live captures of other protocols, counted against what their own programs say."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pyarrow.parquet as pq
+import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
+
+from ci.servers import free_port
+from tests.capture.test_live import capturing
+
+pytestmark = [pytest.mark.usefixtures("live"), pytest.mark.timeout(120)]
+
+
+@contextmanager
+def running(*command: str, port: int) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).drop_columns(["time", "response_time"]).to_pylist()
+
+
+def captured(process: subprocess.Popen[str], out: Path) -> list[dict[str, Any]]:
+    process.wait(30)
+    return rows(out)
+
+
+@contextmanager
+def nghttpd(tmp_path: Path, *more: str) -> Iterator[int]:
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "file.bin").write_bytes(b"x" * 3000)
+    port = free_port()
+    with running("nghttpd", "-a", "127.0.0.1", "-d", str(tmp_path / "www"), *more, str(port), port=port):
+        yield port
+
+
+def test_h2load_counts_the_same_as_we_do(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    with nghttpd(tmp_path, "--no-tls") as port:
+        with capturing(f"lo:{port}", "--to", str(out)) as process:
+            url = f"http://127.0.0.1:{port}/file.bin"
+            said = subprocess.run(
+                ["h2load", "-n", "2000", "-c", "4", "-m", "10", url],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        found = captured(process, out)
+    assert "2000 succeeded" in said and len(found) == 2000
+    assert {(r["protocol"], r["status"], r["response_body_bytes"], r["complete"]) for r in found} == {
+        ("h2", 200, 3000, True)
+    }
+    # traffic: 5.83MB (6110160) total, 47.31KB (48444) headers (space savings 75.00%), 5.72MB (6000000) data
+    total, headers, saved, data = re.search(  # type: ignore[union-attr]
+        r"\((\d+)\) total.*?\((\d+)\) headers \(space savings ([\d.]+)%\).*?\((\d+)\) data", said
+    ).groups()
+    assert sum(r["response_body_bytes"] for r in found) == int(data)
+    # nghttpd sends no padding and no priority: its header payloads are HPACK alone.
+    assert sum(r["response_header_bytes"] for r in found) == int(headers)
+    plain = sum(r["response_uncompressed_header_bytes"] for r in found)
+    assert 0 < float(saved) < 100 and plain > 2 * int(headers)
+    assert sum(r["response_wire_bytes"] for r in found) <= int(total)
+
+
+def test_curl_with_prior_knowledge(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    with nghttpd(tmp_path, "--no-tls") as port:
+        url = f"http://127.0.0.1:{port}/file.bin"
+        with capturing(f"lo:{port}", "--to", str(out)) as process:
+            said = subprocess.run(
+                ["curl", "-s", "--http2-prior-knowledge", "-o", str(tmp_path / "got"),
+                 "-w", "%{http_version} %{size_download} %{size_header} %{size_request}", url],
+                capture_output=True, text=True, check=True,
+            ).stdout  # fmt: skip
+            version, downloaded, *_ = said.split()
+        found = captured(process, out)
+    (row,) = found
+    assert (
+        version == "2" and row["protocol"] == "h2" and row["response_body_bytes"] == int(downloaded) == 3000
+    )
+    assert row["path"] == "/file.bin" and row["complete"]
+
+
+def test_curl_over_tls_with_its_key_log(tmp_path: Path) -> None:
+    pem = tmp_path / "pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-keyout", str(pem), "-out", str(tmp_path / "crt")], check=True, capture_output=True,
+    )  # fmt: skip
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "file.bin").write_bytes(b"x" * 3000)
+    port, keys, out = free_port(), tmp_path / "keys", tmp_path / "out.parquet"
+    server = (
+        "nghttpd",
+        "-a",
+        "127.0.0.1",
+        "-d",
+        str(tmp_path / "www"),
+        str(port),
+        str(pem),
+        str(tmp_path / "crt"),
+    )
+    hidden = tmp_path / "hidden.parquet"
+    with running(*server, port=port):
+        with (
+            capturing(f"lo:{port}", "--to", str(out), "--tls-keys", str(keys)) as process,
+            capturing(f"lo:{port}", "--to", str(hidden)) as other,
+        ):
+            for _ in range(3):
+                subprocess.run(
+                    ["curl", "-sk", "--http2", "-o", str(tmp_path / "got"), f"https://localhost:{port}/file.bin"],
+                    env={**os.environ, "SSLKEYLOGFILE": str(keys)}, check=True,
+                )  # fmt: skip
+            time.sleep(1)
+        found, without = captured(process, out), captured(other, hidden)
+    assert [(r["protocol"], r["scheme"], r["alpn"], r["path"], r["response_body_bytes"]) for r in found] == [
+        ("h2", "https", "h2", "/file.bin", 3000)
+    ] * 3
+    assert [(r["protocol"], r["host"], r["endpoint"]) for r in without] == [
+        ("tls", "localhost", "tls://localhost")
+    ] * 3
+
+
+def test_grpc(tmp_path: Path) -> None:
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+            if details.method == "/shop.v1.Cart/Add":
+                return grpc.unary_unary_rpc_method_handler(lambda request, context: request * 2)
+            if details.method == "/shop.v1.Cart/Watch":
+                return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([request] * 5))
+            return None
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((Handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    out = tmp_path / "out.parquet"
+    try:
+        with (
+            capturing(f"lo:{port}", "--to", str(out)) as process,
+            grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            add, watch = channel.unary_unary("/shop.v1.Cart/Add"), channel.unary_stream("/shop.v1.Cart/Watch")
+            for n in range(20):
+                assert add(b"x" * n) == b"x" * 2 * n
+            assert len(list(watch(b"y" * 7))) == 5
+            with pytest.raises(grpc.RpcError):
+                channel.unary_unary("/shop.v1.Cart/None")(b"")
+            time.sleep(0.5)
+    finally:
+        server.stop(None)
+    found = captured(process, out)
+    adds = [r for r in found if r["endpoint"] == "/shop.v1.Cart/Add"]
+    assert [r["request_message_bytes"] for r in adds] == list(range(20))
+    assert [r["response_message_bytes"] for r in adds] == [2 * n for n in range(20)]
+    assert {(r["grpc_status"], r["request_messages"], r["response_messages"]) for r in adds} == {(0, 1, 1)}
+    (watched,) = (r for r in found if r["endpoint"] == "/shop.v1.Cart/Watch")
+    assert (watched["response_messages"], watched["response_message_bytes"]) == (5, 35)
+    (unknown,) = (r for r in found if r["endpoint"] == "/shop.v1.Cart/None")
+    assert unknown["grpc_status"] == 12
+
+
+def test_websockets_with_permessage_deflate(tmp_path: Path) -> None:
+    port, out = free_port(), tmp_path / "out.parquet"
+    sent = ["word " * n for n in range(1, 60)]
+
+    async def echo(socket: Any) -> None:
+        async for message in socket:
+            await socket.send(message)
+
+    async def talk() -> None:
+        async with serve(echo, "127.0.0.1", port), connect(f"ws://127.0.0.1:{port}/live/17") as client:
+            for text in sent:
+                await client.send(text)
+                assert await client.recv() == text
+            await client.send(b"\0" * 100_000)
+            await client.recv()
+            await client.ping()
+
+    with capturing(f"lo:{port}", "--to", str(out)) as process:
+        asyncio.run(talk())
+    found = captured(process, out)
+    for side in ("request", "response"):
+        texts = [
+            r[f"{side}_decoded_bytes"] for r in found if r["method"] == "TEXT" and r[f"{side}_body_bytes"]
+        ]
+        assert texts == [len(text) for text in sent]
+        (binary,) = (r for r in found if r["method"] == "BINARY" and r[f"{side}_body_bytes"])
+        assert binary[f"{side}_decoded_bytes"] == 100_000 > binary[f"{side}_body_bytes"] * 50
+    assert Counter(r["status"] for r in found if r["method"] == "CLOSE") == {1000: 2}
+    assert {r["endpoint"] for r in found} == {"/live/{id}"}
+
+
+def test_redis_server(tmp_path: Path) -> None:
+    port, out = free_port(), tmp_path / "out.parquet"
+    with running("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", port=port):
+        with capturing(f"lo:{port}", "--to", str(out), "--protocol", "redis") as process:
+            said = subprocess.run(
+                ["redis-benchmark", "-p", str(port), "-n", "500", "-c", "5", "-t", "set,get", "-d", "300", "-q"],
+                capture_output=True, text=True, check=True,
+            ).stdout  # fmt: skip
+            assert "GET" in said
+            time.sleep(0.5)
+        found = captured(process, out)
+    counts = Counter(r["endpoint"] for r in found)
+    assert counts["SET"] == counts["GET"] == 500
+    assert {r["response_body_bytes"] for r in found if r["endpoint"] == "GET"} == {len("$300\r\n") + 302}
+
+
+def test_mirrored_traffic_in_vxlan_is_listened_to(tmp_path: Path) -> None:
+    """As cloud providers mirror it: UDP to a port of ours, no capture of the interface."""
+    from scapy.layers.l2 import Ether
+    from scapy.layers.vxlan import VXLAN
+
+    from tests.talk import Talk
+
+    port, out = free_port(), tmp_path / "out.parquet"
+    talk = (
+        Talk()
+        .open()
+        .client(b"GET /mirrored HTTP/1.1\r\nHost: h\r\n\r\n")
+        .server(b"HTTP/1.1 204 No\r\n\r\n")
+        .close()
+    )
+    command = [sys.executable, "-m", "replaykit", "capture", f"vxlan://127.0.0.1:{port}/80", "--vni", "7"]
+    process = subprocess.Popen(
+        [*command, "--to", str(out), "--duration", "3s"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None and "capturing on" in process.stderr.readline()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for vni in (7, 8):
+            for packet in talk.packets:
+                raw = bytes(VXLAN(vni=vni, flags="Instance") / Ether(packet.data))
+                sender.sendto(raw, ("127.0.0.1", port))
+    process.wait(30)
+    (row,) = rows(out)
+    assert row["path"] == "/mirrored" and row["complete"]
+
+
+@pytest.mark.parametrize("name", ["GRE", "VXLAN", "Geneve", "GTP-U", "IP in IP", "IP in IPv6", "MPLS"])
+def test_tunnels_pass_the_kernels_filter(tmp_path: Path, name: str) -> None:
+    from tests.wire.test_envelopes import ENVELOPES, talk
+
+    out, packets = tmp_path / "out.parquet", talk(ENVELOPES[name]).packets
+    with (
+        capturing("lo:80", "--tunnels", "--to", str(out)) as process,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender,
+    ):
+        sender.bind(("lo", 0))
+        for packet in packets:
+            sender.send(packet.data)
+        time.sleep(0.3)
+    (row,) = captured(process, out)
+    assert row["path"] == "/a" and row["response_body_bytes"] == 300
