@@ -103,6 +103,8 @@ class Settings:
     buffer_bytes: int = 128 << 20
     user: str | None = None
     engine: Choice = "auto"
+    above: Callable[[Engine], Engine] | None = None
+    """Put around each engine."""
     tunnels: tuple[int, ...] | None = None
     """What may carry packets inside packets is captured too; UDP ports of VXLAN."""
     report: Callable[[str], None] = print
@@ -184,13 +186,10 @@ class Worker(threading.Thread):
     def _flush(self) -> None:
         self.account = self.engine.account()
         self.cpu_s = time.thread_time()
-        result = Result()
         if self.engine.rows:
-            result.exchanges = self.engine.take_exchanges()
-        if self._messages and self.engine.message_bytes:
-            result.messages = self.engine.take_messages()
-        if result.exchanges is not None or result.messages is not None:
-            self._results.put(result)
+            self._results.put(Result(exchanges=self.engine.take_exchanges()))
+        while self._messages and self.engine.message_bytes:
+            self._results.put(Result(messages=self.engine.take_messages()))
 
 
 class Capture:
@@ -230,6 +229,8 @@ class Capture:
         except BaseException:
             self.close()
             raise
+        if settings.above is not None:
+            engines = [settings.above(engine) for engine in engines]
         self.engine = engines[0].name
         wants_messages = options.requests or options.responses
         self.workers = [

@@ -100,6 +100,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         parse_size(args.buffer_size),
         args.user,
         args.engine,
+        common.bodies(args),
         tuple(args.vxlan_port or (4789, 8472)) if args.tunnels else None,
         lambda line: common.say(f"replaykit: {line}"),
     )
@@ -141,7 +142,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--headers-only cuts bodies off: it cannot fill a .gor file")
     stop: list[int] = []
     with common.outputs([], common.rotation(args)) as opened, _signals(stop):
-        chosen = common.options(args, wants, wants and not args.no_responses)
+        responses = args.decode or (wants and not args.no_responses)
+        chosen = common.options(args, wants or args.decode, responses)
         common.engine(args, chosen)  # says what is wrong with a pattern before anything is opened
         openers()  # everything is loaded before privileges are dropped
         capture = Capture(settings, chosen)

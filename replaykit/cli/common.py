@@ -18,7 +18,7 @@ from replaykit.capture.reader import open_reader
 from replaykit.errors import UsageError
 from replaykit.ship.output import Output, Rotation, open_output
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
-from replaykit.wire.exchange import SCHEMA
+from replaykit.wire.exchange import EXTRA, SCHEMA
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
@@ -125,6 +125,13 @@ def add_by(parser: argparse.ArgumentParser) -> None:
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--decode", action="store_true",
+        help="fills request_decoded_bytes and response_decoded_bytes: content without gzip, deflate, br, zstd",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prettify", action="store_true", help="messages are written to .gor decoded and without chunks"
+    )
+    parser.add_argument(
         "--to",
         action="append",
         default=[],
@@ -207,6 +214,15 @@ def engine(choice_args: argparse.Namespace, chosen: Options) -> Engine:
     return opened
 
 
+def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
+    """What --decode and --prettify put around an engine."""
+    if not (args.decode or args.prettify):
+        return None
+    from replaykit.traffic.bodies import Bodies
+
+    return lambda inner: Bodies(inner, decode=args.decode, prettify=args.prettify)
+
+
 class Background:
     """Runs an output in a thread of its own, so that writing and parsing share two cores."""
 
@@ -268,10 +284,16 @@ def outputs(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]
 
 
 class Reader:
-    """Reads input files through one engine: batches and messages come out, troubles are kept."""
+    """Reads input files through one engine: batches and messages come out, troubles are kept.
 
-    def __init__(self, args: argparse.Namespace, chosen: Options) -> None:
+    above: put around the engine.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, chosen: Options, above: Callable[[Engine], Engine] | None = None
+    ) -> None:
         self._args = args
+        self._above = above
         self._options = chosen
         self.engine: Engine | None = None
         self.troubles: list[str] = []
@@ -290,6 +312,8 @@ class Reader:
                     continue
                 if self.engine is None:
                     self.engine = engine(self._args, self._options)
+                    if self._above is not None:
+                        self.engine = self._above(self.engine)
                 reading = Reading()
                 for progress in file.feed(self.engine, reading):
                     step(file, progress.done)
@@ -305,7 +329,7 @@ class Reader:
         assert self.engine is not None
         if self.engine.rows >= rows:
             yield self.engine.take_exchanges()
-        if self.engine.message_bytes:
+        while self.engine.message_bytes:
             yield self.engine.take_messages()
 
 
@@ -317,11 +341,17 @@ def read_parquet(name: str) -> Iterator[pa.RecordBatch]:
         file = pq.ParquetFile(name)
     except (pa.ArrowInvalid, OSError) as error:
         raise UsageError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    missing = [n for n in SCHEMA.names if n not in file.schema_arrow.names]
+    there = file.schema_arrow.names
+    lately = ("alpn", *EXTRA)  # files written before these columns existed are read too
+    missing = [n for n in SCHEMA.names if n not in there and n not in lately]
     if missing:
         raise UsageError(f"{name}: not a file of exchanges: it has no column {missing[0]!r}")
-    for batch in file.iter_batches(BATCH_ROWS, columns=SCHEMA.names):
-        yield batch.cast(SCHEMA)
+    for batch in file.iter_batches(BATCH_ROWS, columns=[n for n in SCHEMA.names if n in there]):
+        columns = [
+            batch.column(f.name).cast(f.type) if f.name in there else pa.nulls(batch.num_rows, f.type)
+            for f in SCHEMA
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 @contextmanager

@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
             outputs.append(common.Background(kind("-", Rotation())))
         gor = any(o.output.wants_messages for o in outputs)
         ports = common.parse_ports(args.port)
-        reader = common.Reader(args, common.options(args, gor, gor and not args.no_responses, ports))
+        responses = args.decode or (gor and not args.no_responses)
+        chosen = common.options(args, gor or args.decode, responses, ports)
+        reader = common.Reader(args, chosen, common.bodies(args))
         for piece in reader.read(args.files):
             for output in outputs:
                 if isinstance(piece, pa.RecordBatch):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 import pyarrow as pa
 
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.cli import common
+from replaykit.errors import UsageError
 from replaykit.report import render
 from replaykit.report.conservation import conservation
 
@@ -25,6 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=20, metavar="N", help="rows shown, the rest as (other); 0: all"
     )
+    parser.add_argument(
+        "--savings", action="store_true",
+        help="what could be spared per endpoint: compression, answers sent again unchanged, repeated requests",
+    )  # fmt: skip
     parser.add_argument("--format", choices=render.FORMATS, default="table")
     common.add_filters(parser)
     common.add_protocols(parser)
@@ -32,6 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.savings:
+        return _savings(args)
     keys = parse_keys(args.by)
     reader = common.Reader(args, common.options(args, False, False, common.parse_ports(args.port)))
     summary = Summary(keys)
@@ -39,6 +47,31 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(piece, pa.RecordBatch):
             summary.add(piece)
     show(summary, args, reader)
+    return common.print_troubles(reader.troubles)
+
+
+def _savings(args: argparse.Namespace) -> int:
+    from replaykit.attribution.savings import Savings
+    from replaykit.traffic.bodies import Bodies
+
+    savings = Savings()
+    chosen = common.options(args, True, True, common.parse_ports(args.port))
+    reader = common.Reader(
+        args, chosen, lambda inner: Bodies(inner, decode=False, prettify=False, visit=savings.visit)
+    )
+    for _ in reader.read(args.files):
+        pass
+    if reader.engine is None:
+        raise UsageError("--savings needs bodies: give a capture or a .gor file, Parquet holds none")
+    found = [saving.as_dict(endpoint) for endpoint, saving in savings.top(args.top or None)]
+    if args.format == "json":
+        print(json.dumps({"savings": found}))
+    elif args.format == "csv":
+        sys.stdout.write(render.records_as_csv(found))
+    else:
+        from rich.console import Console
+
+        (Console() if sys.stdout.isatty() else Console(width=160)).print(render.savings_table(found))
     return common.print_troubles(reader.troubles)
 
 

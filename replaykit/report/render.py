@@ -72,12 +72,41 @@ def table(summary: Summary, top: int | None, title: str | None = None) -> Table:
 
 
 def as_csv(summary: Summary, top: int | None) -> str:
-    data = rows(summary, top)
+    return records_as_csv(rows(summary, top), [*summary.by, "requests"])
+
+
+def records_as_csv(data: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """Records with the same fields; `names` where there is none."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(data[0]) if data else [*summary.by, "requests"])
+    writer = csv.DictWriter(out, list(data[0]) if data else names)
     writer.writeheader()
     writer.writerows(data)
     return out.getvalue()
+
+
+def savings_table(data: Sequence[Mapping[str, Any]]) -> Table:
+    """What could be spared, for a terminal."""
+    out = Table(header_style="bold", box=None, pad_edge=False)
+    out.add_column("endpoint", overflow="fold", min_width=12)
+    for name in (
+        "responses", "bodies", "sent\nplain", "gzip\nspares", "br\nspares", "sent again\nunchanged", "\nbytes",
+        "repeated\nwithin 1 s", "\nbytes",
+    ):  # fmt: skip
+        out.add_column(name, justify="right", no_wrap=True)
+    for row in data:
+        out.add_row(
+            row["endpoint"],
+            f"{row['responses']:,}",
+            *(
+                show_size(row[n])
+                for n in ("response_body_bytes", "uncompressed_bytes", "gzip_spared_bytes", "br_spared_bytes")
+            ),
+            f"{row['unchanged']:,}",
+            show_size(row["unchanged_bytes"]),
+            f"{row['repeated_within_1s']:,}",
+            show_size(row["repeated_bytes"]),
+        )
+    return out
 
 
 def as_json(

@@ -18,7 +18,6 @@ from replaykit.wire.account import CONNECTION_OVERHEAD, UNPARSED, Account
 from replaykit.wire.connection import Http, Sink
 from replaykit.wire.engine import Engine, Plain
 from replaykit.wire.exchange import Exchange, Side
-from replaykit.wire.message import Messages
 from replaykit.wire.opaque import Opaque, tls_start
 from replaykit.wire.options import Options
 from replaykit.wire.protocol import Direction, Message, ProtocolPlugin
@@ -26,6 +25,7 @@ from replaykit.wire.stream import Offsets, Share
 from replaykit.wire.tap import CLOSED, DATA, MISSING, OPENED, Handed
 from replaykit.wire.tls import KeyLog, Session, Undecryptable
 from replaykit.wire.upper import Context, Cost, Piece
+from replaykit.wire.wrapper import Wrapper
 
 MAX_WAITING = 256 << 10
 """Bytes of a connection that wait for their secrets before it is counted without them."""
@@ -39,7 +39,7 @@ def _ends(text: bytes) -> Ends:
     return (client, int(client_port)), (server, int(server_port))
 
 
-class Layered:
+class Layered(Wrapper):
     """`inner` with a key log and plug-ins above it. `report` is told once per broken connection."""
 
     def __init__(
@@ -50,8 +50,7 @@ class Layered:
         plugins: Sequence[ProtocolPlugin],
         report: Callable[[str], None],
     ) -> None:
-        self.name = inner.name
-        self.inner = inner
+        super().__init__(inner)
         self.keys = keys
         self.plugins = plugins
         self.report = report
@@ -85,16 +84,10 @@ class Layered:
             )
         self._booked = replace(now, causes=dict(now.causes))
 
-    def next_file(self) -> None:
-        self.inner.next_file()
-
     def feed_file(self, data: Any, start: int, end: int) -> int:
         taken = self.inner.feed_file(data, start, end)
         self._drain()
         return taken
-
-    def feed_gor(self, data: Any, start: int, end: int) -> int:
-        return self.inner.feed_gor(data, start, end)
 
     def feed_block(self, data: Any, start: int, end: int) -> int:
         packets = self.inner.feed_block(data, start, end)
@@ -122,14 +115,6 @@ class Layered:
         return self.inner.rows + len(self.sink.columns)
 
     @property
-    def message_bytes(self) -> int:
-        return self.inner.message_bytes
-
-    @property
-    def bad_records(self) -> int:
-        return self.inner.bad_records
-
-    @property
     def held(self) -> tuple[int, int]:
         connections, buffered = self.inner.held
         return connections, buffered + self.sink.buffered
@@ -140,31 +125,6 @@ class Layered:
             return batch
         table = pa.Table.from_batches([batch, self.sink.columns.take()])
         return table.unify_dictionaries().combine_chunks().to_batches()[0]
-
-    def take_messages(self) -> Messages:
-        return self.inner.take_messages()
-
-    def account(self) -> dict[str, int]:
-        return self.inner.account()
-
-    @property
-    def pieces(self) -> int:
-        return 0
-
-    def take_pieces(self) -> list[Handed]:
-        return []
-
-    def feed_plain(self, plain: Plain, piece: Handed) -> None:
-        self.inner.feed_plain(plain, piece)
-
-    def gap_plain(self, connection: int, server: bool, length: int) -> None:
-        self.inner.gap_plain(connection, server, length)
-
-    def close_plain(self, connection: int) -> None:
-        self.inner.close_plain(connection)
-
-    def book(self, cause: str | None, count: int, exchanges: int = 0, incomplete: int = 0) -> None:
-        self.inner.book(cause, count, exchanges, incomplete)
 
 
 class _Stream:
