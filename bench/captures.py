@@ -6,6 +6,7 @@ They are kept in bench/data, which is not committed, and made when they are miss
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci.servers import namespaces, nginx, wrk
+from ci.servers import BODY, free_port, namespaces, nginx, wrk
 
 DATA = Path(__file__).parent / "data"
 
@@ -59,8 +60,12 @@ def _record(
         dump = subprocess.Popen([*command, f"tcp port {port}"], stderr=said)
         while "listening on" not in _said(said):
             time.sleep(0.05)
-        for run in load:
-            run()  # type: ignore[operator]
+        try:
+            for run in load:
+                run()  # type: ignore[operator]
+        except BaseException:
+            dump.kill()
+            raise
         size = -1
         while size != path.stat().st_size:
             size = path.stat().st_size
@@ -113,6 +118,123 @@ def veth(seconds: int = 25) -> Recorded:
             lambda: wrk("http://10.77.0.2/files/100k.bin", 1, 4, mix=False, prefix=client),
         ]
         return _record(path, "veth0", 80, side, server.log, load)  # type: ignore[arg-type]
+
+
+def http2(requests: int = 240_000) -> Recorded:
+    """The small API exchanges of `loopback` over HTTP/2: h2load and nghttpd, 16 connections of 10 streams."""
+    path = DATA / "http2.pcap"
+    if (known := _known(path)) is not None:
+        return known
+    DATA.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as root:
+        (Path(root) / "item.json").write_text(BODY)
+        port = free_port()
+        command = ["nghttpd", "-a", "127.0.0.1", "-d", root, "--no-tls", str(port)]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            time.sleep(0.5)
+            load = [
+                "h2load",
+                "-n",
+                str(requests),
+                "-c",
+                "16",
+                "-m",
+                "10",
+                f"http://127.0.0.1:{port}/item.json",
+            ]
+            log = Path(root) / "log"
+
+            def run() -> None:
+                said = subprocess.run(load, capture_output=True, text=True, check=True).stdout
+                done = int(said.split(" succeeded")[0].split()[-1])
+                log.write_text("done\n" * done)
+
+            return _record(path, "lo", port, [], log, [run])
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+def http1_alike(requests: int = 240_000) -> Recorded:
+    """As many HTTP/1 exchanges of the same file, by h2load too."""
+    path = DATA / "http1-alike.pcap"
+    if (known := _known(path)) is not None:
+        return known
+    DATA.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as root, nginx(Path(root)) as server:
+        (Path(root) / "www" / "item.json").write_text(BODY)
+        url = f"http://127.0.0.1:{server.port}/item.json"
+        load = ["h2load", "--h1", "-n", str(requests), "-c", "16", "-m", "1", url]
+
+        def run() -> None:
+            subprocess.run(load, capture_output=True, check=True)
+            time.sleep(1.5)
+
+        return _record(path, "lo", server.port, [], server.log, [run])
+
+
+def tls(requests: int = 20_000) -> tuple[Recorded, Path]:
+    """TLS 1.3 with its key log: answers of 16 kB, h2load's client through Python's own TLS."""
+    path, keys = DATA / "tls.pcap", DATA / "tls.keys"
+    if (known := _known(path)) is not None and keys.exists():
+        return known, keys
+    DATA.mkdir(exist_ok=True)
+    keys.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as root:
+        pem = Path(root) / "pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-keyout", str(pem), "-out", f"{pem}.crt"], check=True, capture_output=True,
+        )  # fmt: skip
+        files = Path(root)
+        (files / "16k.bin").write_bytes(bytes(range(256)) * 64)
+        port = free_port()
+        command = ["nghttpd", "-a", "127.0.0.1", "-d", str(files), str(port), str(pem), f"{pem}.crt"]
+        peer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            time.sleep(0.5)
+            log = Path(root) / "log"
+
+            def run() -> None:
+                environment = {**os.environ, "SSLKEYLOGFILE": str(keys)}
+                config = Path(root) / "curl"
+                one = f'url = "https://localhost:{port}/16k.bin"\noutput = "/dev/null"\n'
+                config.write_text(one * requests)
+                subprocess.run(["curl", "-sk", "--http2", "-K", str(config)], env=environment, check=True)
+                log.write_text("done\n" * requests)
+
+            return _record(path, "lo", port, [], log, [run]), keys
+        finally:
+            peer.terminate()
+            peer.wait(10)
+
+
+def cleartext(requests: int = 20_000) -> Recorded:
+    """What `tls` holds, without TLS."""
+    path = DATA / "cleartext.pcap"
+    if (known := _known(path)) is not None:
+        return known
+    DATA.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as root:
+        (Path(root) / "16k.bin").write_bytes(bytes(range(256)) * 64)
+        port = free_port()
+        command = ["nghttpd", "-a", "127.0.0.1", "-d", root, "--no-tls", str(port)]
+        peer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            time.sleep(0.5)
+            log = Path(root) / "log"
+
+            def run() -> None:
+                url = f"http://127.0.0.1:{port}/16k.bin"
+                load = ["h2load", "-n", str(requests), "-c", "1", "-m", "1", url]
+                subprocess.run(load, capture_output=True, check=True)
+                log.write_text("done\n" * requests)
+
+            return _record(path, "lo", port, [], log, [run])
+        finally:
+            peer.terminate()
+            peer.wait(10)
 
 
 _ETHERNET = bytes(12) + b"\x08\x00"

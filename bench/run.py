@@ -248,6 +248,85 @@ def headers_only(goreplay: str, seconds: int) -> str:
     return f"GoReplay {peer:.0f} µs, replaykit {ours:.1f} µs CPU per exchange: GoReplay is **{peer / ours:.0f} x** ({notes}).\n"
 
 
+def http2(recorded: Recorded, alike: Recorded) -> str:
+    """HTTP/2 beside HTTP/1 of the same sizes, and beside tshark listing the same requests."""
+    costs: dict[str, list[Cost]] = {}
+    counts: dict[str, int] = {}
+    tshark = [
+        "tshark", "-r", str(recorded.path), "-d", f"tcp.port=={recorded.port},http2", "-Y", "http2.headers.method",
+        "-T", "fields", "-e", "tcp.stream", "-e", "http2.streamid", "-e", "http2.headers.path",
+    ]  # fmt: skip
+    for _ in range(ROUNDS):
+        for label, one in (("HTTP/2", recorded), ("HTTP/1", alike)):
+            with tempfile.TemporaryDirectory() as name:
+                target = Path(name) / "out.parquet"
+                measure.warm(one.path)
+                command = [*REPLAYKIT, "exchanges", str(one.path), "--quiet", "--to", str(target)]
+                costs.setdefault(label, []).append(measure.run(command))
+                counts[label] = _rows(target)
+    measure.warm(recorded.path)
+    costs["tshark, HTTP/2"] = [measure.run(tshark)]
+    counts["tshark, HTTP/2"] = counts["HTTP/2"]
+    rows = [["", "wall", "CPU", "exchanges", "exchanges/s"]]
+    rate = {}
+    for label, found in costs.items():
+        c = best(found)
+        rate[label] = counts[label] / c.wall_s
+        logged = {"HTTP/1": alike.exchanges}.get(label, recorded.exchanges)
+        rows.append(
+            [
+                label,
+                f"{c.wall_s:.2f} s",
+                f"{c.cpu_s:.2f} s",
+                f"{counts[label]:,} of {logged:,}",
+                f"{rate[label]:,.0f}",
+            ]
+        )
+    return (
+        f"{recorded.packets:,} packets of HTTP/2, {alike.packets:,} of HTTP/1.\n\n{table(rows)}\n"
+        f"HTTP/1 is **{rate['HTTP/1'] / rate['HTTP/2']:.2f} x** as fast; "
+        f"tshark takes **{rate['HTTP/2'] / rate['tshark, HTTP/2']:.0f} x** as long.\n"
+    )
+
+
+def tls(recorded: Recorded, keys: Path) -> str:
+    """Bytes through TLS with a key log, in the clear, and through the cipher alone."""
+    with tempfile.TemporaryDirectory() as name:
+        target = Path(name) / "out.parquet"
+        options = ["--quiet", "--to", str(target)]
+        command = [*REPLAYKIT, "exchanges", str(recorded.path), *options]
+        found: dict[str, list[Cost]] = {}
+        for _ in range(ROUNDS):
+            measure.warm(recorded.path)
+            found.setdefault("with keys", []).append(measure.run([*command, "--tls-keys", str(keys)]))
+            rows = _rows(target)
+            found.setdefault("without keys", []).append(measure.run(command))
+            clear = captures.cleartext()
+            found.setdefault("the same in the clear", []).append(
+                measure.run([*REPLAYKIT, "exchanges", str(clear.path), *options])
+            )
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    cipher, record = AESGCM(bytes(32)), bytes(16_400)
+    sealed = cipher.encrypt(bytes(12), record, b"12345")
+    n = recorded.path.stat().st_size // len(record)
+    begun = time.process_time()
+    for _ in range(n):
+        cipher.decrypt(bytes(12), sealed, b"12345")
+    alone = time.process_time() - begun
+    costs = {label: best(c).cpu_s for label, c in found.items()}
+    base = costs["the same in the clear"]
+    rows_ = [
+        ["", "CPU"],
+        *([label, f"{c:.2f} s"] for label, c in costs.items()),
+        ["the cipher alone", f"{alone:.2f} s"],
+    ]
+    return (
+        f"{recorded.path.stat().st_size / 1e6:,.0f} MB, {rows:,} of {recorded.exchanges:,} exchanges read.\n\n"
+        f"{table(rows_)}\nReading TLS costs the cipher and **{(costs['with keys'] - alone) / base:.1f} x** the clear text.\n"
+    )
+
+
 def scale() -> str:
     """Cost per packet over the number of packets and of connections; draws bench/scale.png."""
     import matplotlib
@@ -314,6 +393,8 @@ def main() -> int:
         "The readable engine": lambda: readable(captures.loopback()),
         "Live on loopback": lambda: live(live_program, args.seconds),
         "Live, headers only, 100 kB answers over veth": lambda: headers_only(live_program, args.seconds),
+        "HTTP/2": lambda: http2(captures.http2(), captures.http1_alike()),
+        "TLS with a key log": lambda: tls(*captures.tls()),
         "Scale": scale,
     }
     wanted = [w for w in args.only.split(",") if w]

@@ -204,7 +204,7 @@ def test_closed_early() -> None:
 
 def test_what_is_no_http_is_named() -> None:
     found = both(
-        Talk(dport=443).open().client(b"\x16\x03\x01\x02\x00\x01").server(b"\x16\x03\x03").close().packets
+        Talk(dport=443).open().client(b"\x99\x03\x01\x02\x00\x01").server(b"\x99\x03\x03").close().packets
     )
     assert not found.rows
     assert found.account["unknown_protocol"] == 6 + 3 + 2 * 54
