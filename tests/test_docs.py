@@ -88,3 +88,33 @@ def test_the_example_of_an_output() -> None:
     opened.close()
     assert opened.rows == 3
     assert names["open_counter"]("x.gor", Rotation()) is None  # type: ignore[operator]
+
+
+def test_the_example_of_a_protocol() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    names: dict[str, object] = {}
+    exec(code, names)
+    from replaykit.wire.engine import open_engine
+    from replaykit.wire.layers import Layered
+    from replaykit.wire.options import Options
+    from tests.talk import Talk, outcome
+
+    options = Options(tap_ports=(7777,))
+    plugin = names["Lines"]()  # type: ignore[operator]
+    engine = Layered(open_engine(options), options, None, [plugin], pytest.fail)
+    talk = (
+        Talk(dport=7777)
+        .open()
+        .client(b"ADD 1 2\nSU")
+        .server(b"3\n")
+        .client(b"B 3 1\n")
+        .server(b"2\n")
+        .close()
+    )
+    for p in talk.packets:
+        engine.feed_packet(p.link, p.time, p.orig, p.data)
+    found = outcome(engine).rows
+    assert [(r["endpoint"], r["request_body_bytes"], r["response_body_bytes"]) for r in found] == [
+        ("ADD", 8, 2), ("SUB", 8, 2)
+    ]  # fmt: skip

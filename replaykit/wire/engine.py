@@ -6,7 +6,6 @@ readable one is the files of this package, and the specification.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa
@@ -30,13 +29,8 @@ class NoCompiledCore(RuntimeError):
     """The compiled engine was asked for and is not installed."""
 
 
-@dataclass(frozen=True)
-class Plain:
-    """A connection whose plaintext is fed: its ends, client first, and the protocol inside (RFC 7301)."""
-
-    connection: int
-    ends: tuple[tuple[str, int], tuple[str, int]]
-    alpn: bytes
+Ends = tuple[tuple[str, int], tuple[str, int]]
+"""Both ends of a connection, address and port, the client's first."""
 
 
 class Engine(Protocol):
@@ -91,8 +85,16 @@ class Engine(Protocol):
     def take_pieces(self) -> list[Handed]:
         """What is to be read above the engine, see `tap`."""
 
-    def feed_plain(self, plain: Plain, piece: Handed) -> None:
-        """Reads bytes that were handed over as this connection's plaintext; costs are booked with them."""
+    def open_plain(self, connection: int, ends: Ends, alpn: bytes) -> None:
+        """A connection whose plaintext will be fed: its ends, and the protocol inside (RFC 7301)."""
+
+    def feed_plain(
+        self, connection: int, server: bool, time_ns: int, data: bytes, overhead: int, packets: int
+    ) -> None:
+        """Reads what was handed over as this connection's plaintext.
+
+        overhead: bytes handed over beside it, which are booked with it.
+        """
 
     def gap_plain(self, connection: int, server: bool, length: int) -> None:
         """So many bytes of a connection's plaintext will never be seen."""
@@ -127,6 +129,8 @@ class CompiledEngine:
         self.feed_packet = self._engine.feed_packet
         self.next_file = self._engine.next_file
         self.advance = self._engine.advance
+        self.open_plain = self._engine.open_plain
+        self.feed_plain = self._engine.feed_plain
         self.finish = self._engine.finish
 
     def feed_file(self, data: Any, start: int, end: int) -> int:
@@ -169,20 +173,6 @@ class CompiledEngine:
             out.append(Handed(kind, connection, bool(direction), time_ns, seen, length, overhead, packets))
             start = end
         return out
-
-    def feed_plain(self, plain: Plain, piece: Handed) -> None:
-        p = piece
-        self._engine.feed_plain(
-            plain.connection,
-            plain.ends,
-            plain.alpn,
-            p.server,
-            p.time,
-            p.data,
-            p.length,
-            p.overhead,
-            p.packets,
-        )
 
     def gap_plain(self, connection: int, server: bool, length: int) -> None:
         self._engine.gap_plain(connection, server, length)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from replaykit.wire import http1
 from replaykit.wire.account import CONNECTION_OVERHEAD, UNPARSED, Account
 from replaykit.wire.connection import Http, Sink
-from replaykit.wire.engine import Engine, Plain
+from replaykit.wire.engine import Ends, Engine
 from replaykit.wire.exchange import Exchange, Side
 from replaykit.wire.opaque import Opaque, tls_start
 from replaykit.wire.options import Options
@@ -30,8 +30,6 @@ from replaykit.wire.wrapper import Wrapper
 MAX_WAITING = 256 << 10
 """Bytes of a connection that wait for their secrets before it is counted without them."""
 MAX_PIPELINE = 1024
-
-Ends = tuple[tuple[str, int], tuple[str, int]]
 
 
 def _ends(text: bytes) -> Ends:
@@ -205,7 +203,7 @@ class _Tls:
         self._waiting: list[Handed] | None = []
         self._kept = 0
         self._handshakes = 0
-        self._plain: Plain | None = None
+        self._opened = False
 
     def take(self, piece: Handed) -> _Tls | _Opaque:
         if piece.kind == CLOSED:
@@ -228,7 +226,7 @@ class _Tls:
                 self._later.append((piece.server, piece.data))
                 return self if self._offsets[piece.server].waiting <= MAX_WAITING else self._give_up()
             return self._read(piece.server, piece.data)
-        if piece.kind == MISSING and self._plain is not None:
+        if piece.kind == MISSING and self._opened:
             self._layers.inner.gap_plain(self._connection, piece.server, piece.length)
         # Records are numbered: after a hole the number is not known.
         known = self._waiting is not None
@@ -261,15 +259,14 @@ class _Tls:
             if self._waiting is None:
                 self._book()
             return
-        if self._plain is None:
-            self._plain = Plain(self._connection, self._ends, self._session.alpn)
+        if not self._opened:
+            self._opened = True
+            layers.inner.open_plain(self._connection, self._ends, self._session.alpn)
         self._waiting = None
-        self._book()
+        if self._handshakes:
+            self._book()
         overhead = share.overhead + size - len(plain)
-        handed = Handed(
-            DATA, self._connection, server, share.time, plain, len(plain), overhead, share.packets
-        )
-        layers.inner.feed_plain(self._plain, handed)
+        layers.inner.feed_plain(self._connection, server, share.time, plain, overhead, share.packets)
 
     def _book(self) -> None:
         """Handshakes and alerts are the connection's overhead."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from replaykit.wire import link, source
-from replaykit.wire.account import CONNECTION_OVERHEAD, GAP
+from replaykit.wire.account import GAP
 from replaykit.wire.connection import Chunks, Http, Sink
 from replaykit.wire.envelope import Vxlan
 from replaykit.wire.gor import Conversations
@@ -18,7 +18,7 @@ from replaykit.wire.tap import Handed
 from replaykit.wire.tcp import Table
 
 if TYPE_CHECKING:
-    from replaykit.wire.engine import Plain
+    from replaykit.wire.engine import Ends
 
 
 class ReadableEngine:
@@ -114,18 +114,17 @@ class ReadableEngine:
         taken, self._sink.pieces = self._sink.pieces, []
         return taken
 
-    def feed_plain(self, plain: Plain, piece: Handed) -> None:
-        http = self._plain.get(plain.connection)
-        if http is None:
-            ends = tuple((parse_address(address), port) for address, port in plain.ends)
-            http = self._plain[plain.connection] = Http(plain.connection, ends, 0, "idle")  # type: ignore[arg-type]
-            http.secure(plain.alpn)
-        if piece.length:
-            p = piece
-            chunks = Chunks(p.data, p.length, p.time, 0, None, p.overhead, p.packets)
-            http.feed(int(p.server), chunks, self._sink)
-        else:
-            self._sink.account.add(CONNECTION_OVERHEAD, piece.overhead)
+    def open_plain(self, connection: int, ends: Ends, alpn: bytes) -> None:
+        client, server = ((parse_address(address), port) for address, port in ends)
+        http = self._plain[connection] = Http(connection, (client, server), 0, "idle")
+        http.secure(alpn)
+
+    def feed_plain(
+        self, connection: int, server: bool, time_ns: int, data: bytes, overhead: int, packets: int
+    ) -> None:
+        if (http := self._plain.get(connection)) is not None:
+            chunks = Chunks(data, len(data), time_ns, 0, None, overhead, packets)
+            http.feed(int(server), chunks, self._sink)
 
     def gap_plain(self, connection: int, server: bool, length: int) -> None:
         if (http := self._plain.get(connection)) is not None:

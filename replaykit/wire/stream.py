@@ -34,8 +34,12 @@ class Offsets:
 
     def take(self, n: int) -> Share:
         """The next `n` bytes' share."""
-        out = Share()
         end = self._taken + n
+        if end == self._added and len(self._pieces) == 1:
+            _, time, overhead, packets = self._pieces.popleft()
+            self._taken = end
+            return Share(time, time, overhead, packets)
+        out = Share()
         if self._pieces:
             out.time = out.end = self._pieces[0][1]
         while self._pieces and self._pieces[0][0] < end:

@@ -29,6 +29,7 @@ _CLIENT_HELLO, _SERVER_HELLO, _END_OF_EARLY_DATA, _ENCRYPTED_EXTENSIONS, _FINISH
     24,
 )
 _TLS13 = 0x0304
+MAX_RECORD = 5 + (1 << 14) + 2048
 MAX_LOGGED = 1 << 20
 """Secrets kept; the oldest are forgotten first."""
 
@@ -126,6 +127,10 @@ class _Keys:
     iv: bytes
     secret: bytes = b""
     number: int = 0
+    mask: int = 0
+
+    def __post_init__(self) -> None:
+        self.mask = int.from_bytes(self.iv)
 
     @classmethod
     def of_secret(cls, suite: Suite, secret: bytes) -> _Keys:
@@ -133,7 +138,7 @@ class _Keys:
         return cls(suite, suite.aead(key), _expand_label(suite.hash, secret, b"iv", 12), secret)
 
     def nonce(self) -> bytes:
-        return (int.from_bytes(self.iv) ^ self.number).to_bytes(12)
+        return (self.mask ^ self.number).to_bytes(12)
 
     def updated(self) -> _Keys:
         """RFC 8446 §7.2."""
@@ -144,10 +149,11 @@ class _Keys:
         """Content type and plaintext; raises InvalidTag."""
         inner = self.aead.decrypt(self.nonce(), body, header)
         self.number += 1
-        plain = inner.rstrip(b"\0")
-        if not plain:
-            raise Undecryptable("a record without content type")
-        return plain[-1], plain[:-1]
+        if not inner or not inner[-1]:
+            inner = inner.rstrip(b"\0")  # padding
+            if not inner:
+                raise Undecryptable("a record without content type")
+        return inner[-1], inner[:-1]
 
     def open12(self, header: bytes, body: bytes) -> bytes:
         if self.suite.explicit:
@@ -203,31 +209,46 @@ class Session:
         Raises Undecryptable.
         """
         side = self._sides[server]
-        side.buffer += data
         self.blocked = None
-        while len(side.buffer) >= 5:
-            size = 5 + int.from_bytes(side.buffer[3:5])
-            if len(side.buffer) < size:
+        if side.buffer:
+            side.buffer += data
+            if len(side.buffer) < 5 or len(side.buffer) < 5 + int.from_bytes(side.buffer[3:5]):
                 return
-            if size > 5 + (1 << 14) + 2048 or not 20 <= side.buffer[0] <= 23:
+            data = bytes(side.buffer)
+            side.buffer.clear()
+        at, end = 0, len(data)
+        while end - at >= 5:
+            header = data[at : at + 5]
+            size = 5 + (header[3] << 8 | header[4])
+            if size > MAX_RECORD or not 20 <= header[0] <= 23:
                 raise Undecryptable("bytes that are no TLS record")
-            header, body = bytes(side.buffer[:5]), bytes(side.buffer[5:size])
-            opened = self._record(server, side, header, body)
+            if end - at < size:
+                break
+            opened = self._record(server, side, header, data[at + 5 : at + size])
             if opened is None:
                 self.blocked = server
-                return
-            del side.buffer[:size]
+                break
+            at += size
             kind, plain = opened
+            if kind == APPLICATION:
+                yield Record(size, plain)
+                continue
             if kind == HANDSHAKE:
                 try:
                     self._handshake(server, side, plain)
                 except Short:
                     raise Undecryptable("a handshake message that is cut off") from None
-            yield Record(size, plain if kind == APPLICATION else None)
+            yield Record(size, None)
+        side.buffer += data[at:]
 
     def _record(self, server: bool, side: _Side, header: bytes, body: bytes) -> tuple[int, bytes] | None:
         """Content type and content; None where the secret is missing."""
         kind = header[0]
+        if kind == APPLICATION and side.stage == "application" and side.keys is not None:
+            try:
+                return side.keys.open13(header, body)
+            except InvalidTag:
+                raise Undecryptable("a record that its key does not fit") from None
         if kind == CHANGE_CIPHER_SPEC:
             side.encrypted = self._version != _TLS13
             side.handshake.clear()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from replaykit.wire.engine import Engine, Plain
+from replaykit.wire.engine import Ends, Engine
 from replaykit.wire.message import Messages
 from replaykit.wire.tap import Handed
 
@@ -62,8 +62,13 @@ class Wrapper:
     def take_pieces(self) -> list[Handed]:
         return self.inner.take_pieces()
 
-    def feed_plain(self, plain: Plain, piece: Handed) -> None:
-        self.inner.feed_plain(plain, piece)
+    def open_plain(self, connection: int, ends: Ends, alpn: bytes) -> None:
+        self.inner.open_plain(connection, ends, alpn)
+
+    def feed_plain(
+        self, connection: int, server: bool, time_ns: int, data: bytes, overhead: int, packets: int
+    ) -> None:
+        self.inner.feed_plain(connection, server, time_ns, data, overhead, packets)
 
     def gap_plain(self, connection: int, server: bool, length: int) -> None:
         self.inner.gap_plain(connection, server, length)

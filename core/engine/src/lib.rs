@@ -50,13 +50,6 @@ pub struct Engine {
     plain: HashMap<u64, Http>,
 }
 
-/// A connection whose plaintext is fed: its ends, client first, and the protocol inside (RFC 7301).
-pub struct Plain {
-    pub connection: u64,
-    pub ends: [(Addr, u16); 2],
-    pub alpn: Vec<u8>,
-}
-
 impl Engine {
     pub fn new(options: Options) -> Self {
         Engine {
@@ -194,36 +187,36 @@ impl Engine {
         self.sink.pieces.len()
     }
 
+    /// A connection whose plaintext will be fed: its ends, client first, and the protocol inside.
+    pub fn open_plain(&mut self, connection: u64, ends: [(Addr, u16); 2], alpn: &[u8]) {
+        let mut http = Http::new(connection, ends, 0, State::Idle);
+        http.secure(alpn);
+        self.plain.insert(connection, http);
+    }
+
     /// Bytes that were handed over, read as this connection's plaintext; `overhead` beside them.
     pub fn feed_plain(
         &mut self,
-        plain: &Plain,
+        connection: u64,
         server: bool,
         time: i64,
         data: &[u8],
-        length: usize,
         overhead: u64,
         packets: u32,
     ) {
-        let http = self.plain.entry(plain.connection).or_insert_with(|| {
-            let mut http = Http::new(plain.connection, plain.ends, 0, State::Idle);
-            http.secure(&plain.alpn);
-            http
-        });
+        let Some(http) = self.plain.get_mut(&connection) else {
+            return;
+        };
         let chunks = Chunks {
             data,
-            len: length,
+            len: data.len(),
             time,
             seq: 0,
             ack: None,
             overhead,
             packets,
         };
-        if length > 0 {
-            http.feed(usize::from(server), &chunks, &mut self.sink);
-        } else {
-            self.sink.account.add(Cause::ConnectionOverhead, overhead);
-        }
+        http.feed(usize::from(server), &chunks, &mut self.sink);
     }
 
     /// `length` bytes of a connection's plaintext will never be seen.

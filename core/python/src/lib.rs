@@ -11,7 +11,7 @@ use replaykit_engine::account::CAUSES;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
 use replaykit_engine::options::Options;
-use replaykit_engine::{source, walk, Plain};
+use replaykit_engine::{source, walk};
 use std::net::IpAddr;
 
 /// Batches are built and dropped many times a second: this allocator keeps their pages.
@@ -280,26 +280,23 @@ impl Engine {
         Ok([arrow(py, &bytes)?, arrow(py, &StructArray::from(index))?])
     }
 
-    #[pyo3(signature = (connection, ends, alpn, server, time_ns, data, length, overhead, packets))]
+    fn open_plain(&mut self, connection: u64, ends: [(IpAddr, u16); 2], alpn: &[u8]) {
+        let ends = ends.map(|(address, port)| (address.into(), port));
+        self.engine.open_plain(connection, ends, alpn);
+    }
+
+    #[pyo3(signature = (connection, server, time_ns, data, overhead, packets))]
     fn feed_plain(
         &mut self,
         connection: u64,
-        ends: [(IpAddr, u16); 2],
-        alpn: &[u8],
         server: bool,
         time_ns: i64,
         data: &[u8],
-        length: usize,
         overhead: u64,
         packets: u32,
     ) {
-        let plain = Plain {
-            connection,
-            ends: ends.map(|(address, port)| (address.into(), port)),
-            alpn: alpn.to_vec(),
-        };
         self.engine
-            .feed_plain(&plain, server, time_ns, data, length, overhead, packets);
+            .feed_plain(connection, server, time_ns, data, overhead, packets);
     }
 
     fn gap_plain(&mut self, connection: u64, server: bool, length: u32) {
