@@ -37,7 +37,7 @@ http {{
     client_max_body_size 64m;
     sendfile on;
     server {{
-        listen {address}:{port} backlog=4096;
+        listen {address}:{port} backlog=4096{http2};
         root {root}/www;
         default_type application/json;
         location /files/ {{ default_type application/octet-stream; }}
@@ -81,7 +81,12 @@ def _wait(address: str, port: int, process: subprocess.Popen[bytes], prefix: Seq
 
 @contextmanager
 def nginx(
-    root: Path, address: str = "127.0.0.1", port: int = 0, log: bool = True, prefix: Sequence[str] = ()
+    root: Path,
+    address: str = "127.0.0.1",
+    port: int = 0,
+    log: bool = True,
+    prefix: Sequence[str] = (),
+    http2: bool = False,
 ) -> Iterator[Nginx]:
     """Serves small JSON under /api/, and files of 1 kB, 100 kB and 1 MB under /files/."""
     files = root / "www" / "files"
@@ -95,7 +100,9 @@ def nginx(
     access = root / "access.log"
     to = f"{access} measured buffer=64k flush=1s" if log else "off"
     config = root / "nginx.conf"
-    config.write_text(NGINX.format(root=root, log=to, address=address, port=port))
+    config.write_text(
+        NGINX.format(root=root, log=to, address=address, port=port, http2=" http2" if http2 else "")
+    )
     command = [*prefix, "nginx", "-p", str(root), "-e", str(root / "error.log"), "-c", str(config)]
     if os.geteuid() == 0:
         config.write_text("user root;\n" + config.read_text())

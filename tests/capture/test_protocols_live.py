@@ -22,7 +22,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
-from ci.servers import free_port
+from ci.servers import free_port, nginx
 from tests.capture.test_live import capturing
 
 pytestmark = [pytest.mark.usefixtures("live"), pytest.mark.timeout(120)]
@@ -89,6 +89,26 @@ def test_h2load_counts_the_same_as_we_do(tmp_path: Path) -> None:
     assert sum(r["response_wire_bytes"] for r in found) <= int(total)
 
 
+def test_nginx_logs_the_same_as_we_see(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    with nginx(tmp_path, http2=True) as server:
+        with capturing(f"lo:{server.port}", "--to", str(out)) as process:
+            for path, n in (("api/users/7", 300), ("files/100k.bin", 60), ("missing", 20)):
+                url = f"http://127.0.0.1:{server.port}/{path}"
+                subprocess.run(
+                    ["h2load", "-n", str(n), "-c", "3", "-m", "5", url], capture_output=True, check=True
+                )
+            time.sleep(1.5)
+        found = captured(process, out)
+        lines = [line.split() for line in server.log.read_text().splitlines()]
+    logged = Counter((p[1], p[2], int(p[3]), int(p[6])) for p in lines)
+    assert Counter((r["method"], r["target"], r["status"], r["response_body_bytes"]) for r in found) == logged
+    assert len(found) == 380 and all(r["complete"] for r in found)
+    # nginx counts the bytes of HEADERS and DATA frames as sent.
+    sent = sum(int(p[5]) for p in lines)
+    assert sum(r["response_wire_bytes"] for r in found) == pytest.approx(sent, rel=0.001)
+
+
 def test_curl_with_prior_knowledge(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     with nghttpd(tmp_path, "--no-tls") as port:
@@ -146,6 +166,53 @@ def test_curl_over_tls_with_its_key_log(tmp_path: Path) -> None:
     assert [(r["protocol"], r["host"], r["endpoint"]) for r in without] == [
         ("tls", "localhost", "tls://localhost")
     ] * 3
+
+
+def test_tls_key_updates(tmp_path: Path) -> None:
+    """RFC 8446 §4.6.3, asked for by openssl's own client: k updates its keys, K both sides'."""
+    pem, crt, keys, out = (tmp_path / name for name in ("pem", "crt", "keys", "out.parquet"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-keyout", str(pem), "-out", str(crt)], check=True, capture_output=True,
+    )  # fmt: skip
+    port = free_port()
+    server = (
+        "openssl",
+        "s_server",
+        "-accept",
+        f"127.0.0.1:{port}",
+        "-key",
+        str(pem),
+        "-cert",
+        str(crt),
+        "-www",
+    )
+    client = [
+        "openssl",
+        "s_client",
+        "-connect",
+        f"127.0.0.1:{port}",
+        "-keylogfile",
+        str(keys),
+        "-crlf",
+    ]
+    with (
+        running(*server, port=port),
+        capturing(f"lo:{port}", "--to", str(out), "--tls-keys", str(keys)) as process,
+        subprocess.Popen(
+            client, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as talk,
+    ):
+        assert talk.stdin is not None and talk.stdout is not None
+        for line in (b"k\n", b"K\n", b"GET / HTTP/1.0\n\n"):
+            time.sleep(0.4)
+            talk.stdin.write(line)
+            talk.stdin.flush()
+        said = talk.stdout.read()
+        time.sleep(0.6)
+    assert said.count(b"KEYUPDATE") == 2
+    (row,) = (r for r in captured(process, out) if r["path"] == "/")
+    assert (row["protocol"], row["scheme"], row["status"]) == ("http/1.0", "https", 200)
 
 
 def test_grpc(tmp_path: Path) -> None:
