@@ -394,7 +394,7 @@ class _Plugin:
         self._context.push(x, sink)
 
     def _exchange(self, m: Message) -> Exchange:
-        x = Exchange(self._context.next(), protocol=self._plugin.name, endpoint=m.endpoint)
+        x = Exchange(self._context.next_position(), protocol=self._plugin.name, endpoint=m.endpoint)
         x.method, x.target = m.method.encode(), m.target.encode()
         x.denied = not self._layers.sink.filters.passes_unknown()
         return x

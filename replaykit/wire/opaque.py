@@ -232,7 +232,7 @@ class Opaque:
                 self._emit(True, cx, sink)
                 x = None
         if x is None:
-            x = self._x = Exchange(cx.next(), protocol=RAW if self._tls is None else TLS)
+            x = self._x = Exchange(cx.next_position(), protocol=RAW if self._tls is None else TLS)
             x.denied = not sink.filters.passes_unknown()
             x.id = cx.gor_id(x.stream & 0xFFFFFFFF)
         if p.missing:

@@ -87,7 +87,7 @@ class Context:
         """Hands out an exchange."""
         self._http.hand_out(x, sink)
 
-    def next(self) -> int:
+    def next_position(self) -> int:
         """The next position on the connection."""
         return self._http.next_stream()
 

@@ -159,11 +159,11 @@ impl Context<'_> {
         if origin.protocol == Protocol::H2 {
             return origin.stream;
         }
-        self.next()
+        self.next_position()
     }
 
     /// The next position on the connection.
-    pub fn next(&mut self) -> i32 {
+    pub fn next_position(&mut self) -> i32 {
         let n = *self.stream;
         *self.stream = n.wrapping_add(1);
         n

@@ -271,7 +271,7 @@ impl Opaque {
         let x = self.x.get_or_insert_with(|| {
             let mut x = Box::<Exchange>::default();
             x.protocol = if raw { Protocol::Raw } else { Protocol::Tls };
-            x.stream = cx.next();
+            x.stream = cx.next_position();
             x.denied = !sink.options.filters.passes_unknown();
             x.id = cx.gor_id(x.stream as u32, sink);
             x.set_request([b"", b"", b"", b""]);
