@@ -162,6 +162,11 @@ class Decoder:
         self._max = DEFAULT
         self._whole = whole
 
+    @property
+    def held(self) -> int:
+        """Bytes in the table."""
+        return self._size
+
     def lose(self) -> None:
         """A block was missed: what the table holds is unknown."""
         self._entries.clear()

@@ -145,6 +145,10 @@ class _Lane:
         self.hpack = Decoder(whole)
         self.last = 0
 
+    def lose_table(self, sink: Sink) -> None:
+        sink.buffered -= self.hpack.held
+        self.hpack.lose()
+
 
 @dataclass(slots=True)
 class _Flow:
@@ -348,7 +352,7 @@ class Http2:
         cause = p.lost(cause)
         lane = self._lanes[d]
         lane.step = _Lost(cause)
-        lane.hpack.lose()
+        lane.lose_table(sink)
         self._drop_block(d, cause, sink)
 
     def _drop_block(self, d: int, cause: str, sink: Sink) -> None:
@@ -385,7 +389,7 @@ class Http2:
         lane.step = "payload"
         if lane.block is not None and (kind != CONTINUATION or stream != lane.block.stream):
             # RFC 9113 §6.10: nothing else may come in between.
-            lane.hpack.lose()
+            lane.lose_table(sink)
             self._drop_block(d, MALFORMED, sink)
         if kind == DATA:
             self._open_data(d, sink)
@@ -544,7 +548,7 @@ class Http2:
         block = lane.block
         if block is None:
             # Its beginning is not here, or §6.10 is broken.
-            lane.hpack.lose()
+            lane.lose_table(sink)
             sink.account.add(MALFORMED if self._whole else NOT_UNDERSTOOD, begun.link)
             return
         block.cut |= not sound
@@ -562,12 +566,17 @@ class Http2:
         lane.block = None
         sink.buffered -= len(block.data)
         fields, wrong = Fields(unknown=True), None
+        sink.buffered -= lane.hpack.held
         if block.cut:
             lane.hpack.lose()
         else:
             fields, whole = lane.hpack.block(bytes(block.data), sink.options.max_head_bytes)
             wrong = None if whole else http1.BAD_HEADER_BLOCK
+        sink.buffered += lane.hpack.held
         sink.account.bound_hits += fields.cut
+        if lane.hpack.held and sink.buffered > sink.options.max_buffer_bytes:
+            sink.account.bound_hits += 1
+            lane.lose_table(sink)
         if wrong is None and fields.unknown:
             wrong = http1.UNDECODED_HEADERS
         lane.last = block.stream
@@ -746,6 +755,7 @@ class Http2:
             if lane.step == "payload" or (lane.step == "header" and lane.head):
                 sink.account.add(MALFORMED, lane.frame.begun.link)
             lane.step = _Lost(RETRANSMISSION)
+            lane.lose_table(sink)
             self._drop_block(d, MALFORMED, sink)
         for number in sorted(self._streams):
             self._streams[number].x.flag(http1.CLOSED_EARLY)

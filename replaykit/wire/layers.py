@@ -56,6 +56,8 @@ class Layered(Wrapper):
         self.sink = Sink(options)
         self._booked = Account()
         self._streams: dict[int, _Stream] = {}
+        self.waiting = 0
+        """Bytes of all connections that wait for their secrets."""
 
     def _drain(self) -> None:
         for piece in self.inner.take_pieces() if self.inner.pieces else ():
@@ -202,6 +204,7 @@ class _Tls:
         # Until something was decrypted: to be counted without keys if it never is.
         self._waiting: list[Handed] | None = []
         self._kept = 0
+        self._bound = layers.sink.options.max_buffer_bytes
         self._handshakes = 0
         self._opened = False
 
@@ -217,8 +220,9 @@ class _Tls:
             return following.take(piece)
         if self._waiting is not None:
             self._waiting.append(piece)
-            self._kept += len(piece.data)
-            if self._kept > 4 * MAX_WAITING:
+            self._keep(len(piece.data))
+            if self._kept > 4 * MAX_WAITING or self._layers.waiting > self._bound:
+                self._layers.sink.account.bound_hits += 1
                 return self._give_up()
         if piece.kind == DATA and len(piece.data) == piece.length:
             self._offsets[piece.server].add(piece.length, piece.time, piece.overhead, piece.packets)
@@ -262,11 +266,17 @@ class _Tls:
         if not self._opened:
             self._opened = True
             layers.inner.open_plain(self._connection, self._ends, self._session.alpn)
-        self._waiting = None
+        if self._waiting is not None:
+            self._waiting = None
+            self._keep(-self._kept)
         if self._handshakes:
             self._book()
         overhead = share.overhead + size - len(plain)
         layers.inner.feed_plain(self._connection, server, share.time, plain, overhead, share.packets)
+
+    def _keep(self, n: int) -> None:
+        self._kept += n
+        self._layers.waiting += n
 
     def _book(self) -> None:
         """Handshakes and alerts are the connection's overhead."""
@@ -280,6 +290,7 @@ class _Tls:
         if self._waiting is not None:
             # Nothing was read: all of it is the row's.
             pieces, self._waiting = self._waiting, None
+            self._keep(-self._kept)
             for piece in pieces:
                 opaque.take(piece)
             return opaque

@@ -70,6 +70,10 @@ def _clear_start(b: bytes, masked: bool, compressed: bool) -> bool:
     return at > 0
 
 
+_INFLATE_BYTES = 48 << 10
+"""What an inflater holds: its window, and tables."""
+
+
 class _Inflate:
     """One direction's permessage-deflate.
 
@@ -114,9 +118,15 @@ class _Lost:
 
 @dataclass(slots=True)
 class _Lane:
-    """`step`: header or payload. `passed`: payload bytes of this frame so far."""
+    """`step`: header or payload. `passed`: payload bytes of this frame so far.
 
-    inflate: _Inflate | None
+    inflate: made with the first compressed message; what it holds counts as buffered. refused: there was
+    no room for one.
+    """
+
+    fresh: bool
+    inflate: _Inflate | None = None
+    refused: bool = False
     step: str | _Lost = "header"
     head: bytearray = field(default_factory=bytearray)
     begun: Begun = field(default_factory=Begun)
@@ -128,6 +138,25 @@ class _Lane:
     control: Exchange | None = None
     compressed: bool = False
     close: bytearray = field(default_factory=bytearray)
+
+    def begin_inflating(self, sink: Sink) -> None:
+        """A compressed message begins."""
+        if self.inflate is None and not self.refused:
+            if sink.buffered + _INFLATE_BYTES > sink.options.max_buffer_bytes:
+                sink.account.bound_hits += 1
+                self.refused = True
+            else:
+                sink.buffered += _INFLATE_BYTES
+                self.inflate = _Inflate(self.fresh)
+        if self.inflate is not None:
+            self.inflate.begin()
+
+    def lose_window(self) -> None:
+        """What the sender's window holds is no longer known."""
+        if self.inflate is not None:
+            self.inflate.lost = True
+        else:
+            self.refused = not self.fresh
 
     def current(self) -> Exchange | None:
         return self.control if self.opcode >= 8 else self.message
@@ -164,7 +193,7 @@ class WebSocket:
     def __init__(self, origin: Exchange, chosen: bytes) -> None:
         self._origin = origin
         self._negotiated, fresh = _extensions(chosen)
-        self._lanes = tuple(_Lane(_Inflate(f) if self._negotiated else None) for f in fresh)
+        self._lanes = tuple(_Lane(f) for f in fresh)
 
     def feed(self, server: bool, p: Piece, cost: Cost, cx: Context, sink: Sink) -> None:
         """In-order bytes of the client (`server` false) or the server, or a hole."""
@@ -191,8 +220,7 @@ class WebSocket:
         sink.account.add(cause, lane.begun.link)
         lane.begun.link = 0
         lane.step = _Lost(cause)
-        if lane.inflate is not None:
-            lane.inflate.lost = True
+        lane.lose_window()
         self._finish(server, None, cx, sink)
 
     def _finish(self, server: bool, why: str | None, cx: Context, sink: Sink) -> None:
@@ -270,8 +298,8 @@ class WebSocket:
         lane.begun = Begun()
         if not control and fresh:
             lane.compressed = self._negotiated and bool(first & _RSV1)
-            if lane.inflate is not None and lane.compressed:
-                lane.inflate.begin()
+            if lane.compressed:
+                lane.begin_inflating(sink)
         lane.close.clear()
         if length == 0:
             self._end_frame(server, cx, sink)
@@ -324,7 +352,7 @@ class WebSocket:
         control = lane.opcode >= 8
         if not control and not lane.fin:
             return
-        decoded: int | None = _side(x, server).body
+        decoded = _side(x, server).body if control or not lane.compressed else None
         if not control and lane.compressed and lane.inflate is not None:
             # RFC 7692 §7.2.2: the end that the sender left out.
             lane.inflate.feed(b"\0\0\xff\xff", sink.options.max_message_bytes)
@@ -358,4 +386,7 @@ class WebSocket:
                 sink.account.add(MALFORMED, lane.begun.link)
                 lane.begun.link = 0
             lane.step = _Lost(RETRANSMISSION)
+            if lane.inflate is not None:
+                lane.inflate = None
+                sink.buffered -= _INFLATE_BYTES
             self._finish(bool(server), http1.CLOSED_EARLY, cx, sink)

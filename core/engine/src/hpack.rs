@@ -247,6 +247,11 @@ impl Decoder {
         }
     }
 
+    /// Bytes in the table.
+    pub fn held(&self) -> usize {
+        self.size
+    }
+
     /// A block was missed: what the table holds is unknown.
     pub fn lose(&mut self) {
         self.entries.clear();

@@ -142,6 +142,13 @@ struct Lane {
     last: u32,
 }
 
+impl Lane {
+    fn lose_table(&mut self, sink: &mut Sink) {
+        sink.buffered -= self.hpack.held();
+        self.hpack.lose();
+    }
+}
+
 /// One side of a stream beyond what is measured: its message, if it is wanted.
 #[derive(Default)]
 struct Flow {
@@ -522,7 +529,7 @@ impl Http2 {
         let cause = p.lost(cause);
         let lane = &mut self.lanes[d];
         lane.step = Step::Lost(cause);
-        lane.hpack.lose();
+        lane.lose_table(sink);
         self.drop_block(d, cause, sink);
     }
 
@@ -583,7 +590,7 @@ impl Http2 {
         lane.step = Step::Payload;
         if lane.block.open && (kind != CONTINUATION || stream != lane.block.stream) {
             // RFC 9113 §6.10: nothing else may come in between.
-            lane.hpack.lose();
+            lane.lose_table(sink);
             self.drop_block(d, Cause::Malformed, sink);
         }
         if kind == DATA {
@@ -805,6 +812,7 @@ impl Http2 {
         let mut sound = !frame.cut;
         if frame.kind == CONTINUATION && !block.open {
             // Its beginning is not here, or §6.10 is broken.
+            sink.buffered -= lane.hpack.held();
             lane.hpack.lose();
             sink.account.add(
                 if self.whole {
@@ -856,6 +864,7 @@ impl Http2 {
         sink.buffered -= block.bytes.len();
         let mut fields = std::mem::take(&mut self.fields);
         let mut wrong = Anomaly::None;
+        sink.buffered -= lane.hpack.held();
         if block.cut {
             lane.hpack.lose();
             fields.clear();
@@ -867,8 +876,13 @@ impl Http2 {
         {
             wrong = Anomaly::BadHeaderBlock;
         }
+        sink.buffered += lane.hpack.held();
         if fields.cut {
             sink.account.bound_hits += 1;
+        }
+        if lane.hpack.held() > 0 && sink.buffered > sink.options.max_buffer_bytes {
+            sink.account.bound_hits += 1;
+            lane.lose_table(sink);
         }
         if wrong == Anomaly::None && fields.unknown {
             wrong = Anomaly::UndecodedHeaders;
@@ -1153,6 +1167,7 @@ impl Http2 {
                 _ => 0,
             };
             lane.step = Step::Lost(Cause::Retransmission);
+            lane.lose_table(sink);
             sink.account.add(Cause::Malformed, link);
             self.drop_block(d, Cause::Malformed, sink);
         }

@@ -88,6 +88,9 @@ fn clear_start(b: &[u8], masked: bool, compressed: bool) -> bool {
     at > 0
 }
 
+/// What an inflater holds: its window, and tables.
+const INFLATE_BYTES: usize = 48 << 10;
+
 /// One direction's permessage-deflate.
 struct Inflate {
     stream: Decompress,
@@ -160,7 +163,37 @@ struct Lane {
     control: Option<Box<Exchange>>,
     compressed: bool,
     close: [u8; 2],
-    inflate: Option<Inflate>,
+    /// Made with the first compressed message; what it holds counts as buffered.
+    inflate: Option<Box<Inflate>>,
+    fresh: bool,
+    /// There was no room for an inflater.
+    refused: bool,
+}
+
+impl Lane {
+    /// A compressed message begins.
+    fn begin_inflating(&mut self, sink: &mut Sink) {
+        if self.inflate.is_none() && !self.refused {
+            if sink.buffered + INFLATE_BYTES > sink.options.max_buffer_bytes {
+                sink.account.bound_hits += 1;
+                self.refused = true;
+            } else {
+                sink.buffered += INFLATE_BYTES;
+                self.inflate = Some(Box::new(Inflate::new(self.fresh)));
+            }
+        }
+        if let Some(inflate) = &mut self.inflate {
+            inflate.begin();
+        }
+    }
+
+    /// What the sender's window holds is no longer known.
+    fn lose_window(&mut self) {
+        match &mut self.inflate {
+            Some(inflate) => inflate.lost = true,
+            None => self.refused = !self.fresh,
+        }
+    }
 }
 
 pub struct WebSocket {
@@ -210,7 +243,9 @@ impl WebSocket {
             control: None,
             compressed: false,
             close: [0; 2],
-            inflate: negotiated.then(|| Inflate::new(fresh)),
+            inflate: None,
+            fresh,
+            refused: false,
         };
         WebSocket {
             origin: x.clone(),
@@ -257,9 +292,7 @@ impl WebSocket {
         sink.account
             .add(cause, std::mem::take(&mut lane.begun.link));
         lane.step = Step::Lost(cause);
-        if let Some(inflate) = &mut lane.inflate {
-            inflate.lost = true;
-        }
+        lane.lose_window();
         self.finish(server, false, Anomaly::None, cx, sink);
     }
 
@@ -397,10 +430,8 @@ impl WebSocket {
         lane.begun = Begun::default();
         if !control && fresh {
             lane.compressed = self.negotiated && first & RSV1 != 0;
-            if let Some(inflate) = &mut lane.inflate {
-                if lane.compressed {
-                    inflate.begin();
-                }
+            if lane.compressed {
+                lane.begin_inflating(sink);
             }
         }
         lane.close = [0; 2];
@@ -507,7 +538,7 @@ impl WebSocket {
         if !control && !lane.fin {
             return;
         }
-        let mut decoded = Some(body);
+        let mut decoded = Some(body).filter(|_| control || !lane.compressed);
         if let Some(inflate) = lane
             .inflate
             .as_mut()
@@ -558,6 +589,9 @@ impl WebSocket {
                 lane.begun.link = 0;
             }
             lane.step = Step::Lost(Cause::Retransmission);
+            if lane.inflate.take().is_some() {
+                sink.buffered -= INFLATE_BYTES;
+            }
             self.finish(server, true, Anomaly::ClosedEarly, cx, sink);
         }
     }
