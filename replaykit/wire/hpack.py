@@ -8,6 +8,7 @@ field beyond that is measured but not kept.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -97,6 +98,7 @@ _LENGTHS = [
     26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27, 27, 27, 26, 30,
 ]  # fmt: skip
 _EOS = 256
+_FORBIDDEN = re.compile(rb"[\r\n\x00]")
 
 
 def _codes() -> dict[tuple[int, int], int]:
@@ -143,7 +145,8 @@ class Fields:
     """A decoded header block; fields that are not known are left out.
 
     size: what the fields measure as HTTP/1.1 writes them: name, value, colon, blank, line end.
-    unknown: some field stayed unknown. cut: some field was beyond the room given.
+    hostile: some field holds what none may (RFC 9113 §8.2.1): as HTTP/1.1 it would be read as something
+    else. unknown: some field stayed unknown. cut: some field was beyond the room given.
     """
 
     items: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -151,6 +154,7 @@ class Fields:
     unknown: bool = False
     cut: bool = False
     kept: int = 0
+    hostile: bool = False
 
 
 class Decoder:
@@ -246,6 +250,7 @@ def _measure(name: bytes, value: bytes, known: bool, room: int, out: Fields) -> 
         out.cut = True
         return
     out.kept += size
+    out.hostile |= _FORBIDDEN.search(name + value) is not None
     if known:
         out.items.append((name, value))
 

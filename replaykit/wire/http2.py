@@ -8,6 +8,7 @@ then unknown, and fills again.
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ CONTINUATION = 9
 _BLOCKS = (HEADERS, PUSH_PROMISE, CONTINUATION)
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 1, 4, 8, 32
 _FRAME = 9
+_ODD = re.compile(rb"[\x00-\x20:]")
 
 
 def _header(b: bytes | bytearray) -> tuple[int, int, int, int]:
@@ -205,12 +207,16 @@ class _Stream:
     def side(self, server: bool) -> Side:
         return self.x.response if server else self.x.request
 
-    def open(self, server: bool, wanted: bool, head: bytes, has_length: bool, sink: Sink) -> None:
-        """A message begins on this side; its head as HTTP/1.1 is kept where it is wanted."""
+    def open(
+        self, server: bool, wanted: bool, sound: bool, head: bytes, has_length: bool, sink: Sink
+    ) -> None:
+        """A message begins on this side; its head as HTTP/1.1 is kept where it is wanted and `sound`."""
         flow = self.flows[server]
         if self.x.grpc:
             flow.grpc = Grpc()
-        flow.keep = wanted and not self.x.denied
+        wanted = wanted and not self.x.denied
+        flow.keep = wanted and sound
+        sink.account.messages_cut += wanted and not sound
         if flow.keep:
             flow.has_length = has_length
             flow.head = head
@@ -265,6 +271,15 @@ class _Named:
 
 def _line(name: bytes, value: bytes) -> bytes:
     return name + b": " + value + b"\r\n"
+
+
+def _writable(fields: Fields) -> bool:
+    """True if HTTP/1.1 can write these fields: names without what ends a name, no blanks in a start line."""
+    for name, value in fields.items:
+        pseudo = name.startswith(b":")
+        if _ODD.search(name, 1 if pseudo else 0) or not name or (pseudo and b" " in value):
+            return False
+    return True
 
 
 def _http1_head(fields: Fields, n: _Named, server: bool) -> bytes:
@@ -577,6 +592,8 @@ class Http2:
         if lane.hpack.held and sink.buffered > sink.options.max_buffer_bytes:
             sink.account.bound_hits += 1
             lane.lose_table(sink)
+        if wrong is None and fields.hostile:
+            wrong = http1.BAD_HEADER_BLOCK
         if wrong is None and fields.unknown:
             wrong = http1.UNDECODED_HEADERS
         lane.last = block.stream
@@ -645,7 +662,8 @@ class Http2:
         x.denied = not sink.filters.passes(n.method, x.target, head)
         x.id = cx.gor_id(number)
         x.extra["request_uncompressed_header_bytes"] = fields.size
-        s.open(False, sink.options.requests and wrong is None, head, n.has_length, sink)
+        sound = wrong is None and _writable(fields)
+        s.open(False, sink.options.requests, sound, head, n.has_length, sink)
         if block.promised:  # §8.4: a promised request has no content
             x.request.done = x.request.whole = True
             s.flows[0].spoil(sink)
@@ -670,8 +688,8 @@ class Http2:
         x.extra["response_uncompressed_header_bytes"] = fields.size
         if x.upgrades and 200 <= n.status < 300:
             s.websocket = WebSocket(x, n.extensions)
-        wanted = sink.options.responses and wrong is None
-        s.open(True, wanted, _http1_head(fields, n, True), n.has_length, sink)
+        sound = wrong is None and _writable(fields)
+        s.open(True, sink.options.responses, sound, _http1_head(fields, n, True), n.has_length, sink)
         s.grpc_status(n.grpc_status)
 
     def _trailers(
@@ -701,6 +719,8 @@ class Http2:
         if server:
             s.grpc_status(n.grpc_status)
         flow = s.flows[server]
+        if wrong is not None or not _writable(fields):
+            flow.spoil(sink)
         if flow.keep:
             lines = b"".join(_line(name, value) for name, value in fields.items)
             flow.trailers += lines

@@ -385,3 +385,15 @@ def test_a_reset_frame_of_an_unknown_stream_is_overhead() -> None:
     frames = raw([SettingsFrame(), RstStreamFrame(9)])
     found = both(Talk().open().client(PREFACE + frames).close().packets)
     assert found.rows == [] and found.account["malformed"] == 0
+
+
+@pytest.mark.parametrize("field", [
+    ("x-a", "b\r\nx-injected: 1"), ("x-a\nb", "c"), (":path", "/a HTTP/1.1\r\nHost: other\r\n\r\nGET /b"),
+    ("x a", "b"), ("x:a", "b"), (":method", "GET /evil"), ("x-a", "b\0"),
+])  # fmt: skip
+def test_fields_that_http1_would_read_otherwise_are_not_written(field: tuple[str, str]) -> None:
+    """RFC 9113 §8.2.1, §10.3: a .gor file must not hold what a replay would send as something else."""
+    fields = [f for f in GET if f[0] != field[0]] + [field]
+    ask = HeadersFrame(1, hpack.Encoder().encode(fields), flags=["END_HEADERS", "END_STREAM"])
+    found = both(Talk().open().client(PREFACE + raw([SettingsFrame(), ask])).close().packets, MESSAGES)
+    assert found.messages == [] and found.account["messages_cut"] == 1 and len(found.rows) == 1

@@ -356,9 +356,9 @@ impl Rare {
         }
     }
 
-    fn take(&mut self, n: usize) -> ArrayRef {
+    fn take(&mut self, nothing: &ArrayRef) -> ArrayRef {
         if self.0.is_empty() {
-            return arrow_array::new_null_array(&DataType::Int64, n);
+            return nothing.clone();
         }
         Arc::new(Int64Array::from(renew(&mut self.0)))
     }
@@ -463,6 +463,8 @@ pub struct Columns {
     complete: Vec<bool>,
     missing: Vec<i64>,
     extra: [Rare; EXTRA.len()],
+    /// Some row of this batch has such measures.
+    extras: bool,
     /// Number of this batch, from 1.
     batch: u64,
 }
@@ -730,8 +732,11 @@ impl Columns {
         self.complete.extend(rows.iter().map(|r| r.complete));
         self.missing.extend(rows.iter().map(|r| r.missing));
         let before = self.missing.len() - rows.len();
-        for (i, column) in self.extra.iter_mut().enumerate() {
-            column.extend(rows, before, i);
+        if self.extras || rows.iter().any(|r| r.extra.is_some()) {
+            self.extras = true;
+            for (i, column) in self.extra.iter_mut().enumerate() {
+                column.extend(rows, before, i);
+            }
         }
         self.stage.clear();
     }
@@ -828,9 +833,11 @@ impl Columns {
         );
         add("anomaly", self.texts[ANOMALY].take()?, true);
         add("alpn", self.texts[ALPNS].take()?, true);
+        let nothing = arrow_array::new_null_array(&DataType::Int64, n);
         for (name, column) in EXTRA.iter().zip(&mut self.extra) {
-            add(name, column.take(n), true);
+            add(name, column.take(&nothing), true);
         }
+        self.extras = false;
         RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
     }
 }

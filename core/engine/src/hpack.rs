@@ -5,6 +5,7 @@
 //! and what is inserted from then on is known again. Memory is bounded by [`CAP`] a table and by
 //! `room` a block; a field beyond that is measured but not kept.
 
+use memchr::memchr3;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 
@@ -199,6 +200,11 @@ impl Fields {
         self.size = 0;
         self.unknown = false;
         self.cut = false;
+    }
+
+    /// Some field holds what none may (RFC 9113 §8.2.1): as HTTP/1.1 it would be read as something else.
+    pub fn hostile(&self) -> bool {
+        memchr3(b'\r', b'\n', 0, &self.text).is_some()
     }
 
     /// Names and values of the fields that are known.

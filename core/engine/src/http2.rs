@@ -194,13 +194,23 @@ impl Stream {
         }
     }
 
-    /// A message begins on this side; its head as HTTP/1.1 is kept where it is wanted.
-    fn open(&mut self, server: bool, wanted: bool, head: Vec<u8>, n: &Named, sink: &mut Sink) {
+    /// A message begins on this side; its head as HTTP/1.1 is kept where it is wanted and `sound`.
+    fn open(
+        &mut self,
+        server: bool,
+        wanted: bool,
+        sound: bool,
+        head: Vec<u8>,
+        n: &Named,
+        sink: &mut Sink,
+    ) {
         let flow = &mut self.flows[usize::from(server)];
         if self.x.grpc {
             flow.grpc = Some(Grpc::default());
         }
-        flow.keep = wanted && !self.x.denied;
+        let wanted = wanted && !self.x.denied;
+        flow.keep = wanted && sound;
+        sink.account.messages_cut += u64::from(wanted && !sound);
         if flow.keep {
             flow.has_length = n.has_length;
             sink.buffered += head.len();
@@ -375,6 +385,15 @@ impl<'a> Named<'a> {
     fn is_grpc(&self) -> bool {
         self.content_type.starts_with(b"application/grpc")
     }
+}
+
+/// True if HTTP/1.1 can write these fields: names without what ends a name, no blanks in a start line.
+fn writable(fields: &Fields) -> bool {
+    let odd = |c: &u8| *c <= b' ' || *c == b':';
+    fields.iter().all(|(name, value)| match name {
+        [b':', pseudo @ ..] => !pseudo.iter().any(odd) && !value.contains(&b' '),
+        _ => !name.is_empty() && !name.iter().any(odd),
+    })
 }
 
 /// A head as HTTP/1.1 writes it (RFC 9113 §8), without the blank line that ends it.
@@ -884,6 +903,9 @@ impl Http2 {
             sink.account.bound_hits += 1;
             lane.lose_table(sink);
         }
+        if wrong == Anomaly::None && fields.hostile() {
+            wrong = Anomaly::BadHeaderBlock;
+        }
         if wrong == Anomaly::None && fields.unknown {
             wrong = Anomaly::UndecodedHeaders;
         }
@@ -1003,7 +1025,8 @@ impl Http2 {
         x.id = cx.gor_id(id, sink);
         x.extra_mut()
             .set(Extra::UNCOMPRESSED, false, fields.size as i64);
-        s.open(false, wanted && wrong == Anomaly::None, head, n, sink);
+        let sound = wrong == Anomaly::None && writable(fields);
+        s.open(false, wanted, sound, head, n, sink);
         if block.promised != 0 {
             s.x.request.done = true; // §8.4: a promised request has no content
             s.x.request.whole = true;
@@ -1043,13 +1066,14 @@ impl Http2 {
         if x.upgrades && (200..300).contains(&status) {
             s.websocket = Some(Box::new(WebSocket::new(&s.x, n.extensions)));
         }
-        let wanted = sink.options.responses && wrong == Anomaly::None;
+        let wanted = sink.options.responses;
         let head = if wanted {
             http1_head(fields, n, true)
         } else {
             Vec::new()
         };
-        s.open(true, wanted, head, n, sink);
+        let sound = wrong == Anomaly::None && writable(fields);
+        s.open(true, wanted, sound, head, n, sink);
         s.grpc_status(n);
     }
 
@@ -1083,6 +1107,9 @@ impl Http2 {
             s.grpc_status(n);
         }
         let flow = &mut s.flows[usize::from(server)];
+        if wrong != Anomaly::None || !writable(fields) {
+            flow.spoil(sink);
+        }
         if flow.keep {
             for (name, value) in fields.iter() {
                 let before = flow.trailers.len();
