@@ -215,6 +215,40 @@ def test_tls_key_updates(tmp_path: Path) -> None:
     assert (row["protocol"], row["scheme"], row["status"]) == ("http/1.0", "https", 200)
 
 
+def test_tls_early_data(tmp_path: Path) -> None:
+    """RFC 8446 §2.3: a resumed connection's first request travels beside its hello."""
+    pem, crt, keys, out, session, early = (
+        tmp_path / name for name in ("pem", "crt", "keys", "out.parquet", "session", "early")
+    )
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-keyout", str(pem), "-out", str(crt)], check=True, capture_output=True,
+    )  # fmt: skip
+    early.write_bytes(b"GET /early HTTP/1.1\r\nHost: h\r\n\r\n")
+    port = free_port()
+    server = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-key", str(pem), "-cert", str(crt)]
+    client = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-keylogfile", str(keys)]
+
+    def talk(*more: str) -> bytes:
+        with subprocess.Popen([*client, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            time.sleep(1)
+            return process.communicate(b"Q\n", 10)[0]
+
+    with (
+        subprocess.Popen(
+            [*server, "-early_data", "-no_anti_replay"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        ) as peer,
+        capturing(f"lo:{port}", "--to", str(out), "--tls-keys", str(keys)) as process,
+    ):
+        time.sleep(0.5)
+        talk("-sess_out", str(session))
+        assert b"Early data was accepted" in talk("-sess_in", str(session), "-early_data", str(early))
+        time.sleep(0.6)
+        peer.terminate()
+    paths = [r["path"] for r in captured(process, out) if r["protocol"] == "http/1.1"]
+    assert paths == ["/early"]
+
+
 def test_grpc(tmp_path: Path) -> None:
     class Handler(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
