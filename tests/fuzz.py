@@ -15,7 +15,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from replaykit.wire.engine import Engine, open_engine
+from replaykit.capture.reader import open_reader
+from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
 from replaykit.wire.source import BrokenCapture
 from tests.mutate import Packet, mutate, read, write
@@ -31,6 +32,7 @@ OPTIONS = (
     Options(settle_segments=2, max_pipeline=2),
     Options(raw=True, requests=True, max_buffer_bytes=4000),
     Options(vxlan_ports=(53,), vxlan_vnis=(-1,)),
+    Options(protocols=("redis", "postgresql"), max_buffer_bytes=200_000),
     Options(max_connections=2, max_ended=1, idle_ns=10**8),
     Options(
         responses=True, requests=True, deny_urls=("a",), redact_headers=("host",), redact_parameters=("id",)
@@ -46,6 +48,8 @@ def seeds() -> list[tuple[list[Packet], bytes]]:
         packets = read(data)
         if packets and len(data) < LARGEST:
             out.append((packets, data))
+    from tests.wire.test_plugins import postgresql_talk, redis_talk
+
     get = b"GET /a?id=7 HTTP/1.1\r\nHost: h\r\n\r\n"
     chunked = (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"64\r\n" + b"x" * 100 + b"\r\n0\r\n\r\n"
@@ -57,7 +61,8 @@ def seeds() -> list[tuple[list[Packet], bytes]]:
             talk.client(get, mss).server(answer, mss)
         packets = talk.close().packets
         out.append((packets, write(packets)))
-        out += [(talk.packets, write(talk.packets)) for talk in (_http2(mss), _websocket(mss))]
+        more = (_http2(mss), _websocket(mss), redis_talk(mss), postgresql_talk(mss))
+        out += [(talk.packets, write(talk.packets)) for talk in more]
     return out
 
 
@@ -100,7 +105,7 @@ def _websocket(mss: int) -> Talk:
 
 
 def _result(name: str, options: Options, data: bytes) -> tuple[object, ...]:
-    engine: Engine = open_engine(options, name)  # type: ignore[arg-type]
+    engine: Engine = open_reader(options, name, lambda line: None)  # type: ignore[arg-type]
     broken = None
     try:
         engine.feed_file(data, 0, len(data))

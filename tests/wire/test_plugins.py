@@ -81,8 +81,7 @@ def typed(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("!I", len(body) + 4) + body
 
 
-@pytest.mark.parametrize("mss", [1460, 2])
-def test_postgresql(mss: int) -> None:
+def postgresql_talk(mss: int = 1460) -> Talk:
     ready = typed(b"Z", b"I")
     talk = Talk(dport=5432).open()
     talk.client(struct.pack("!II", 8, 80877103), mss).server(b"N", mss)
@@ -95,7 +94,12 @@ def test_postgresql(mss: int) -> None:
     talk.server(typed(b"1", b"") + typed(b"2", b"") + typed(b"C", b"INSERT 0 1\0") + ready, mss)
     talk.client(typed(b"B", b"\0s1\0\0\0\0\0\0\0") + typed(b"E", b"\0\0\0\0\0") + typed(b"S", b""), mss)
     talk.server(typed(b"C", b"INSERT 0 1\0") + ready + typed(b"A", b"\0\0\0\1c\0p\0"), mss)
-    found = read(talk.client(typed(b"X", b""), mss).close().packets, "postgresql")
+    return talk.client(typed(b"X", b""), mss).close()
+
+
+@pytest.mark.parametrize("mss", [1460, 2])
+def test_postgresql(mss: int) -> None:
+    found = read(postgresql_talk(mss).packets, "postgresql")
     assert [(r["method"], r["endpoint"]) for r in found.rows] == [
         ("SELECT", "SELECT * FROM users WHERE id = ? AND name = ?"),
         ("INSERT", "INSERT INTO t VALUES (?, …)"),
