@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -55,8 +56,8 @@ def add_protocols(parser: argparse.ArgumentParser) -> None:
         "--tls-keys", metavar="FILE", help="key log (SSLKEYLOGFILE) to read TLS with, followed while it grows"
     )
     group.add_argument(
-        "--protocol", action="append", default=[], metavar="NAME",
-        help="also reads this protocol by its plug-in: redis, postgresql, ...; raw: connections are streams of bytes",
+        "--protocol", action="append", default=[], metavar="NAMES",
+        help="also reads these protocols by their plug-ins: redis, postgresql, ...; raw: connections are streams of bytes",
     )  # fmt: skip
     group.add_argument(
         "--vxlan-port", action="append", type=_port, default=[], metavar="PORT",
@@ -173,12 +174,13 @@ def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Se
         "max_message_bytes": args.max_message and parse_size(args.max_message),
         "idle_ns": args.idle_timeout and int(parse_duration(args.idle_timeout) * 1e9),
     }
+    protocols = [name for part in args.protocol for name in part.split(",")]
     if args.vxlan_port:
         values["vxlan_ports"] = tuple(args.vxlan_port)
     return Options(
         vxlan_vnis=tuple(args.vni),
-        raw="raw" in args.protocol,
-        protocols=tuple(name for name in args.protocol if name != "raw"),
+        raw="raw" in protocols,
+        protocols=tuple(name for name in protocols if name != "raw"),
         tls_keys=args.tls_keys,
         ports=tuple(ports),
         requests=requests,
@@ -292,6 +294,8 @@ class Reader:
     def __init__(
         self, args: argparse.Namespace, chosen: Options, above: Callable[[Engine], Engine] | None = None
     ) -> None:
+        if chosen.tls_keys is not None and not Path(chosen.tls_keys).exists():
+            raise UsageError(f"--tls-keys {chosen.tls_keys}: there is no such file")
         self._args = args
         self._above = above
         self._options = chosen

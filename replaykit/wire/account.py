@@ -25,7 +25,7 @@ MEMORY_BOUND = "memory_bound"
 CAUSES = {
     NOT_TCP: "not TCP, or a link type without IP",
     NOT_UNDERSTOOD: "before the connection was understood",
-    CONNECTION_OVERHEAD: "handshakes, bare acknowledgements, ends",
+    CONNECTION_OVERHEAD: "handshakes, bare acknowledgements, control frames",
     GAP: "after a hole, of no known message",
     RETRANSMISSION: "repeats of what had ended",
     MALFORMED: "malformed",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from replaykit.wire.layers import Layered
 from replaykit.wire.options import Options
 from replaykit.wire.plugins.postgresql import fingerprint
 from replaykit.wire.protocol import Direction, Message
-from tests.mutate import Packet
+from tests.mutate import Packet, write
 from tests.talk import ENGINES, Outcome, Talk, both, outcome
 
 
@@ -170,6 +173,21 @@ def test_a_plugin_with_a_bug_ends_only_its_connection() -> None:
 def test_unknown_plugins_are_named() -> None:
     with pytest.raises(UsageError, match="--protocol nope: there are raw, postgresql, redis"):
         open_reader(Options(protocols=("nope",)), "auto", print)
+
+
+def test_a_key_log_that_is_not_there_is_named(tmp_path: Path) -> None:
+    capture = tmp_path / "a.pcap"
+    capture.write_bytes(write(redis_talk().packets))
+    command = [sys.executable, "-m", "replaykit", "report", str(capture), "--protocol", "postgresql,redis"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "LRANGE" in shown
+    refused = subprocess.run(
+        [*command, "--tls-keys", "/no/keys"], capture_output=True, text=True, check=False
+    )
+    assert (
+        refused.returncode == 2
+        and refused.stderr == "replaykit: --tls-keys /no/keys: there is no such file\n"
+    )
 
 
 def test_rows_and_account_after_a_hole() -> None:
