@@ -18,22 +18,28 @@ class KeyLogFile(KeyLog):
         self._at = 0
         self._inode = 0
         try:
-            self.update()
+            self._read()
+        except FileNotFoundError:
+            return
         except OSError as error:
             raise UsageError(f"--tls-keys {path}: {error.strerror}") from None
 
     def update(self) -> bool:
-        """Reads what was added; true if something was."""
+        """Reads what was added; true if something was. A log that cannot be read now may be later."""
         try:
-            with self._path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_ino != self._inode or status.st_size < self._at:
-                    self._inode, self._at = status.st_ino, 0
-                    self.restart()
-                file.seek(self._at)
-                added = file.read()
-        except FileNotFoundError:
+            return self._read()
+        except OSError:
             return False
-        self._at += len(added)
-        self.add(added)
-        return bool(added)
+
+    def _read(self) -> bool:
+        with self._path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._at:
+                self._inode, self._at = status.st_ino, 0
+                self.restart()
+            file.seek(self._at)
+            before = self._at
+            while added := file.read(1 << 20):
+                self._at += len(added)
+                self.add(added)
+        return self._at > before

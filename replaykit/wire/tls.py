@@ -30,8 +30,9 @@ _CLIENT_HELLO, _SERVER_HELLO, _END_OF_EARLY_DATA, _ENCRYPTED_EXTENSIONS, _FINISH
 )
 _TLS13 = 0x0304
 MAX_RECORD = 5 + (1 << 14) + 2048
-MAX_LOGGED = 1 << 20
+MAX_LOGGED = 200_000
 """Secrets kept; the oldest are forgotten first."""
+MAX_LINE = 4096
 
 # RFC 8446 §4.1.3: the random of a HelloRetryRequest.
 _RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
@@ -81,7 +82,8 @@ class KeyLog:
         self._rest = b""
 
     def add(self, added: bytes) -> None:
-        *lines, self._rest = (self._rest + added).split(b"\n")
+        *lines, rest = (self._rest + added).split(b"\n")
+        self._rest = rest[-MAX_LINE:]
         for line in lines:
             parts = line.split()
             try:
