@@ -217,8 +217,8 @@ def test_tls_key_updates(tmp_path: Path) -> None:
 
 def test_tls_early_data(tmp_path: Path) -> None:
     """RFC 8446 §2.3: a resumed connection's first request travels beside its hello."""
-    pem, crt, keys, out, session, early = (
-        tmp_path / name for name in ("pem", "crt", "keys", "out.parquet", "session", "early")
+    pem, crt, keys, out, session, again, early = (
+        tmp_path / name for name in ("pem", "crt", "keys", "out.parquet", "session", "again", "early")
     )
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
@@ -229,9 +229,12 @@ def test_tls_early_data(tmp_path: Path) -> None:
     server = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-key", str(pem), "-cert", str(crt)]
     client = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-keylogfile", str(keys)]
 
-    def talk(*more: str) -> bytes:
+    def talk(*more: str, until: Path | None = None) -> bytes:
         with subprocess.Popen([*client, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            time.sleep(1)
+            for _ in range(50):
+                time.sleep(0.1)
+                if until is not None and until.exists() and until.stat().st_size:
+                    break
             return process.communicate(b"Q\n", 10)[0]
 
     with (
@@ -241,8 +244,9 @@ def test_tls_early_data(tmp_path: Path) -> None:
         capturing(f"lo:{port}", "--to", str(out), "--tls-keys", str(keys)) as process,
     ):
         time.sleep(0.5)
-        talk("-sess_out", str(session))
-        assert b"Early data was accepted" in talk("-sess_in", str(session), "-early_data", str(early))
+        talk("-sess_out", str(session), until=session)
+        said = talk("-sess_in", str(session), "-early_data", str(early), "-sess_out", str(again), until=again)
+        assert b"Early data was accepted" in said, said
         time.sleep(0.6)
         peer.terminate()
     paths = [r["path"] for r in captured(process, out) if r["protocol"] == "http/1.1"]
