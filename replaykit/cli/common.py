@@ -222,7 +222,9 @@ def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
         return None
     from replaykit.traffic.bodies import Bodies
 
-    return lambda inner: Bodies(inner, decode=args.decode, prettify=args.prettify)
+    return lambda inner: Bodies(
+        inner, decode=args.decode, prettify=args.prettify, responses=not args.no_responses
+    )
 
 
 class Background:

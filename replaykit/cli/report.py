@@ -56,9 +56,7 @@ def _savings(args: argparse.Namespace) -> int:
 
     savings = Savings()
     chosen = common.options(args, True, True, common.parse_ports(args.port))
-    reader = common.Reader(
-        args, chosen, lambda inner: Bodies(inner, decode=False, prettify=False, visit=savings.visit)
-    )
+    reader = common.Reader(args, chosen, lambda inner: Bodies(inner, visit=savings.visit))
     for _ in reader.read(args.files):
         pass
     if reader.engine is None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import pyarrow as pa
 
 from replaykit.traffic.content import parse, pretty
 from replaykit.wire.engine import Engine
-from replaykit.wire.message import Builder, Message, Messages
+from replaykit.wire.message import Builder, Messages
 from replaykit.wire.wrapper import Wrapper
 
 MAX_WAITING = 64 << 20
@@ -26,11 +27,20 @@ Visit = Callable[[pa.RecordBatch, list[Pair]], None]
 
 class Bodies(Wrapper):
     """decode: fills `request_decoded_bytes` and `response_decoded_bytes`. prettify: messages are handed
-    out decoded. visit: looks at every batch."""
+    out decoded. responses: they are handed out too. visit: looks at every batch."""
 
-    def __init__(self, inner: Engine, *, decode: bool, prettify: bool, visit: Visit | None = None) -> None:
+    def __init__(
+        self,
+        inner: Engine,
+        *,
+        decode: bool = False,
+        prettify: bool = False,
+        responses: bool = True,
+        visit: Visit | None = None,
+    ) -> None:
         super().__init__(inner)
-        self._decode, self._prettify, self._visit = decode, prettify, visit
+        self._decode, self._prettify, self._responses, self._visit = decode, prettify, responses, visit
+        self._looks = decode or visit is not None
         self._pairs: OrderedDict[tuple[int, int], list[bytes | None]] = OrderedDict()
         self._waiting = 0
         self._out = Builder()
@@ -40,15 +50,13 @@ class Bodies(Wrapper):
         if not self.inner.message_bytes:
             return
         messages = self.inner.take_messages()
-        if self._prettify:
-            for m in messages:
-                self._out.push(
-                    Message(m.kind, m.id, m.time_ns, m.latency_ns, pretty(m.payload), m.connection, m.stream)
-                )
-        else:
+        changed = self._prettify or not self._responses
+        if not changed:
             self._batches.append(messages)
-        if self._decode or self._visit is not None:
-            for m in messages:
+        for m in messages if changed or self._looks else ():
+            if changed and (self._responses or m.kind == 1):
+                self._out.push(replace(m, payload=pretty(m.payload)) if self._prettify else m)
+            if self._looks:
                 pair = self._pairs.setdefault((m.connection, m.stream), [None, None])
                 pair[m.kind != 1] = m.payload
                 self._waiting += len(m.payload)
@@ -63,7 +71,7 @@ class Bodies(Wrapper):
     def take_exchanges(self) -> pa.RecordBatch:
         self._collect()
         batch = self.inner.take_exchanges()
-        if not (self._decode or self._visit is not None):
+        if not self._looks:
             return batch
         keys = zip(batch.column("connection").to_pylist(), batch.column("stream").to_pylist(), strict=True)
         pairs = [self._forget(key) for key in keys]

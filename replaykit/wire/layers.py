@@ -119,6 +119,12 @@ class Layered(Wrapper):
         connections, buffered = self.inner.held
         return connections, buffered + self.sink.buffered
 
+    def account(self) -> dict[str, int]:
+        """The inner engine's, and what bounds cut here."""
+        account = self.inner.account()
+        account["bound_hits"] += self.sink.account.bound_hits
+        return account
+
     def take_exchanges(self) -> pa.RecordBatch:
         batch = self.inner.take_exchanges()
         if not len(self.sink.columns):

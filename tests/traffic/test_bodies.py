@@ -140,6 +140,9 @@ def test_the_commands(tmp_path: Path) -> None:
 
     run("exchanges", str(capture), "--decode", "--prettify", "--to", str(gor), "--to", str(parquet))
     assert gor.read_bytes().count(TEXT) == 5
+    run("exchanges", str(capture), "--decode", "--no-responses", "--to", str(tmp_path / "asked.gor"))
+    asked = (tmp_path / "asked.gor").read_bytes()
+    assert asked.count(b"\n1 ") + asked.startswith(b"1 ") == 5 and b"HTTP/1.1 200" not in asked
     rows = [json.loads(line) for line in run("exchanges", str(parquet), "--format", "jsonl").splitlines()]
     assert [r["response_decoded_bytes"] for r in rows] == [len(TEXT)] * 5
     (plain, *rest) = json.loads(run("report", str(capture), "--savings", "--format", "json"))["savings"]

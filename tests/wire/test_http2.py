@@ -338,6 +338,16 @@ def test_grpc(mss: int) -> None:
     assert (row["response_messages"], row["response_message_bytes"]) == (1, 60)
 
 
+def test_a_path_is_an_endpoint_of_its_own_only_where_it_is_grpcs() -> None:
+    pair = Pair()
+    path = (":path", "/shop.Cart/12345")
+    rpc = [*POST[:3], path, ("content-type", "application/grpc")]
+    for request in ([*GET[:3], path], rpc, [*GET[:3], path]):
+        pair.exchange(request, b"", OK[:1], b"")
+    found = both(pair.talk.close().packets).rows
+    assert [r["endpoint"] for r in found] == ["/shop.Cart/{id}", "/shop.Cart/12345", "/shop.Cart/{id}"]
+
+
 def test_filters_and_the_pages_of_control() -> None:
     """Steering frames are the connection's overhead; what is denied is not handed out."""
     pair = Pair()

@@ -190,6 +190,14 @@ def test_a_key_log_that_is_not_there_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_more_requests_than_may_wait_are_counted() -> None:
+    talk = Talk(dport=6379).open()
+    for _ in range(20):
+        talk.client(b"PING\r\n" * 60)
+    found = read(talk.close().packets, "redis")
+    assert len(found.rows) == 1200 and found.account["bound_hits"] == 1200 - 1024
+
+
 def test_rows_and_account_after_a_hole() -> None:
     packets = redis_talk(100).packets
     del packets[20]

@@ -435,6 +435,7 @@ const STAGE: usize = 256;
 /// What a target says, by its number in the batch.
 struct Split {
     path: i32,
+    /// Of its shape; absent until it is asked for, as a gRPC path is its own endpoint.
     endpoint: i32,
     https: bool,
 }
@@ -666,23 +667,26 @@ impl Columns {
         let (id, new) = self.texts[TARGETS].strings.intern(target);
         if new {
             let (path, _, https) = split_target(target);
-            let shown = String::from_utf8_lossy(path);
-            // A gRPC path names a method: /package.Service/Method.
-            let endpoint = if x.grpc {
-                shown.into_owned()
-            } else {
-                templates.endpoint(&shown)
-            };
             self.splits.push(Split {
                 path: self.texts[PATH].key(path),
-                endpoint: self.texts[ENDPOINT].key(endpoint.as_bytes()),
+                endpoint: ABSENT,
                 https: https == Some(true),
             });
         }
-        let split = &self.splits[id as usize];
+        let split = &mut self.splits[id as usize];
+        let path = || String::from_utf8_lossy(split_target(target).0);
+        keys[ENDPOINT] = if x.grpc {
+            // A gRPC path names a method: /package.Service/Method.
+            self.texts[ENDPOINT].key(path().as_bytes())
+        } else {
+            if split.endpoint == ABSENT {
+                let endpoint = templates.endpoint(&path());
+                split.endpoint = self.texts[ENDPOINT].key(endpoint.as_bytes());
+            }
+            split.endpoint
+        };
         keys[TARGETS] = id as i32;
         keys[PATH] = split.path;
-        keys[ENDPOINT] = split.endpoint;
         if split.https {
             keys[SCHEME] = self.texts[SCHEME].key(b"https");
         }
