@@ -26,8 +26,9 @@ from replaykit.wire.account import (
     Account,
 )
 from replaykit.wire.endpoint import Templates
-from replaykit.wire.exchange import Columns, Exchange, Side
+from replaykit.wire.exchange import Columns, Exchange, Side, ip_text
 from replaykit.wire.filter import Filters, HeaderRule, Redaction
+from replaykit.wire.head import set_field
 from replaykit.wire.http1 import REQUEST, RESPONSE, Blind, Body, Chunked, Head, Kind, Length, UntilClose
 from replaykit.wire.http2 import PREFACE, Http2, clear_start, server_start
 from replaykit.wire.link import Addr
@@ -434,6 +435,10 @@ class Http:
         lane.keep = wanted and head.anomaly != http1.HEAD_CUT
         if lane.keep:
             lane.message += sink.redaction.head(raw) if sink.redaction else raw
+            if head.kind == REQUEST and sink.options.real_ip_header:
+                name = sink.options.real_ip_header.encode()
+                address = ip_text(self.ends[self.client][0]).encode()
+                lane.message = bytearray(set_field(bytes(lane.message), name, address))
             sink.buffered += len(lane.message)
         elif wanted:
             sink.account.messages_cut += 1
@@ -563,11 +568,12 @@ class Http:
         lane.state = following
         if lane.keep and used:
             room = sink.options.max_message_bytes - len(lane.message)
-            if len(seen) < used or used > room or sink.buffered + used > sink.options.max_buffer_bytes:
+            incomplete = len(seen) < used and not sink.options.allow_incomplete
+            if incomplete or used > room or sink.buffered + used > sink.options.max_buffer_bytes:
                 self._spoil(d, sink)
             else:
                 lane.message += seen[:used]
-                sink.buffered += used
+                sink.buffered += min(used, len(seen))
         if end is not None:
             self._finish(d, end, sink)
         return used
@@ -583,7 +589,7 @@ class Http:
 
     def _finish(self, d: int, whole: bool, sink: Sink) -> None:
         """The message in this direction has ended."""
-        if not whole:
+        if not whole and not sink.options.allow_incomplete:
             self._spoil(d, sink)
         lane = self.lanes[d]
         lane.state = "idle"
@@ -634,7 +640,8 @@ class Http:
         if lane.state == "switched":
             self._above(d, Piece(b"", n, 0, seq, True, True), Cost(0, 0), sink)
             return
-        self._spoil(d, sink)
+        if not sink.options.allow_incomplete or lane.state == "head":
+            self._spoil(d, sink)
         if lane.state == "head":
             self._cut_head(d, GAP, sink)
             self._spoil(d, sink)

@@ -187,16 +187,20 @@ class CompiledEngine:
         return pa.RecordBatch._import_from_c_capsule(*self._engine.take_exchanges())
 
     def take_messages(self) -> Messages:
-        (gor, index) = self._engine.take_messages()
-        data = pa.Array._import_from_c_capsule(*gor)
-        columns = pa.RecordBatch._import_from_c_capsule(*index)
-        return Messages(
-            memoryview(data.buffers()[1]) if len(data) else b"",
-            {name: columns.column(name) for name in columns.schema.names},
-        )
+        return messages(*self._engine.take_messages())
 
     def account(self) -> dict[str, int]:
         return dict(self._engine.account())
+
+
+def messages(gor: Any, index: Any) -> Messages:
+    """A batch as the compiled core hands it over."""
+    data = pa.Array._import_from_c_capsule(*gor)
+    columns = pa.RecordBatch._import_from_c_capsule(*index)
+    return Messages(
+        memoryview(data.buffers()[1]).cast("B") if len(data) else b"",
+        {name: columns.column(name) for name in columns.schema.names},
+    )
 
 
 def open_engine(options: Options, choice: Choice = "auto") -> Engine:

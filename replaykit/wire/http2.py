@@ -17,6 +17,8 @@ from replaykit.wire import http1
 from replaykit.wire.account import CONNECTION_OVERHEAD, MALFORMED, NOT_UNDERSTOOD, RETRANSMISSION, TRUNCATED
 from replaykit.wire.exchange import H2, Exchange, Side
 from replaykit.wire.grpc import Grpc
+from replaykit.wire.head import end as end_of_head
+from replaykit.wire.head import set_field
 from replaykit.wire.hpack import Decoder, Fields
 from replaykit.wire.message import Message
 from replaykit.wire.upper import Begun, Context, Cost, Piece, book
@@ -235,6 +237,10 @@ class _Stream:
             flow.spoil(sink)
             return
         payload = flow.http1(sink.redaction)
+        if not server and sink.options.real_ip_header:
+            body = end_of_head(payload)
+            name = sink.options.real_ip_header.encode()
+            payload = set_field(payload[:body], name, cx.client_address().encode()) + payload[body:]
         sink.buffered -= flow.buffered()
         flow.clear()
         side = self.side(server)

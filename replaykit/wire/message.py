@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 SEPARATOR = "\n🐵🙈🙉\n".encode()
 
@@ -33,6 +33,12 @@ class _Column(Protocol):
 
     def tolist(self) -> list[int]: ...
 
+    def __getitem__(self, at: Any) -> Any: ...
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else int(value.as_py())
+
 
 INDEX = ("kind", "time_ns", "latency_ns", "record", "start", "end", "connection", "stream")
 
@@ -48,10 +54,22 @@ class Messages:
     def __len__(self) -> int:
         return len(self.index["kind"])
 
+    def blob(self) -> bytes | memoryview:
+        """The records of these rows, one after the other."""
+        if not len(self):
+            return b""
+        first, last = self.index["record"][0], self.index["end"][-1]
+        begin, end = _number(first), _number(last) + len(SEPARATOR)
+        return self.gor if (begin, end) == (0, len(self.gor)) else self.gor[begin:end]
+
+    def part(self, begin: int, end: int) -> Messages:
+        """The rows from `begin` to before `end`; the bytes are shared."""
+        return Messages(self.gor, {name: column[begin:end] for name, column in self.index.items()})
+
     def __iter__(self) -> Iterator[Message]:
         columns = (self.index[name].tolist() for name in INDEX)
         for kind, time, latency, record, start, end, connection, stream in zip(*columns, strict=True):
-            identifier = bytes(self.gor[record:start]).split(b" ")[1].decode()
+            identifier = bytes(self.gor[record:start]).split(b" ")[1].decode(errors="replace")
             payload = bytes(self.gor[start:end])
             yield Message(kind, identifier, time, latency, payload, connection, stream)
 
@@ -63,9 +81,16 @@ class Builder:
         self.gor = bytearray()
         self._columns = [array(code) for code in "BqqQQQQi"]
 
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
     def push(self, m: Message) -> None:
+        self.copy(f"{m.kind} {m.id} {m.time_ns} {m.latency_ns}\n".encode(), m)
+
+    def copy(self, line: bytes, m: Message) -> None:
+        """A record with its first line as it is."""
         record = len(self.gor)
-        self.gor += f"{m.kind} {m.id} {m.time_ns} {m.latency_ns}\n".encode()
+        self.gor += line
         start = len(self.gor)
         self.gor += m.payload
         row = (m.kind, m.time_ns, m.latency_ns, record, start, len(self.gor), m.connection, m.stream)

@@ -11,7 +11,9 @@ class Options:
     """Times in ns, sizes in bytes.
 
     ports: of the servers looked at; empty means every TCP connection.
-    weight: 1 / sampling probability. requests, responses: which messages are handed out.
+    weight: 1 / sampling probability. real_ip_header: a field of this name with the client's address is
+    set in every request. allow_incomplete: messages with bytes missing from their body are handed out
+    without them. requests, responses: which messages are handed out.
     settle_*: how long a connection without a seen handshake is held back, so that its beginning is
     not mistaken. reorder_ns, hole_ns: how long a hole may wait once the receiver has acknowledged
     it, and without that. vxlan_*: see `envelope.Vxlan`. raw: every
@@ -23,6 +25,8 @@ class Options:
 
     ports: tuple[int, ...] = ()
     weight: float = 1.0
+    real_ip_header: str = ""
+    allow_incomplete: bool = False
     requests: bool = False
     responses: bool = False
     first_connection: int = 1

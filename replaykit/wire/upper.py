@@ -87,6 +87,9 @@ class Context:
         """Hands out an exchange."""
         self._http.hand_out(x, sink)
 
+    def client_address(self) -> str:
+        return ip_text(self._http.ends[self._http.client][0])
+
     def next_position(self) -> int:
         """The next position on the connection."""
         return self._http.next_stream()

@@ -6,6 +6,7 @@
 
 use crate::account::{Account, Cause};
 use crate::exchange::{Addresses, Columns, Ends, Exchange, Protocol, Secure, Side};
+use crate::head;
 use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Memos, Parsed};
 use crate::http2::{self, Http2};
 use crate::link::Addr;
@@ -127,6 +128,14 @@ pub fn book(p: &Piece, cause: Cause, n: usize, cost: &mut Cost, sink: &mut Sink)
     }
 }
 
+/// An address as people write it.
+fn address(addr: Addr) -> String {
+    match addr {
+        Addr::V4(a) => std::net::Ipv4Addr::from(a).to_string(),
+        Addr::V6(a) => std::net::Ipv6Addr::from(a).to_string(),
+    }
+}
+
 /// What a protocol above HTTP/1 knows of its connection.
 pub struct Context<'a> {
     pub id: u64,
@@ -169,12 +178,12 @@ impl Context<'_> {
         n
     }
 
+    pub fn client_address(&self) -> String {
+        address(self.ends.client.0)
+    }
+
     /// Both ends, the client's first: address, port, address, port.
     pub fn described(&self) -> String {
-        let address = |addr| match addr {
-            Addr::V4(a) => std::net::Ipv4Addr::from(a).to_string(),
-            Addr::V6(a) => std::net::Ipv6Addr::from(a).to_string(),
-        };
         let ((c, cp), (s, sp)) = (self.ends.client, self.ends.server);
         format!("{} {cp} {} {sp}", address(c), address(s))
     }
@@ -756,6 +765,11 @@ impl Http {
         x.retransmitted += begun.retransmitted;
         x.flag(head.anomaly);
         let wanted = wanted && !x.denied;
+        let client = if sink.options.real_ip_header.is_empty() {
+            String::new()
+        } else {
+            address(self.ends[self.client].0)
+        };
         let lane = &mut self.lanes[d];
         lane.keep = wanted && head.anomaly != Anomaly::HeadCut;
         if lane.keep {
@@ -764,6 +778,10 @@ impl Http {
             } else {
                 lane.message
                     .extend_from_slice(&sink.options.redaction.head(bytes));
+            }
+            if head.kind == Kind::Request && !sink.options.real_ip_header.is_empty() {
+                let name = sink.options.real_ip_header.as_bytes();
+                head::set(&mut lane.message, name, client.as_bytes());
             }
             sink.buffered += lane.message.len();
         } else if wanted {
@@ -961,14 +979,15 @@ impl Http {
                 .options
                 .max_message_bytes
                 .saturating_sub(lane.message.len());
-            if seen.len() < used
+            if (seen.len() < used && !sink.options.allow_incomplete)
                 || used > room
                 || sink.buffered + used > sink.options.max_buffer_bytes
             {
                 self.spoil(d, sink);
             } else {
-                lane.message.extend_from_slice(&seen[..used]);
-                sink.buffered += used;
+                let seen = &seen[..used.min(seen.len())];
+                lane.message.extend_from_slice(seen);
+                sink.buffered += seen.len();
             }
         }
         if let Some(whole) = end {
@@ -990,7 +1009,7 @@ impl Http {
 
     /// The message in this direction has ended.
     fn finish(&mut self, d: usize, whole: bool, sink: &mut Sink) {
-        if !whole {
+        if !whole && !sink.options.allow_incomplete {
             self.spoil(d, sink);
         }
         self.lanes[d].state = State::Idle;
@@ -1095,7 +1114,9 @@ impl Http {
             };
             return self.upper(d, &piece, &mut free, sink);
         }
-        self.spoil(d, sink);
+        if !sink.options.allow_incomplete || self.lanes[d].state == State::Head {
+            self.spoil(d, sink);
+        }
         let n = u64::from(n);
         if self.lanes[d].state == State::Head {
             self.cut_head(d, Cause::Gap, sink);

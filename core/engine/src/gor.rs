@@ -20,19 +20,20 @@ pub struct Conversations {
     pub bad: u64,
 }
 
-struct Record<'a> {
-    kind: u8,
-    id: &'a [u8],
-    time: i64,
-    latency: i64,
-    payload: &'a [u8],
+pub struct Record<'a> {
+    pub kind: u8,
+    pub id: &'a [u8],
+    pub time: i64,
+    pub latency: i64,
+    pub payload: &'a [u8],
 }
 
 fn number(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn record(b: &[u8]) -> Option<Record<'_>> {
+/// A record without its separator; None where it is none.
+pub fn record(b: &[u8]) -> Option<Record<'_>> {
     let end = memchr::memchr(b'\n', b)?;
     let mut parts = b[..end].split(|&c| c == b' ');
     let kind = match parts.next()? {

@@ -94,7 +94,7 @@ const TOKEN: [bool; 256] = {
 };
 
 #[inline]
-fn is_token(c: u8) -> bool {
+pub fn is_token(c: u8) -> bool {
     TOKEN[c as usize]
 }
 

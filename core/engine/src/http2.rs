@@ -10,6 +10,7 @@ use crate::connection::{book, Begun, Context, Cost, Piece, Sink};
 use crate::exchange::{Exchange, Extra, Protocol, Side};
 use crate::filter::Redaction;
 use crate::grpc::Grpc;
+use crate::head;
 use crate::hpack::{Decoder, Fields};
 use crate::http1::Anomaly;
 use crate::message::Meta;
@@ -238,7 +239,13 @@ impl Stream {
             return flow.spoil(sink);
         }
         sink.buffered -= flow.buffered();
-        let payload = flow.http1(&sink.options.redaction);
+        let mut payload = flow.http1(&sink.options.redaction);
+        if !server && !sink.options.real_ip_header.is_empty() {
+            let body = payload.split_off(head::end(&payload));
+            let name = sink.options.real_ip_header.as_bytes();
+            head::set(&mut payload, name, cx.client_address().as_bytes());
+            payload.extend_from_slice(&body);
+        }
         *flow = Flow {
             grpc: flow.grpc.take(),
             ..Flow::default()

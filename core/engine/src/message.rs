@@ -88,6 +88,62 @@ impl Messages {
         ))
     }
 
+    /// A record as it was read: its first line, and the payload in parts.
+    pub fn copy(&mut self, line: &[u8], kind: u8, time: i64, latency: i64, payload: &[&[u8]]) {
+        self.record.push(self.gor.len() as u64);
+        self.gor.extend_from_slice(line);
+        self.start.push(self.gor.len() as u64);
+        for part in payload {
+            self.gor.extend_from_slice(part);
+        }
+        self.end.push(self.gor.len() as u64);
+        self.gor.extend_from_slice(SEPARATOR);
+        self.kind.push(kind);
+        self.time.push(time);
+        self.latency.push(latency);
+        self.connection.push(0);
+        self.stream.push(0);
+    }
+
+    /// The same records in order of time; those of one time keep theirs.
+    pub fn sort_by_time(&mut self) {
+        let mut rows: Vec<usize> = (0..self.kind.len()).collect();
+        rows.sort_by_key(|&row| self.time[row]);
+        let mut out = self.alike();
+        for row in rows {
+            out.copy_row(self, row);
+        }
+        *self = out;
+    }
+
+    fn copy_row(&mut self, from: &Messages, row: usize) {
+        let part = |from: &Messages, a: u64, b: u64| from.gor[a as usize..b as usize].to_vec();
+        let line = part(from, from.record[row], from.start[row]);
+        let payload = part(from, from.start[row], from.end[row]);
+        let (kind, time, latency) = (from.kind[row], from.time[row], from.latency[row]);
+        self.copy(&line, kind, time, latency, &[&payload]);
+    }
+
+    /// Splits the rows from `at` on off, into a batch of their own.
+    pub fn split_off(&mut self, at: usize) -> Self {
+        let mut out = Messages::default();
+        for row in at..self.kind.len() {
+            out.copy_row(self, row);
+        }
+        if at < self.kind.len() {
+            self.gor.truncate(self.record[at] as usize);
+        }
+        self.kind.truncate(at);
+        self.time.truncate(at);
+        self.latency.truncate(at);
+        self.record.truncate(at);
+        self.start.truncate(at);
+        self.end.truncate(at);
+        self.connection.truncate(at);
+        self.stream.truncate(at);
+        out
+    }
+
     pub fn push(&mut self, meta: &Meta, payload: &[u8]) {
         self.record.push(self.gor.len() as u64);
         self.gor.extend_from_slice(&[b'0' + meta.kind, b' ']);

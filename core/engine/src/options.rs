@@ -8,6 +8,10 @@ use crate::filter::{Filters, Redaction};
 pub struct Options {
     /// Ports of the servers looked at; empty means every TCP connection.
     pub ports: Vec<u16>,
+    /// A field of this name with the client's address is set in every request; empty: none.
+    pub real_ip_header: String,
+    /// Messages with bytes missing from their body are handed out without them.
+    pub allow_incomplete: bool,
     /// 1 / sampling probability.
     pub weight: f64,
     /// Which messages are handed out.
@@ -52,6 +56,8 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             ports: Vec::new(),
+            real_ip_header: String::new(),
+            allow_incomplete: false,
             weight: 1.0,
             requests: false,
             responses: false,

@@ -10,7 +10,9 @@ use regex::bytes::Regex;
 use replaykit_engine::account::CAUSES;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
+use replaykit_engine::modifier::Modifier;
 use replaykit_engine::options::Options;
+use replaykit_engine::outgoing::{Outgoing, Target};
 use replaykit_engine::{source, walk};
 use std::net::IpAddr;
 
@@ -78,6 +80,8 @@ fn set<'py, T: for<'a> FromPyObject<'a, 'py>>(
 fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     let mut out = Options::default();
     set(o, "ports", &mut out.ports)?;
+    set(o, "real_ip_header", &mut out.real_ip_header)?;
+    set(o, "allow_incomplete", &mut out.allow_incomplete)?;
     set(o, "weight", &mut out.weight)?;
     set(o, "requests", &mut out.requests)?;
     set(o, "responses", &mut out.responses)?;
@@ -105,6 +109,15 @@ fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     let mut patterns: Vec<String> = Vec::new();
     set(o, "endpoints", &mut patterns)?;
     out.templates = Templates::new(&patterns);
+    out.filters = read_filters(o)?;
+    let mut redaction = Redaction::default();
+    set(o, "redact_headers", &mut redaction.headers)?;
+    set(o, "redact_parameters", &mut redaction.parameters)?;
+    out.redaction = redaction;
+    Ok(out)
+}
+
+fn read_filters(o: &Bound<'_, PyDict>) -> PyResult<Filters> {
     let mut texts: [Vec<String>; 4] = Default::default();
     for (name, field) in ["allow_methods", "deny_methods", "allow_urls", "deny_urls"]
         .iter()
@@ -117,18 +130,38 @@ fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     set(o, "allow_headers", &mut headers[0])?;
     set(o, "deny_headers", &mut headers[1])?;
     let [allow_headers, deny_headers] = headers;
-    out.filters = Filters {
+    Ok(Filters {
         allow_headers: header_rules(allow_headers)?,
         deny_headers: header_rules(deny_headers)?,
         allow_methods: regexes(allow_methods)?,
         deny_methods: regexes(deny_methods)?,
         allow_urls: regexes(allow_urls)?,
         deny_urls: regexes(deny_urls)?,
+    })
+}
+
+fn read_modifier(o: &Bound<'_, PyDict>) -> PyResult<Modifier> {
+    let mut out = Modifier {
+        filters: read_filters(o)?,
+        ..Modifier::default()
     };
-    let mut redaction = Redaction::default();
-    set(o, "redact_headers", &mut redaction.headers)?;
-    set(o, "redact_parameters", &mut redaction.parameters)?;
-    out.redaction = redaction;
+    set(o, "set_headers", &mut out.set_headers)?;
+    set(o, "set_params", &mut out.set_params)?;
+    set(o, "header_limits", &mut out.header_limits)?;
+    set(o, "param_limits", &mut out.param_limits)?;
+    let mut basic: Vec<String> = Vec::new();
+    set(o, "basic_auth", &mut basic)?;
+    out.basic_auth = regexes(basic)?;
+    let mut urls: Vec<(String, Vec<u8>)> = Vec::new();
+    set(o, "rewrite_urls", &mut urls)?;
+    for (pattern, with) in urls {
+        out.rewrite_urls.push((regex(&pattern)?, with));
+    }
+    let mut headers: Vec<(Vec<u8>, String, Vec<u8>)> = Vec::new();
+    set(o, "rewrite_headers", &mut headers)?;
+    for (name, pattern, with) in headers {
+        out.rewrite_headers.push((name, regex(&pattern)?, with));
+    }
     Ok(out)
 }
 
@@ -338,6 +371,81 @@ impl Engine {
     }
 }
 
+/// See `replaykit/traffic/records.py`, which describes this class.
+#[pyclass]
+struct Records {
+    records: replaykit_engine::records::Records,
+}
+
+#[pymethods]
+impl Records {
+    #[new]
+    fn new(rules: &Bound<'_, PyDict>, depth: usize) -> PyResult<Self> {
+        let records = replaykit_engine::records::Records::new(read_modifier(rules)?, depth);
+        Ok(Records { records })
+    }
+
+    #[pyo3(signature = (data, start, end))]
+    fn feed(
+        &mut self,
+        py: Python<'_>,
+        data: PyBuffer<u8>,
+        start: usize,
+        end: usize,
+    ) -> PyResult<usize> {
+        let records = &mut self.records;
+        with_bytes(py, &data, start, end, |b| records.feed(b))
+    }
+
+    #[getter]
+    fn rows(&self) -> usize {
+        self.records.rows()
+    }
+
+    #[getter]
+    fn bytes(&self) -> usize {
+        self.records.bytes()
+    }
+
+    /// records, requests, denied, bad, disordered
+    fn counts(&self) -> [u64; 5] {
+        let c = self.records.counts;
+        [c.records, c.requests, c.denied, c.bad, c.disordered]
+    }
+
+    fn take_messages<'py>(&mut self, py: Python<'py>, last: bool) -> PyResult<[Capsules<'py>; 2]> {
+        let taken = self.records.take_messages(last);
+        let (gor, index) = taken
+            .into_arrow()
+            .map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
+        Ok([arrow(py, &gor)?, arrow(py, &StructArray::from(index))?])
+    }
+}
+
+type Capsules<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyCapsule>);
+
+/// See `replaykit/traffic/outgoing.py`: the bytes to send, and a row a record.
+#[pyfunction]
+fn outgoing<'py>(
+    py: Python<'py>,
+    gor: PyBuffer<u8>,
+    host: Option<Vec<u8>>,
+    prefix: Vec<u8>,
+    fixed: Option<Vec<u8>>,
+) -> PyResult<[Capsules<'py>; 2]> {
+    let target = Target {
+        host,
+        prefix,
+        fixed,
+    };
+    let out = with_bytes(py, &gor, 0, gor.len_bytes(), |b| {
+        Outgoing::prepare(b, &target)
+    })?;
+    let failed = |e: arrow_schema::ArrowError| PyRuntimeError::new_err(e.to_string());
+    let (data, index) = out.into_arrow().map_err(failed)?;
+    Ok([arrow(py, &data)?, arrow(py, &StructArray::from(index))?])
+}
+
 /// The endpoint of each path, by the patterns given and by shape.
 #[pyfunction]
 fn endpoints(patterns: Vec<String>, paths: Vec<String>) -> Vec<String> {
@@ -366,6 +474,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<Engine>()?;
+    m.add_class::<Records>()?;
+    m.add_function(wrap_pyfunction!(outgoing, m)?)?;
     m.add_function(wrap_pyfunction!(endpoints, m)?)?;
     m.add_function(wrap_pyfunction!(walk_headers, m)?)
 }
