@@ -25,6 +25,7 @@ from replaykit.wire.source import BrokenCapture
 
 PIECE = 4 << 20
 LARGEST_RECORD = 256 << 20
+LET_GO = 64 << 20
 
 Kind = Literal["capture", "gor", "parquet"]
 
@@ -127,13 +128,19 @@ class _Stream(io.RawIOBase):
 
 
 class CaptureFile:
-    """An input named on the command line; `-` is standard input. Raises UsageError."""
+    """An input named on the command line; `-` is standard input. Raises UsageError.
 
-    def __init__(self, name: str) -> None:
+    raw: read in place of the file of that name.
+    """
+
+    def __init__(self, name: str, raw: IO[bytes] | None = None) -> None:
         self.name = name
         self.size: int | None = None
-        if name == "-":
-            self._raw: IO[bytes] = sys.stdin.buffer
+        self._raw: IO[bytes]
+        if raw is not None:
+            self._raw = raw
+        elif name == "-":
+            self._raw = sys.stdin.buffer
         else:
             try:
                 self._raw = Path(name).open("rb")  # noqa: SIM115 (closed by close)
@@ -162,7 +169,7 @@ class CaptureFile:
             engine.next_file()
         before = engine.bad_records
         try:
-            if self._stream is self._raw and self.name != "-" and self.size:
+            if self._stream is self._raw and self.size:
                 yield from self._mapped(engine, self.size, reading)
             else:
                 yield from self._streamed(engine, reading)
@@ -184,13 +191,17 @@ class CaptureFile:
         with mmap.mmap(self._raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
             data.madvise(mmap.MADV_SEQUENTIAL)
             pages = _Pages(data, size)
-            at, reach = 0, PIECE
+            at, reach, gone = 0, PIECE, 0
             try:
                 while at < size:
                     end = min(at + reach, size)
                     pages.reached(end)
                     took = self._step(engine, data, at, end)
                     at += took
+                    if at - gone >= LET_GO:  # what was read shall not count as our memory
+                        upto = at - at % mmap.PAGESIZE
+                        data.madvise(mmap.MADV_DONTNEED, gone, upto - gone)
+                        gone = upto
                     if not took and end == size:
                         break
                     reach = PIECE if took else reach * 2

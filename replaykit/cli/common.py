@@ -16,6 +16,7 @@ import pyarrow as pa
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
+from replaykit.cli.rules import header_rule
 from replaykit.errors import UsageError
 from replaykit.ship.output import Output, Rotation, open_output
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
@@ -76,7 +77,7 @@ def _port(text: str) -> int:
     return value
 
 
-def add_filters(parser: argparse.ArgumentParser) -> None:
+def add_filters(parser: argparse.ArgumentParser, redaction: bool = True) -> None:
     group = parser.add_argument_group("filters (regular expressions, RE2 syntax) and redaction")
     for verb, what in (("allow", "only exchanges"), ("disallow", "no exchanges")):
         group.add_argument(
@@ -91,17 +92,15 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
             f"--{verb}-url", f"--http-{verb}-url", action="append", default=[], metavar="REGEX",
             help=f"{what} whose target matches",
         )  # fmt: skip
-    group.add_argument(
-        "--redact",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="replaces the values of this header by ***",
-    )
-    group.add_argument(
-        "--redact-param", action="append", default=[], metavar="NAME",
-        help="replaces the values of this query parameter by ***",
-    )  # fmt: skip
+    if redaction:
+        group.add_argument(
+            "--redact", action="append", default=[], metavar="NAME",
+            help="replaces the values of this header by ***",
+        )  # fmt: skip
+        group.add_argument(
+            "--redact-param", action="append", default=[], metavar="NAME",
+            help="replaces the values of this query parameter by ***",
+        )  # fmt: skip
     group.add_argument(
         "--endpoints", action="append", default=[], metavar="FILE",
         help="endpoint patterns such as /users/{id}, one a line, or an OpenAPI file",
@@ -158,11 +157,6 @@ def _positive(text: str) -> int:
     return value
 
 
-def _header_rule(text: str) -> tuple[str, str | None]:
-    name, colon, value = text.partition(":")
-    return name.strip(), value.strip() if colon else None
-
-
 def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Sequence[int] = ()) -> Options:
     """The engine's options from the command line. Raises UsageError."""
     from replaykit.attribution.patterns import read_patterns
@@ -186,8 +180,8 @@ def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Se
         requests=requests,
         responses=responses,
         endpoints=tuple(p for name in args.endpoints for p in read_patterns(name)),
-        allow_headers=tuple(map(_header_rule, args.allow_header)),
-        deny_headers=tuple(map(_header_rule, args.disallow_header)),
+        allow_headers=tuple(map(header_rule, args.allow_header)),
+        deny_headers=tuple(map(header_rule, args.disallow_header)),
         allow_methods=tuple(f"^{re.escape(m)}$" for m in args.allow_method),
         deny_methods=tuple(f"^{re.escape(m)}$" for m in args.disallow_method),
         allow_urls=tuple(args.allow_url),

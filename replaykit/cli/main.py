@@ -15,6 +15,7 @@ COMMANDS = {
     "capture": "captures live traffic and shows who uses the bandwidth",
     "report": "who uses the bandwidth, from capture, .gor and Parquet files",
     "exchanges": "every exchange of the files, as Parquet, JSONL, CSV, .gor or a table",
+    "replay": "sends recorded requests to a target, at their own pace or another, and compares the answers",
     "demo": "serves and captures local traffic, and shows what came of it",
 }
 

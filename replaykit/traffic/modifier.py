@@ -177,6 +177,4 @@ def _set_parameter(h: bytes, target: head.Range, name: bytes, new: bytes) -> byt
     at = head.parameter(url, name)
     if at is not None:
         return head.splice(h, (target[0] + at[0], target[0] + at[1]), new)
-    return head.splice(
-        h, (target[1], target[1]), (b"&" if b"?" in url else b"?") + name + b"=" + new
-    )
+    return head.splice(h, (target[1], target[1]), (b"&" if b"?" in url else b"?") + name + b"=" + new)

@@ -166,5 +166,3 @@ def through(records: Records, messages: Messages) -> Messages:
     blob = messages.blob()
     records.feed(blob, 0, len(blob))
     return records.take(True)
-
-

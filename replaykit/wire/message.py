@@ -6,7 +6,7 @@ Owns GoReplay's record: `kind id time latency\\n`, the payload, a line with thre
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,6 +50,9 @@ class Messages:
 
     gor: bytes | memoryview
     index: Mapping[str, _Column]
+    whole: Messages | None = None
+    begin: int = 0
+    """A part of a batch knows the batch, and its first row there."""
 
     def __len__(self) -> int:
         return len(self.index["kind"])
@@ -64,7 +67,24 @@ class Messages:
 
     def part(self, begin: int, end: int) -> Messages:
         """The rows from `begin` to before `end`; the bytes are shared."""
-        return Messages(self.gor, {name: column[begin:end] for name, column in self.index.items()})
+        index = {name: column[begin:end] for name, column in self.index.items()}
+        return Messages(self.gor, index, self.whole or self, self.begin + begin)
+
+    def pick(self, rows: Sequence[int]) -> Messages:
+        """Some of the rows, in a batch of their own."""
+        if len(rows) == len(self):
+            return self
+        out, columns = Builder(), [self.index[name].tolist() for name in INDEX]
+        for row in rows:
+            kind, time, latency, record, start, end, connection, stream = (c[row] for c in columns)
+            message = Message(kind, "", time, latency, bytes(self.gor[start:end]), connection, stream)
+            out.copy(bytes(self.gor[record:start]), message)
+        return out.messages()
+
+    def ids(self) -> list[bytes]:
+        """The messages' ids."""
+        starts = zip(self.index["record"].tolist(), self.index["start"].tolist(), strict=True)
+        return [bytes(self.gor[record:start]).split(b" ", 2)[1] for record, start in starts]
 
     def __iter__(self) -> Iterator[Message]:
         columns = (self.index[name].tolist() for name in INDEX)

@@ -155,7 +155,13 @@ PAYLOAD = st.one_of(
             st.one_of(
                 TEXT,
                 st.sampled_from(
-                    [b"Host: h", b"a:  b ", b"Authorization: Basic YTpi", b"Content-Length: 3", b"CONNECTION: x"]
+                    [
+                        b"Host: h",
+                        b"a:  b ",
+                        b"Authorization: Basic YTpi",
+                        b"Content-Length: 3",
+                        b"CONNECTION: x",
+                    ]
                 ),
             ),
             max_size=5,
@@ -180,7 +186,10 @@ RULES = st.builds(
 
 
 @settings(max_examples=400, deadline=None)
-@given(RULES, st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abc"), st.integers(-5, 5), PAYLOAD), max_size=6))
+@given(
+    RULES,
+    st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abc"), st.integers(-5, 5), PAYLOAD), max_size=6),
+)
 def test_both_forms_agree(rules: Rules, records: list[tuple[int, str, int, bytes]]) -> None:
     data = gor(*records)
     one, two = (read(data, rules, form) for form in FORMS)

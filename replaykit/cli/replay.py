@@ -1,0 +1,375 @@
+"""`replaykit replay`: recorded requests to a target, at their own pace or another."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.cli import common, rules
+from replaykit.errors import UsageError
+from replaykit.replay.compare import Comparison
+from replaykit.replay.job import Sending
+from replaykit.replay.pace import AnyPace, Flat, Rate, Recorded
+from replaykit.replay.runner import Plan, Replay
+from replaykit.replay.target import Target, parse_target
+from replaykit.ship.output import Rotation
+from replaykit.traffic.gor import GorOutput
+from replaykit.traffic.outgoing import Aim
+from replaykit.traffic.reading import Read, names, read_files
+from replaykit.wire.options import Options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+EXAMPLES = (
+    "replaykit replay traffic.gor --to http://127.0.0.1:8080",
+    "replaykit replay traffic.gor --to http://staging.example --speed 2x --all-methods",
+    "replaykit replay traffic.gor --to http://127.0.0.1:8080 --speed max --connections 64",
+    "replaykit replay traffic.gor --to http://127.0.0.1:8080 --compare --body json --ignore 'meta.time'",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=".gor files (gzip too, globs), captures, s3://BUCKET/PREFIX or -",
+    )
+    parser.add_argument("--to", required=True, metavar="URL", help="http://HOST[:PORT][/PREFIX], or https")
+    parser.add_argument("--port", metavar="PORTS", help="of captures: only connections to these ports")
+    pace = parser.add_argument_group("pace")
+    pace.add_argument(
+        "--speed", default="1x", metavar="FACTOR", help="1x as recorded (default), 2x, 50%%, or max"
+    )
+    pace.add_argument("--rate", type=float, metavar="N", help="so many requests a second, evenly")
+    pace.add_argument("--ramp", metavar="FROM-TO/TIME", help="a rate that changes: 10-1000/60s")
+    pace.add_argument("--max-wait", metavar="TIME", help="no pause between requests is longer")
+    pace.add_argument(
+        "--loop",
+        type=int,
+        nargs="?",
+        const=0,
+        default=1,
+        metavar="N",
+        help="so many times; without N until stopped",
+    )
+    pace.add_argument("--limit", type=int, metavar="N", help="ends after so many requests")
+    pace.add_argument("--duration", metavar="TIME", help="ends after so long")
+    pace.add_argument(
+        "--read-depth",
+        type=int,
+        default=100,
+        metavar="N",
+        help="records sorted by time at once (default 100)",
+    )
+    to = parser.add_argument_group("connections")
+    to.add_argument(
+        "--connections",
+        type=int,
+        metavar="N",
+        help="at most so many at a time (default 32 with --speed max, else 10000)",
+    )
+    how = to.add_mutually_exclusive_group()
+    how.add_argument(
+        "--sessions",
+        action="store_true",
+        default=None,
+        help="requests of one recorded connection share one, in order (default at a recorded pace)",
+    )
+    how.add_argument("--pooled", dest="sessions", action="store_false", help="any connection that is free")
+    to.add_argument("--http2", action="store_true", help="speaks HTTP/2 to the target")
+    to.add_argument("--timeout", default="5s", metavar="TIME", help="for an answer (default 5s)")
+    to.add_argument("--connect-timeout", default="5s", metavar="TIME", help="for a connection (default 5s)")
+    to.add_argument(
+        "--retries",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of requests that failed and are idempotent (default 0)",
+    )
+    to.add_argument(
+        "--redirects", type=int, default=0, metavar="N", help="followed on the same target (default 0)"
+    )
+    to.add_argument("--insecure", action="store_true", help="does not verify the target's certificate")
+    to.add_argument("--ca", metavar="FILE", help="CA certificate to verify the target with")
+    what = parser.add_argument_group("requests")
+    what.add_argument(
+        "--keep-host", action="store_true", help="keeps the recorded Host; else it is the target's"
+    )
+    what.add_argument(
+        "--all-methods",
+        action="store_true",
+        help="POST and PATCH too; for a target that is not on this machine only idempotent methods are sent unless asked",
+    )
+    common.add_filters(parser, redaction=False)
+    rules.add_rewrites(parser)
+    compare = parser.add_argument_group("comparison with the recorded answers")
+    compare.add_argument("--compare", action="store_true", help="exit status 1 if an answer differs")
+    compare.add_argument(
+        "--compare-header", action="append", default=[], metavar="NAME", help="compares this header too"
+    )
+    compare.add_argument(
+        "--body",
+        choices=("exact", "json", "none"),
+        default="exact",
+        help="how bodies are compared (default exact)",
+    )
+    compare.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a path in JSON bodies that may differ: data.*.id",
+    )
+    parser.add_argument("--save", metavar="FILE", help="what was sent and answered, as .gor")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    parser.add_argument("--engine", choices=("auto", "compiled", "readable"), default="auto", help="default: compiled where installed")  # fmt: skip
+
+
+def parse_speed(text: str) -> float | None:
+    """`2x`, `50%`, `1.5`; None for max. Raises UsageError."""
+    if text == "max":
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(x|%)?", text)
+    factor = float(match[1]) / (100 if match[2] == "%" else 1) if match else 0.0
+    if factor <= 0:
+        raise UsageError(f"--speed {text}: write 1x, 2x, 50% or max")
+    return factor
+
+
+def _pace(args: argparse.Namespace) -> AnyPace:
+    if args.ramp is not None:
+        match = re.fullmatch(r"([0-9.]+)-([0-9.]+)/(\w+)", args.ramp)
+        if match is None or float(match[1]) <= 0 or float(match[2]) <= 0:
+            raise UsageError(
+                f"--ramp {args.ramp}: write FROM-TO/TIME in requests a second, as in 10-1000/60s"
+            )
+        return Rate(float(match[1]), float(match[2]), parse_duration(match[3]))
+    if args.rate is not None:
+        if args.rate <= 0:
+            raise UsageError(f"--rate {args.rate:g}: give a number above 0")
+        return Rate(args.rate)
+    speed = parse_speed(args.speed)
+    if speed is None:
+        return Flat()
+    return Recorded(speed, None if args.max_wait is None else int(parse_duration(args.max_wait) * 1e9))
+
+
+def _plan(args: argparse.Namespace, read: Read) -> Plan:
+    target = parse_target(args.to)
+    pace = _pace(args)
+    chosen = rules.rules(args)
+    sessions = args.sessions if args.sessions is not None else isinstance(pace, Recorded)
+    for name in ("retries", "redirects", "loop", "read_depth"):
+        if getattr(args, name) < 0:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 0 or more")
+    if args.limit is not None and args.limit < 1:
+        raise UsageError(f"--limit {args.limit}: give 1 or more")
+    connections = args.connections or (32 if isinstance(pace, Flat) else 10_000)
+    if args.http2 and args.connections is None and not sessions:
+        connections = 4
+    if connections < 1:
+        raise UsageError(f"--connections {connections}: give 1 or more")
+    if args.loop != 1 and "-" in args.files:
+        raise UsageError("--loop: standard input can be read once only")
+    for name in args.files:
+        names(name)
+    options = Options(requests=True, responses=args.compare, ports=common.parse_ports(args.port))
+    patterns: tuple[str, ...] = ()
+    if args.endpoints:
+        from replaykit.attribution.patterns import read_patterns
+
+        patterns = tuple(p for name in args.endpoints for p in read_patterns(name))
+    prefix = target.path.rstrip("/") if not target.query else ""
+    query = f"{target.path or '/'}?{target.query}".encode() if target.query else None
+    return Plan(
+        target,
+        lambda: read_files(
+            args.files, chosen, depth=args.read_depth, choice=args.engine, options=options, read=read
+        ),
+        Aim(
+            None if args.keep_host or _sets_host(chosen) else target.authority.encode(),
+            prefix.encode(),
+            query,
+        ),
+        pace,
+        Sending(
+            connections=connections,
+            sessions=sessions,
+            timeout_s=parse_duration(args.timeout),
+            connect_s=parse_duration(args.connect_timeout),
+            retries=args.retries,
+            redirects=args.redirects,
+            verify=not args.insecure,
+            ca=args.ca,
+            http2=args.http2,
+        ),
+        methods=args.all_methods or target.local,
+        loops=args.loop or None,
+        most=args.limit,
+        duration_s=None if args.duration is None else parse_duration(args.duration),
+        comparison=Comparison(args.compare_header, args.body, args.ignore, patterns)
+        if args.compare
+        else None,
+        choice=args.engine,
+    )
+
+
+def _sets_host(chosen: Any) -> bool:
+    return any(name.lower() == b"host" for name, _ in chosen.set_headers)
+
+
+def run(args: argparse.Namespace) -> int:
+    import uvloop
+
+    read = Read()
+    plan = _plan(args, read)
+    saved = None
+    if args.save is not None:
+        if not args.save.endswith((".gor", ".gor.gz")):
+            raise UsageError(f"--save {args.save}: the name ends in .gor or .gor.gz")
+        saved = GorOutput(args.save, Rotation())
+        plan.saved = saved.messages
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            replay = runner.run(_go(plan, args))
+        finally:
+            if saved is not None:
+                saved.close()
+    return show(replay, args, read)
+
+
+async def _go(plan: Plan, args: argparse.Namespace) -> Replay:
+    replay = Replay(plan)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, replay.stop)
+    watching = None
+    if not args.quiet and sys.stderr.isatty():
+        watching = loop.create_task(_watch(replay))
+    try:
+        await replay.run()
+    finally:
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    return replay
+
+
+async def _watch(replay: Replay) -> None:
+    """A line that refreshes."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    last, before = 0, 0.0
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+        while True:
+            await asyncio.sleep(0.5)
+            stats, now = replay.stats, replay.seconds
+            rate = (stats.sent - last) / ((now - before) or 1)
+            last, before = stats.sent, now
+            errors = sum(stats.errors.values())
+            text = f"{now:.0f} s, {stats.sent:,} sent, {rate:,.0f}/s, {stats.answered:,} answered, {errors:,} errors; Ctrl-C ends"
+            live.update(Text(text), refresh=True)
+
+
+def show(replay: Replay, args: argparse.Namespace, read: Read) -> int:
+    """Prints what came of it; returns the exit status."""
+    stats, comparison = replay.stats, replay.plan.comparison
+    if args.format == "json":
+        found = stats.as_dict() | {
+            "seconds": round(replay.seconds, 3),
+            "records": read.counts.records,
+            "denied": read.counts.denied,
+        }
+        if comparison is not None:
+            found["comparison"] = {
+                "different": comparison.different,
+                "unpaired": comparison.unpaired,
+                "endpoints": {name: d.as_dict() for name, d in comparison.endpoints.items()},
+            }
+        print(json.dumps(found))
+    elif not args.quiet:
+        print("\n".join(summary(replay)))
+        if comparison is not None:
+            from rich.console import Console
+
+            console = Console() if sys.stdout.isatty() else Console(width=160)
+            console.print(_table(comparison))
+            for name, d in comparison.endpoints.items():
+                for e in d.examples[:2]:
+                    print(f"{name}  {e['request']}  {e['what']}: {e['recorded']} -> {e['replayed']}")
+    status = common.print_troubles(read.troubles)
+    if status:
+        return status
+    if comparison is not None and (comparison.different or not comparison.endpoints):
+        if not comparison.endpoints:
+            common.say("replaykit: nothing was compared: the recording holds no answers to what was sent")
+        return 1
+    return 1 if stats.sent and not stats.answered else 0
+
+
+def summary(replay: Replay) -> list[str]:
+    """A few lines for a person."""
+    stats, seconds = replay.stats, replay.seconds or 1e-9
+    lines = [
+        f"sent {stats.sent:,} requests to {_shown(replay.plan.target)} in {seconds:.2f} s "
+        f"({stats.sent / seconds:,.0f}/s) over {stats.connections:,} connections; "
+        f"{stats.answered:,} answered; {show_size(stats.sent_bytes)} out, {show_size(stats.received_bytes)} in"
+    ]
+    if stats.statuses:
+        lines.append("statuses: " + ", ".join(f"{s} x {n:,}" for s, n in sorted(stats.statuses.items())))
+    errors = ", ".join(f"{kind} x {n:,}" for kind, n in stats.errors.most_common())
+    lines.append(f"errors: {errors or 'none'}")
+    if stats.skipped:
+        lines.append("not sent: " + ", ".join(f"{why} x {n:,}" for why, n in stats.skipped.most_common()))
+    for count, what in ((stats.retried, "retried"), (stats.redirected, "redirects followed")):
+        if count:
+            lines.append(f"{what}: {count:,}")
+    for name, times in (("latency", stats.latency), ("sent late by", stats.lag)):
+        found = times.percentiles_ms()
+        if found:
+            lines.append(f"{name} (ms): " + ", ".join(f"{p} {v:.3f}" for p, v in found.items()))
+    return lines
+
+
+def _shown(target: Target) -> str:
+    return f"{target.scheme}://{target.authority}"
+
+
+def _table(comparison: Comparison) -> Table:
+    from rich.table import Table
+
+    out = Table(title=f"{comparison.different:,} answers differ, {comparison.unpaired:,} without their other half",
+                title_justify="left", header_style="bold", box=None, pad_edge=False)  # fmt: skip
+    out.add_column("endpoint", overflow="fold")
+    for name in (
+        "pairs",
+        "same",
+        "status",
+        "header",
+        "body",
+        "recorded",
+        "replayed",
+        "recorded ms",
+        "replayed ms",
+    ):
+        out.add_column(name, justify="right", no_wrap=True)
+    ordered = sorted(comparison.endpoints.items(), key=lambda item: item[1].same - item[1].pairs)
+    for name, d in ordered:
+        timed = d.timed or 1
+        out.add_row(
+            name, *(f"{n:,}" for n in (d.pairs, d.same, d.status, d.header, d.body)),
+            show_size(d.recorded_bytes), show_size(d.replayed_bytes),
+            f"{d.recorded_ns / timed / 1e6:.2f}", f"{d.replayed_ns / timed / 1e6:.2f}",
+        )  # fmt: skip
+    return out

@@ -1,0 +1,1 @@
+"""Sending it again: pacing, connections, comparing the answers."""

@@ -1,0 +1,166 @@
+"""Recorded messages from files: .gor, captures, one or many, in order of time.
+
+Owns how files become batches of messages: globs and S3 names are resolved, each file is read through
+the rules, several are merged by time. Memory does not grow with the files.
+"""
+
+from __future__ import annotations
+
+import bisect
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from replaykit.capture.files import CaptureFile, Reading
+from replaykit.errors import UsageError
+from replaykit.traffic.modifier import Rules
+from replaykit.traffic.records import Counts, Records, open_records
+from replaykit.wire.engine import Choice, open_engine
+from replaykit.wire.message import Messages
+from replaykit.wire.options import Options
+
+
+@dataclass
+class Read:
+    """What came of it: counts of all files, and a line for each that was cut short or broken."""
+
+    counts: Counts = field(default_factory=Counts)
+    troubles: list[str] = field(default_factory=list)
+    files: int = 0
+    bytes: int = 0
+
+    def add(self, counts: Counts) -> None:
+        for name in ("records", "requests", "denied", "bad", "disordered"):
+            setattr(self.counts, name, getattr(self.counts, name) + getattr(counts, name))
+
+
+def names(pattern: str) -> list[str]:
+    """The files of a glob, sorted; S3 objects of a prefix. Raises UsageError where there is none."""
+    if pattern == "-":
+        return ["-"]
+    if pattern.startswith("s3://"):
+        from replaykit.ship.s3 import keys
+
+        found = keys(pattern)
+    else:
+        found = sorted(glob.glob(pattern)) or ([pattern] if not glob.has_magic(pattern) else [])
+    if not found:
+        raise UsageError(f"{pattern}: no such file")
+    return found
+
+
+class _Gor:
+    """What `CaptureFile.feed` needs of an engine, to read records."""
+
+    def __init__(self, records: Records) -> None:
+        self.feed_gor = records.feed
+        self._records = records
+
+    @property
+    def bad_records(self) -> int:
+        return self._records.counts().bad
+
+
+def open_source(name: str) -> CaptureFile:
+    if not name.startswith("s3://"):
+        return CaptureFile(name)
+    from replaykit.ship.s3 import open_object
+
+    return CaptureFile(name, open_object(name))
+
+
+def _file(
+    name: str,
+    rules: Rules,
+    depth: int,
+    choice: Choice,
+    options: Options,
+    read: Read,
+    wanted: Callable[[], bool],
+) -> Iterator[Messages]:
+    """The messages of one file, in order of time."""
+    file = open_source(name)
+    if file.kind == "parquet":
+        raise UsageError(f"{name}: Parquet holds no messages; give a .gor file or a capture")
+    read.files += 1
+    reading, records = Reading(), open_records(rules, depth, choice)
+    engine: Any = _Gor(records) if file.kind == "gor" else open_engine(options, choice)
+    try:
+        for progress in file.feed(engine, reading):
+            if file.kind == "capture":
+                _from_engine(engine, records)
+            if records.rows > depth:
+                yield records.take(False)
+            if not wanted():
+                break
+            last = progress.done
+        else:
+            last = 0
+        if file.kind == "capture":
+            engine.finish()
+            _from_engine(engine, records)
+        if records.rows:
+            yield records.take(True)
+    finally:
+        file.close()
+    read.bytes += file.size or last
+    read.add(records.counts())
+    if reading.trouble is not None:
+        read.troubles.append(reading.trouble)
+
+
+def _from_engine(engine: Any, records: Records) -> None:
+    while engine.message_bytes:
+        blob = engine.take_messages().blob()
+        records.feed(blob, 0, len(blob))
+
+
+def read_files(
+    patterns: Sequence[str],
+    rules: Rules | None = None,
+    *,
+    depth: int = 100,
+    choice: Choice = "auto",
+    options: Options | None = None,
+    read: Read | None = None,
+    wanted: Callable[[], bool] = lambda: True,
+) -> Iterator[Messages]:
+    """Messages of all files, merged by time. `wanted`: asked between pieces; False ends the reading.
+
+    Raises UsageError.
+    """
+    read = Read() if read is None else read
+    options = options or Options(requests=True, responses=True)
+    every = [name for pattern in patterns for name in names(pattern)]
+    streams = [_file(name, rules or Rules(), depth, choice, options, read, wanted) for name in every]
+    yield from streams[0] if len(streams) == 1 else _merged(streams)
+
+
+def _merged(streams: Sequence[Iterator[Messages]]) -> Iterator[Messages]:
+    """Always the rows that are older than every other stream's next."""
+    heads: list[tuple[Iterator[Messages], Messages, list[int], int]] = []
+    for stream in streams:
+        _advance(stream, heads)
+    while heads:
+        oldest = min(range(len(heads)), key=lambda i: heads[i][2][heads[i][3]])
+        stream, messages, times, at = heads.pop(oldest)
+        if heads:
+            limit = min(times_[at_] for _, _, times_, at_ in heads)
+            end = max(bisect.bisect_right(times, limit, at), at + 1)
+        else:
+            end = len(times)
+        yield messages.part(at, end)
+        if end < len(times):
+            heads.append((stream, messages, times, end))
+        else:
+            _advance(stream, heads)
+
+
+def _advance(
+    stream: Iterator[Messages], heads: list[tuple[Iterator[Messages], Messages, list[int], int]]
+) -> None:
+    for messages in stream:
+        if len(messages):
+            heads.append((stream, messages, messages.index["time_ns"].tolist(), 0))
+            return
