@@ -33,6 +33,7 @@ BODY_BYTES = 192
 _NET = -0x100000
 _AD = -0x1000
 _PROTOCOL, _PACKET_TYPE, _INTERFACE = _AD, _AD + 4, _AD + 8
+_TAG, _TAG_PRESENT = _AD + 44, _AD + 48
 _OUTGOING = 4
 
 _LD_W, _LD_H, _LD_B = 0x20, 0x28, 0x30
@@ -102,6 +103,30 @@ class Wanted:
     headers_only: bool = False
     loopback: int | None = None
     tunnels: tuple[int, ...] | None = None
+
+
+def vlans(numbers: Sequence[int]) -> list[Instruction]:
+    """The program for frames of these 802.1Q networks, whether the kernel has taken the tag off or not."""
+    a = Assembler()
+    a.op(_LD_W, _TAG_PRESENT)
+    a.when(_JEQ, 0, "inline")
+    a.op(_LD_W, _TAG)
+    a.jump("number")
+    a.label("inline")
+    a.op(_LD_H, 12)
+    a.when(_JEQ, 0x8100, "tagged")
+    a.when(_JEQ, 0x88A8, "tagged")
+    a.op(_RET, 0)
+    a.label("tagged")
+    a.op(_LD_H, 14)
+    a.label("number")
+    a.op(_AND, 0xFFF)
+    for number in numbers:
+        a.when(_JEQ, number, "keep")
+    a.op(_RET, 0)
+    a.label("keep")
+    a.op(_RET, WHOLE)
+    return a.program()
 
 
 def compile_filter(wanted: Wanted) -> list[Instruction]:

@@ -107,6 +107,11 @@ class Settings:
     """Put around each engine."""
     tunnels: tuple[int, ...] | None = None
     """What may carry packets inside packets is captured too; UDP ports of VXLAN."""
+    vlans: Sequence[int] = ()
+    """Only frames of these 802.1Q networks."""
+    group: int | None = None
+    """Of PACKET_FANOUT: captures of one group share the connections, in other processes too."""
+    promiscuous: bool = False
     report: Callable[[str], None] = print
     """Told of connections that a plug-in cannot read."""
 
@@ -204,9 +209,11 @@ class Capture:
         ports = tuple(sorted({p for place in settings.places for p in place.ports}))
         try:
             for number, (index, name, program) in enumerate(_programs(settings)):
-                group = (os.getpid() * 16 + number) & 0xFFFF if len(workers) > 1 else None
+                group = settings.group
+                if group is None and len(workers) > 1:
+                    group = (os.getpid() * 16 + number) & 0xFFFF
                 for rings in workers:
-                    ring = Ring(index, name, program, settings.buffer_bytes, group)
+                    ring = Ring(index, name, program, settings.buffer_bytes, group, settings.promiscuous)
                     self._rings.append(ring)
                     rings.append(ring)
             for place in settings.places:
@@ -299,6 +306,8 @@ def _programs(settings: Settings) -> list[tuple[int, str, list[bpf.Instruction]]
             settings.tunnels,
         )
         program = bpf.compile_filter(wanted)
+        if settings.vlans:
+            program = bpf.both(bpf.vlans(settings.vlans), program)
         if settings.expression:
             program = bpf.both(bpf.expression(settings.expression, _link(name)), program)
         out.append((index, name, program))

@@ -25,6 +25,7 @@ _SOL_PACKET = 263
 _ADD_MEMBERSHIP, _RX_RING, _STATISTICS, _VERSION, _FANOUT, _IGNORE_OUTGOING = 1, 5, 6, 10, 18, 23
 _FANOUT_HASH, _FANOUT_DEFRAG = 0, 0x8000
 _TPACKET_V3 = 2
+_PROMISC = 1
 _SO_ATTACH_FILTER = 26
 _STATUS = struct.Struct("I")
 _READY = 1
@@ -53,7 +54,13 @@ class Ring:
     """
 
     def __init__(
-        self, index: int, name: str, program: list[bpf.Instruction], size: int, fanout: int | None
+        self,
+        index: int,
+        name: str,
+        program: list[bpf.Instruction],
+        size: int,
+        fanout: int | None,
+        promiscuous: bool = False,
     ) -> None:
         self.name = name
         self.counters = Counters()
@@ -64,6 +71,9 @@ class Ring:
             raise UsageError(PRIVILEGE) from None
         try:
             self._set_up(index, program, size, fanout)
+            if promiscuous and index:
+                request = struct.pack("iHH8s", index, _PROMISC, 0, b"")
+                self.socket.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, request)
         except OSError as error:
             self.socket.close()
             if error.errno == errno.ENOMEM:

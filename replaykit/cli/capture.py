@@ -102,7 +102,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         args.engine,
         common.bodies(args),
         tuple(args.vxlan_port or (4789, 8472)) if args.tunnels else None,
-        lambda line: common.say(f"replaykit: {line}"),
+        report=lambda line: common.say(f"replaykit: {line}"),
     )
 
 

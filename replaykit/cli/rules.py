@@ -51,26 +51,26 @@ def header_rule(text: str) -> tuple[str, str | None]:
     return name.strip(), value.strip() if colon else None
 
 
-def rules(args: argparse.Namespace, filters: bool = True) -> Rules:
-    """The rules of a command line. filters: allow and disallow too, where no engine applies them.
+def rules(args: argparse.Namespace, filters: bool = True, prefix: str = "--") -> Rules:
+    """The rules of a command line; its flags begin so. filters: allow and disallow too, where no engine applies them.
 
     Raises UsageError.
     """
 
     def two(name: str, by: str, example: str) -> list[tuple[str, str]]:
         values = getattr(args, name.replace("-", "_"))
-        return [split(f"--{name}", text, by, example) for text in values]
+        return [split(f"{prefix}{name}", text, by, example) for text in values]
 
     rewrites = []
     for name, rest in two("rewrite-header", ":", "Host:(.*).example.com,$1.beta.example.com"):
         pattern, value = split(
-            "--rewrite-header", rest.strip(), ",", "Host:(.*).example.com,$1.beta.example.com"
+            f"{prefix}rewrite-header", rest.strip(), ",", "Host:(.*).example.com,$1.beta.example.com"
         )
         rewrites.append((name.strip().encode(), pattern, value.encode()))
     made = Rules(
         basic_auth=tuple(args.basic_auth_filter),
-        header_limits=tuple(percent("--header-limiter", t) for t in args.header_limiter),
-        param_limits=tuple(percent("--param-limiter", t) for t in args.param_limiter),
+        header_limits=tuple(percent(f"{prefix}header-limiter", t) for t in args.header_limiter),
+        param_limits=tuple(percent(f"{prefix}param-limiter", t) for t in args.param_limiter),
         set_headers=tuple(
             (n.strip().encode(), v.strip().encode()) for n, v in two("set-header", ":", "User-Agent:Gor")
         ),
@@ -82,8 +82,8 @@ def rules(args: argparse.Namespace, filters: bool = True) -> Rules:
         ),
         rewrite_headers=tuple(rewrites),
     )
-    for name, value in made.set_headers:
-        if b"\n" in name + value or b"\r" in name + value:
+    for field, text in made.set_headers:
+        if b"\n" in field + text or b"\r" in field + text:
             raise UsageError("--set-header: a header cannot hold a line end")
     if not filters:
         return made

@@ -63,9 +63,9 @@ class Outgoing:
 def prepare(messages: Messages, aim: Aim, choice: engine.Choice = "auto") -> Outgoing:
     """A batch made ready; its rows are the batch's."""
     gor = messages.blob()
-    if choice == "readable" or engine._core is None:
+    if choice == "readable" or engine.core is None:
         return _prepare(bytes(gor), aim)
-    (data, index) = engine._core.outgoing(gor, aim.host, aim.prefix, aim.fixed)
+    (data, index) = engine.core.outgoing(gor, aim.host, aim.prefix, aim.fixed)
     array = pa.Array._import_from_c_capsule(*data)
     columns = pa.RecordBatch._import_from_c_capsule(*index)
     raw = memoryview(array.buffers()[1]) if len(array) else memoryview(b"")
@@ -74,8 +74,16 @@ def prepare(messages: Messages, aim: Aim, choice: engine.Choice = "auto") -> Out
 
 def _numbers(column: pa.Array) -> Sequence[int]:
     """A column as it lies there: nothing is copied, so no other thread waits."""
-    code = {1: "B", 4: "I", 8: "q"}[column.type.bit_width // 8]
-    return memoryview(column.buffers()[1]).cast("B").cast(code)[: len(column)] if len(column) else []
+    if not len(column):
+        return []
+    raw = memoryview(column.buffers()[1]).cast("B")
+    match column.type.bit_width:
+        case 8:
+            return raw[: len(column)]
+        case 32:
+            return raw.cast("I")[: len(column)]
+        case _:
+            return raw.cast("q")[: len(column)]
 
 
 def _prepare(gor: bytes, aim: Aim) -> Outgoing:

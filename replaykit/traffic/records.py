@@ -57,8 +57,8 @@ class CompiledRecords:
     """In `core/`."""
 
     def __init__(self, rules: Rules, depth: int) -> None:
-        assert engine._core is not None
-        self._records = engine._core.Records(rules.as_dict(), depth)
+        assert engine.core is not None
+        self._records = engine.core.Records(rules.as_dict(), depth)
         self.feed = self._records.feed
 
     @property
@@ -153,7 +153,7 @@ class ReadableRecords:
 
 def open_records(rules: Rules, depth: int = 0, choice: engine.Choice = "auto") -> Records:
     """Raises UsageError for a pattern that cannot be read."""
-    compiled = choice != "readable" and engine._core is not None
+    compiled = choice != "readable" and engine.core is not None
     try:
         return CompiledRecords(rules, depth) if compiled else ReadableRecords(rules, depth)
     except ValueError as error:

@@ -17,8 +17,10 @@ from replaykit.wire.tap import Handed
 
 try:
     from replaykit import _core  # type: ignore[attr-defined,unused-ignore]
+
+    core: Any = _core
 except ImportError as _error:
-    _core = None  # type: ignore[assignment,unused-ignore]
+    core = None
     _missing = str(_error)
 
 Choice = Literal["auto", "compiled", "readable"]
@@ -121,9 +123,9 @@ class CompiledEngine:
     name = "compiled"
 
     def __init__(self, options: Options) -> None:
-        if _core is None:
+        if core is None:
             raise NoCompiledCore(f"the compiled core is not installed ({_missing})")
-        self._engine = _core.Engine(options.as_dict())
+        self._engine = core.Engine(options.as_dict())
         self.feed_block = self._engine.feed_block
         self.feed_gor = self._engine.feed_gor
         self.feed_packet = self._engine.feed_packet
@@ -208,7 +210,7 @@ def open_engine(options: Options, choice: Choice = "auto") -> Engine:
 
     Raises ValueError for a pattern that cannot be read, NoCompiledCore.
     """
-    if choice == "readable" or (choice == "auto" and _core is None):
+    if choice == "readable" or (choice == "auto" and core is None):
         # Loaded only here: with the compiled core a command starts without it.
         from replaykit.wire.readable import ReadableEngine
 

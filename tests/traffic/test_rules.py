@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replaykit.errors import UsageError
-from replaykit.traffic.modifier import Modifier, Rules
+from replaykit.traffic.modifier import Rules
 from replaykit.traffic.outgoing import CUT, HEAD, IDEMPOTENT, NO_REQUEST, OTHER, TUNNEL, Aim, prepare
 from replaykit.traffic.records import Counts, open_records
 from replaykit.wire.message import SEPARATOR, Messages

@@ -1,0 +1,144 @@
+"""The bandwidth gate: limits, a baseline and budgets, and what breaks them.
+
+Sizes are TCP payload of both directions, headers included. Growth is judged per request, so that a
+longer test run is not mistaken for a heavier service, and in all where asked.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from replaykit.attribution.measured import Endpoint, Measured
+from replaykit.attribution.sizes import parse_size, show_size
+from replaykit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes; share and increases as parts of 1. endpoints, budgets: pattern and bytes.
+
+    total: of everything. endpoints: of one endpoint in all. request: of any one exchange. share: of
+    one endpoint in the total. increase: of bytes per request against the baseline, per endpoint.
+    total_increase: of everything. budgets: bytes per request.
+    """
+
+    total: int | None = None
+    endpoints: Sequence[tuple[str, int]] = ()
+    request: int | None = None
+    share: float | None = None
+    increase: float | None = None
+    total_increase: float | None = None
+    budgets: Sequence[tuple[str, int]] = ()
+
+    def __bool__(self) -> bool:
+        return any(
+            v is not None for v in (self.total, self.request, self.share, self.increase, self.total_increase)
+        ) or bool(self.endpoints or self.budgets)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. value and limit in bytes, or parts of 1 (`unit` says which)."""
+
+    rule: str
+    subject: str
+    value: float
+    limit: float
+    unit: str = "bytes"
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.limit
+
+    @property
+    def text(self) -> str:
+        show = show_size if self.unit == "bytes" else (lambda part: f"{part:.1%}")
+        than = "within" if self.passed else "over"
+        return f"{self.subject}: {self.rule} {show(self.value)}, {than} the limit of {show(self.limit)}"
+
+
+@dataclass
+class Verdict:
+    """checks: all that was looked at. unused: patterns that met no endpoint."""
+
+    measured: Measured
+    checks: list[Check] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[Check]:
+        return [check for check in self.checks if not check.passed]
+
+
+def matches(pattern: str, endpoint: str) -> bool:
+    """The pattern itself, or a glob; `{` and `}` stand for themselves."""
+    return pattern == endpoint or fnmatch.fnmatchcase(endpoint, pattern.replace("[", "[[]"))
+
+
+def judge(measured: Measured, limits: Limits, baseline: Measured | None = None) -> Verdict:
+    """Holds what was measured against the limits."""
+    out = Verdict(measured)
+    checks, total = out.checks, measured.bytes
+    if limits.total is not None:
+        checks.append(Check("total", "(all)", total, limits.total))
+    ordered = measured.ordered()
+    for name, limit in limits.endpoints:
+        _each(out, "endpoint total", name, limit, ordered, lambda e: e.bytes)
+    if limits.request is not None:
+        checks += [Check("largest exchange", n, e.largest, limits.request) for n, e in ordered]
+    if limits.share is not None:
+        checks += [Check("share", n, e.bytes / (total or 1), limits.share, "part") for n, e in ordered]
+    for name, limit in limits.budgets:
+        _each(out, "bytes per request", name, limit, ordered, lambda e: e.per_request)
+    if baseline is not None:
+        if limits.total_increase is not None:
+            checks.append(_growth("growth in all", "(all)", total, baseline.bytes, limits.total_increase))
+        for name, e in ordered if limits.increase is not None else ():
+            before = baseline.endpoints.get(name)
+            if before is not None and limits.increase is not None:
+                checks.append(
+                    _growth("growth per request", name, e.per_request, before.per_request, limits.increase)
+                )
+    return out
+
+
+def _growth(rule: str, subject: str, now: float, before: float, limit: float) -> Check:
+    grown = now / before - 1 if before else (1.0 if now else 0.0)
+    return Check(rule, subject, round(grown, 12), limit, "part")
+
+
+def _each(
+    out: Verdict, rule: str, pattern: str, limit: int, ordered: list[tuple[str, Endpoint]], value: object
+) -> None:
+    found = [(name, e) for name, e in ordered if matches(pattern, name)]
+    if not found:
+        out.unused.append(pattern)
+    out.checks += [Check(rule, name, value(e), limit) for name, e in found]  # type: ignore[operator]
+
+
+def read_budgets(path: str) -> list[tuple[str, int]]:
+    """YAML: endpoint pattern to bytes per request. Raises UsageError."""
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = yaml.safe_load(file)
+    except OSError as error:
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: no readable YAML: {' '.join(str(error).split())}") from None
+    if isinstance(found, Mapping) and set(found) == {"endpoints"}:
+        found = found["endpoints"]
+    if not isinstance(found, Mapping) or not found:
+        raise UsageError(f"{path}: write a line for each endpoint: '/users/{{id}}': 20kB")
+    out = []
+    for pattern, limit in found.items():
+        if not isinstance(limit, int | str) or isinstance(limit, bool):
+            raise UsageError(f"{path}: {pattern}: {limit!r} is no size: write 20kB")
+        try:
+            out.append((str(pattern), parse_size(str(limit))))
+        except UsageError as error:
+            raise UsageError(f"{path}: {pattern}: {error}") from None
+    return out

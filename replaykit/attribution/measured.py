@@ -1,0 +1,69 @@
+"""Bytes per endpoint, added up exactly: what the gate and differences are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass
+class Endpoint:
+    """requests and bytes (TCP payload of both directions) are weighted; largest: of one exchange, in bytes."""
+
+    requests: float = 0.0
+    bytes: float = 0.0
+    largest: int = 0
+
+    @property
+    def per_request(self) -> float:
+        return self.bytes / self.requests if self.requests else 0.0
+
+
+@dataclass
+class Measured:
+    """By endpoint. Exchanges without one are `(unknown)`."""
+
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        sides = (pc.fill_null(batch.column(f"{s}_wire_bytes"), 0) for s in ("request", "response"))
+        size = pc.add(*sides)
+        weight = batch.column("weight")
+        table = pa.table(
+            {
+                "endpoint": pc.fill_null(batch.column("endpoint").cast(pa.string()), "(unknown)"),
+                "size": size,
+                "weighted": pc.multiply(pc.cast(size, pa.float64()), weight),
+                "weight": weight,
+            }
+        )
+        grouped = table.group_by("endpoint").aggregate(
+            [("weight", "sum"), ("weighted", "sum"), ("size", "max")]
+        )
+        for row in grouped.to_pylist():
+            found = self.endpoints.setdefault(row["endpoint"], Endpoint())
+            found.requests += row["weight_sum"]
+            found.bytes += row["weighted_sum"]
+            found.largest = max(found.largest, row["size_max"])
+
+    @property
+    def requests(self) -> float:
+        return sum(e.requests for e in self.endpoints.values())
+
+    @property
+    def bytes(self) -> float:
+        return sum(e.bytes for e in self.endpoints.values())
+
+    def ordered(self) -> list[tuple[str, Endpoint]]:
+        """The largest first."""
+        return sorted(self.endpoints.items(), key=lambda item: (-item[1].bytes, item[0]))
+
+
+def measure(batches: Iterable[pa.RecordBatch]) -> Measured:
+    out = Measured()
+    for batch in batches:
+        out.add(batch)
+    return out

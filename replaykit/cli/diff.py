@@ -1,0 +1,82 @@
+"""`replaykit diff`: what changed per endpoint between two recordings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from replaykit.attribution.differences import Difference, differences
+from replaykit.attribution.sizes import show_size
+from replaykit.cli import common
+from replaykit.cli.gate import read
+from replaykit.errors import UsageError
+from replaykit.report.render import records_as_csv
+
+EXAMPLES = (
+    "replaykit diff monday.parquet tuesday.parquet",
+    "replaykit diff before.gor after.gor --top 5 --format json",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", metavar="BEFORE", help=".pcap, .pcapng (.gz, .zst), .gor or .parquet")
+    parser.add_argument("after", metavar="AFTER")
+    parser.add_argument("--port", metavar="PORTS", help="only connections to these ports")
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="rows shown; 0: all (default 20)")
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    common.add_filters(parser)
+    common.add_protocols(parser)
+    common.add_engine(parser)
+
+
+def _record(d: Difference) -> dict[str, object]:
+    return {
+        "endpoint": d.endpoint,
+        "state": d.state,
+        "requests_before": round(d.before.requests),
+        "requests_after": round(d.after.requests),
+        "bytes_before": round(d.before.bytes),
+        "bytes_after": round(d.after.bytes),
+        "bytes_change": round(d.bytes),
+        "bytes_per_request_change": None if d.per_request is None else round(d.per_request, 6),
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    sides, troubles = [], []
+    for name in (args.before, args.after):
+        measured, trouble = read(args, [name])
+        if not measured.endpoints:
+            raise UsageError(f"{name}: no exchange was measured")
+        sides.append(measured)
+        troubles += trouble
+    found = differences(*sides)[: args.top or None]
+    if args.format == "json":
+        total = {"bytes_before": round(sides[0].bytes), "bytes_after": round(sides[1].bytes)}
+        print(json.dumps({**total, "endpoints": [_record(d) for d in found]}))
+    elif args.format == "csv":
+        sys.stdout.write(records_as_csv([_record(d) for d in found]))
+    else:
+        _print(found, sides[0].bytes, sides[1].bytes)
+    return common.print_troubles(troubles)
+
+
+def _print(found: list[Difference], before: float, after: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("endpoint", overflow="fold")
+    for name in ("", "requests", "", "bytes", "", "change", "a request"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for d in found:
+        growth = "" if d.per_request is None else f"{d.per_request:+.1%}"
+        sign = "+" if d.bytes >= 0 else "-"
+        table.add_row(
+            d.endpoint, "" if d.state == "changed" else d.state, f"{round(d.before.requests):,}",
+            f"{round(d.after.requests):,}", show_size(d.before.bytes), show_size(d.after.bytes),
+            f"{sign}{show_size(abs(d.bytes))}", growth,
+        )  # fmt: skip
+    (Console() if sys.stdout.isatty() else Console(width=140)).print(table)
+    print(f"\nin all {show_size(before)} before, {show_size(after)} after")

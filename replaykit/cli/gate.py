@@ -1,0 +1,137 @@
+"""`replaykit gate`: fails a CI run that uses more bandwidth than it may."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import pyarrow as pa
+
+from replaykit.attribution.gate import Limits, judge, read_budgets
+from replaykit.attribution.measured import Measured, measure
+from replaykit.attribution.sizes import parse_size
+from replaykit.cli import common, rules
+from replaykit.errors import UsageError
+from replaykit.report import gate as shown
+from replaykit.ship.output import cannot_write
+
+EXAMPLES = (
+    "replaykit gate traffic.gor --threshold 500MB",
+    "replaykit gate new.parquet --baseline main.parquet --max-increase 10%",
+    "replaykit gate traffic.gor --budget bandwidth.yaml --format junit --output gate.xml",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    common.add_inputs(parser)
+    group = parser.add_argument_group("limits: TCP payload of both directions, headers included")
+    group.add_argument("--threshold", metavar="SIZE", help="of everything")
+    group.add_argument(
+        "--per-endpoint", action="append", default=[], metavar="[PATTERN=]SIZE", help="of an endpoint in all"
+    )
+    group.add_argument("--per-request", metavar="SIZE", help="of any one exchange")
+    group.add_argument("--max-share", metavar="PERCENT", help="of an endpoint in the total")
+    group.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML: endpoint pattern to bytes per request",
+    )
+    group.add_argument("--baseline", action="append", default=[], metavar="FILE", help="what it was before")
+    group.add_argument(
+        "--max-increase", metavar="PERCENT", help="of an endpoint's bytes per request against the baseline"
+    )
+    group.add_argument("--max-total-increase", metavar="PERCENT", help="of everything against the baseline")
+    parser.add_argument("--format", choices=shown.FORMATS, default="table")
+    parser.add_argument(
+        "--output", metavar="FILE", help="writes there in --format; the table is still printed"
+    )
+    parser.add_argument(
+        "--summary", metavar="FILE", help="appends a Markdown summary, e.g. $GITHUB_STEP_SUMMARY"
+    )
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="endpoints shown (default 10)")
+    common.add_filters(parser)
+    common.add_protocols(parser)
+    common.add_engine(parser)  # fmt: skip
+
+
+def percent(flag: str, text: str | None) -> float | None:
+    """`10%` as 0.1. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        value = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{flag} {text}: write a percentage such as 10%")
+    return value
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    endpoints = []
+    for text in args.per_endpoint:
+        pattern, size = (
+            rules.split("--per-endpoint", text, "=", "/users/{id}=20MB") if "=" in text else ("*", text)
+        )
+        endpoints.append((pattern, parse_size(size)))
+    limits = Limits(
+        total=None if args.threshold is None else parse_size(args.threshold),
+        endpoints=endpoints,
+        request=None if args.per_request is None else parse_size(args.per_request),
+        share=percent("--max-share", args.max_share),
+        increase=percent("--max-increase", args.max_increase),
+        total_increase=percent("--max-total-increase", args.max_total_increase),
+        budgets=[b for path in args.budget for b in read_budgets(path)],
+    )
+    grows = limits.increase is not None or limits.total_increase is not None
+    if grows and not args.baseline:
+        raise UsageError("--max-increase needs something to compare with: --baseline FILE")
+    if args.baseline and not grows:
+        raise UsageError("--baseline: say how much more is allowed: --max-increase 10%")
+    if not limits:
+        raise UsageError(
+            "no limit given: e.g. --threshold 500MB, --budget FILE, --baseline FILE --max-increase 10%"
+        )
+    return limits
+
+
+def read(args: argparse.Namespace, files: list[str]) -> tuple[Measured, list[str]]:
+    """What the files hold per endpoint, and their troubles. Raises UsageError."""
+    reader = common.Reader(args, common.options(args, False, False, common.parse_ports(args.port)))
+    found = measure(piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch))
+    return found, reader.troubles
+
+
+def run(args: argparse.Namespace) -> int:
+    limits = _limits(args)
+    measured, troubles = read(args, args.files)
+    if not measured.endpoints:
+        raise UsageError(f"{', '.join(args.files)}: no exchange was measured, so nothing can pass")
+    before = None
+    if args.baseline:
+        before, more = read(args, args.baseline)
+        troubles += more
+        if not before.endpoints:
+            raise UsageError(f"--baseline {', '.join(args.baseline)}: no exchange was measured")
+    verdict = judge(measured, limits, before)
+    if args.output is None:
+        sys.stdout.write(shown.render(verdict, args.format, args.top))
+    else:
+        _write(args.output, shown.render(verdict, args.format, args.top), "w")
+        if not args.quiet:
+            sys.stdout.write(shown.render(verdict, "table", args.top))
+    if args.summary is not None:
+        _write(args.summary, shown.render(verdict, "markdown", args.top), "a")
+    for pattern in verdict.unused:
+        common.say(f"replaykit: no endpoint matches {pattern!r}")
+    return common.print_troubles(troubles) or int(bool(verdict.failures))
+
+
+def _write(path: str, text: str, mode: str) -> None:
+    try:
+        with open(path, mode, encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise cannot_write(path, error) from None

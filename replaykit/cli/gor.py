@@ -1,0 +1,424 @@
+"""`gor`: GoReplay's own command line on our engine, rules and replay."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from replaykit import __version__
+from replaykit.cli import goflags, rules
+from replaykit.errors import UsageError
+from replaykit.traffic.limiter import Limiter, parse_percent, split_limit
+from replaykit.traffic.modifier import Rules
+from replaykit.traffic.pipeline import Echo, Input, Log, Output, Route, Settings, run
+from replaykit.wire.options import Options
+
+Limited = tuple[str, Limiter | None]
+_HOST_STAMPS = ("", "PCAP_TSTAMP_HOST", "PCAP_TSTAMP_HOST_LOWPREC", "PCAP_TSTAMP_HOST_HIPREC")
+
+
+class Gor:
+    """What a command line asks for, opened. Raises UsageError."""
+
+    def __init__(self, flags: dict[str, Any], log: Log) -> None:
+        self.f = SimpleNamespace(**flags)
+        self.log = log
+        self.inputs: list[tuple[Input, Limiter | None]] = []
+        self.outputs: list[tuple[Output, Limiter | None]] = []
+        self.echoes: list[Echo] = []
+        self.queues: list[tuple[str, float, Any]] = []
+        self.sink: Any = None
+        self.rules = self._rules()
+
+    def _rules(self) -> Rules:
+        f = self.f
+        chosen = SimpleNamespace(
+            **{
+                name.replace("-", "_"): getattr(f, "http_" + name.replace("-", "_"))
+                for name, _, _ in rules.REWRITES
+            },
+            allow_header=f.http_allow_header,
+            disallow_header=f.http_disallow_header,
+            allow_method=f.http_allow_method,
+            disallow_method=[],
+            allow_url=f.http_allow_url,
+            disallow_url=[*f.http_disallow_url, *f.http_black_list],
+        )
+        return rules.rules(chosen, prefix="--http-")  # type: ignore[arg-type]
+
+    def open(self) -> None:
+        """Outputs first, so that nothing is read that could not be put anywhere."""
+        f = self.f
+        self._open_outputs()
+        self._open_inputs()
+        if not self.inputs or not self.outputs:
+            raise UsageError("gor: at least one input and one output are needed (see gor --help)")
+        if f.stats:
+            from replaykit.traffic.outputs.stats import StatsOutput
+
+            self.stats = StatsOutput(sys.stderr)
+
+    def _limited(self, texts: Sequence[str]) -> list[Limited]:
+        out = []
+        for text in texts:
+            target, limit = split_limit(text)
+            out.append((target, None if limit is None else Limiter(limit)))
+        return out
+
+    # inputs
+
+    def _open_inputs(self) -> None:
+        from replaykit.traffic.inputs.dummy import DummyInput
+        from replaykit.traffic.inputs.file import FileInput
+        from replaykit.traffic.inputs.http import HttpInput
+        from replaykit.traffic.inputs.tcp import TcpInput, server_context
+
+        f = self.f
+        for _, limiter in self._limited(f.input_dummy):
+            self.inputs.append((DummyInput(), limiter))
+        for address, limiter in self._limited(f.input_raw):
+            self.inputs.append((self._raw(address), limiter))
+        for address, limiter in self._limited(f.input_tcp):
+            tls = None
+            if f.input_tcp_secure:
+                tls = server_context(f.input_tcp_certificate, f.input_tcp_certificate_key)
+            self.inputs.append((TcpInput(address, self.log, tls), limiter))
+        for text in f.input_file:
+            pattern, limit = split_limit(text)
+            speed, limiter = _speed(limit)
+            self.inputs.append(
+                (
+                    FileInput(
+                        pattern, self.log, speed, f.input_file_loop, max(f.input_file_read_depth, 0),
+                        f.input_file_max_wait or None, self.rules, ruled=not f.middleware,
+                    ),
+                    limiter,
+                )
+            )  # fmt: skip
+        for address, limiter in self._limited(f.input_http):
+            self.inputs.append((HttpInput(address), limiter))
+        if f.input_kafka_host and f.input_kafka_topic:
+            from replaykit.traffic.inputs.kafka import KafkaInput
+
+            text, limit = split_limit(f.input_kafka_offset)
+            speed, limiter = _speed(limit)
+            if not re.fullmatch(r"-?[0-9]+", text):
+                raise UsageError(f"gor: --input-kafka-offset {text}: -1 is the newest, -2 the oldest")
+            self.inputs.append((KafkaInput(self._broker("input"), int(text), speed, self.log), limiter))
+
+    def _raw(self, address: str) -> Input:
+        from replaykit.capture.live import Place, parse_place
+        from replaykit.capture.live import Settings as Capturing
+        from replaykit.traffic.inputs.raw import CaptureFileInput, RawInput
+
+        f = self.f
+        if address.startswith("k8s://"):
+            raise UsageError(
+                f"gor: --input-raw {address}: pods are not looked up; name the node's interface or address"
+            )
+        if f.input_raw_timestamp_type not in _HOST_STAMPS:
+            raise UsageError(
+                f"gor: --input-raw-timestamp-type {f.input_raw_timestamp_type}: there are {', '.join(_HOST_STAMPS[1:])}"
+            )
+        if f.input_raw_protocol not in ("", "http", "binary", "raw"):
+            raise UsageError(f"gor: --input-raw-protocol {f.input_raw_protocol}: there are http, binary, raw")
+        if f.input_raw_engine not in ("", "libpcap", "raw_socket", "pcap_file", "vxlan"):
+            raise UsageError(
+                f"gor: --input-raw-engine {f.input_raw_engine}: there are libpcap, raw_socket, pcap_file, vxlan"
+            )
+        host, ports = _split(address)
+        options = Options(
+            ports=ports,
+            requests=True,
+            responses=f.input_raw_track_response,
+            raw=f.input_raw_protocol in ("binary", "raw"),
+            max_message_bytes=f.input_raw_max_size or f.copy_buffer_size,
+            hole_ns=int(f.input_raw_expire * 1e9),
+            real_ip_header=f.input_raw_realip_header,
+            allow_incomplete=f.input_raw_allow_incomplete,
+            vxlan_vnis=tuple(f.input_raw_vxlan_vni),
+        )
+        if f.input_raw_engine == "pcap_file" or re.search(r"\.(?:pcap|pcapng|cap)(?:\.gz|\.zst)?\Z", host):
+            return CaptureFileInput(host, options, self.log)
+        listed = ",".join(map(str, ports))
+        if f.input_raw_engine == "vxlan":
+            where = host or "0.0.0.0"
+            places = [parse_place(f"vxlan://{where}:{f.input_raw_vxlan_port}/{listed}")]
+        elif f.input_raw_ignore_interface and host in ("", "any", "0.0.0.0", "::"):
+            names = [n for _, n in socket.if_nameindex() if n not in f.input_raw_ignore_interface]
+            places = [Place(name, ports) for name in names]
+        else:
+            known = {"0.0.0.0": "", "::": "", "localhost": "127.0.0.1"}
+            name = known.get(host, host)
+            place = parse_place(f"{f'[{name}]' if ':' in name else name}:{listed or '1'}")
+            places = [Place(place.interface, ports, place.host)]
+        capturing = Capturing(
+            places,
+            expression=f.input_raw_bpf_filter or None,
+            sample=f.input_raw_probability,
+            workers=max(f.input_raw_workers, 1),
+            buffer_bytes=f.input_raw_buffer_size or 128 << 20,
+            vlans=f.input_raw_vlan_vid,
+            group=None if f.input_raw_queue < 0 else f.input_raw_queue & 0xFFFF,
+            promiscuous=f.input_raw_promisc,
+            report=lambda line: self.log(0, line),
+        )
+        return RawInput(capturing, options, self.log, f.input_raw_stats)
+
+    # outputs
+
+    def _open_outputs(self) -> None:
+        from replaykit.traffic.outputs.basic import NullOutput, StdoutOutput
+        from replaykit.traffic.outputs.binary import BinaryOutput, BinarySettings
+        from replaykit.traffic.outputs.file import FileOutput, FileSettings
+        from replaykit.traffic.outputs.tcp import TcpOutput, TcpSettings, WebSocketOutput
+
+        f = self.f
+        if f.output_stdout:
+            self.outputs.append((StdoutOutput(), None))
+        if f.output_null:
+            self.outputs.append((NullOutput(), None))
+        for address, limiter in self._limited(f.output_tcp):
+            tcp = TcpSettings(
+                f.output_tcp_workers, f.output_tcp_sticky, f.output_tcp_secure, not f.output_tcp_skip_verify
+            )
+            self._queued(TcpOutput(address, tcp, self.log), limiter, "output_tcp", f.output_tcp_stats, 5.0)
+        for address, limiter in self._limited(f.output_ws):
+            ws = TcpSettings(f.output_ws_workers, f.output_ws_sticky, verify=not f.output_ws_skip_verify)
+            self._queued(WebSocketOutput(address, ws, self.log), limiter, "output_ws", f.output_ws_stats, 5.0)
+        files = FileSettings(
+            f.output_file_append, f.output_file_size_limit or 32 << 20, max(f.output_file_queue_limit, 0),
+            f.output_file_max_size_limit or 1 << 40, f.output_file_flush_interval or 0.1,
+        )  # fmt: skip
+        for path, limiter in self._limited(f.output_file):
+            if path.startswith("s3://"):
+                from replaykit.traffic.outputs.s3 import S3Output
+
+                self.outputs.append((S3Output(path, files, f.output_file_buffer, self.log), limiter))
+            else:
+                self.outputs.append((FileOutput(path, files, self.log), limiter))
+        for url, limiter in self._limited(f.output_http):
+            self._http(url, limiter)
+        for address, limiter in self._limited(f.output_binary):
+            binary = BinarySettings(
+                f.output_binary_workers, f.output_binary_timeout or 5.0, f.output_tcp_response_buffer or 100 << 10,
+                f.output_binary_track_response,
+            )  # fmt: skip
+            debug: Log = (lambda level, text: self.log(0, text)) if f.output_binary_debug else self.log
+            output = BinaryOutput(address, binary, debug)
+            self.outputs.append((output, limiter))
+            if f.output_binary_track_response:
+                self.echoes.append(output)
+        if f.output_kafka_host and f.output_kafka_topic:
+            from replaykit.traffic.outputs.kafka import KafkaOutput
+
+            self.outputs.append((KafkaOutput(self._broker("output"), self.log), None))
+
+    def _http(self, url: str, limiter: Limiter | None) -> None:
+        from replaykit.replay.job import Sending
+        from replaykit.traffic.outputs.http import HttpOutput, HttpSettings
+
+        f = self.f
+        if f.output_http_elasticsearch and self.sink is None:
+            from replaykit.ship.elasticsearch import ElasticsearchSink
+
+            self.sink = ElasticsearchSink(f.output_http_elasticsearch, self.log)
+        keeps_host = f.http_original_host or any(n.lower() == b"host" for n, _ in self.rules.set_headers)
+        sending = Sending(
+            connections=f.output_http_workers if f.output_http_workers > 0 else 10_000,
+            sessions=f.recognize_tcp_sessions,
+            timeout_s=f.output_http_timeout if f.output_http_timeout >= 0.1 else 1.0,
+            redirects=max(f.output_http_redirects, 0),
+            verify=not f.output_http_skip_verify,
+        )
+        settings = HttpSettings(
+            sending,
+            queue=max(f.output_http_queue_len, 1),
+            track=f.output_http_track_response,
+            host=not keeps_host,
+            buffer=f.output_http_response_buffer or 100 << 10,
+        )
+        output = HttpOutput(url, settings, self.log, None if self.sink is None else self.sink.heard)
+        self._queued(output, limiter, "output_http", f.output_http_stats, f.output_http_stats_ms / 1000)
+        if f.output_http_track_response:
+            self.echoes.append(output)
+
+    def _queued(self, output: Any, limiter: Limiter | None, name: str, told: bool, every_s: float) -> None:
+        self.outputs.append((output, limiter))
+        if told and self.f.stats:
+            self.queues.append((name, max(every_s, 0.01), output))
+
+    def _broker(self, side: str) -> Any:
+        from replaykit.ship.kafka import Broker
+
+        f = vars(self.f)
+        own = {name: f[f"{side}_kafka_{name}"] for name in ("host", "topic", "json_format", "use_sasl", "mechanism", "username", "password")}  # fmt: skip
+        return Broker(
+            own["host"], own["topic"], own["json_format"], own["use_sasl"], own["mechanism"], own["username"],
+            own["password"], f["kafka_tls_ca_cert"], f["kafka_tls_client_cert"], f["kafka_tls_client_key"],
+        )  # fmt: skip
+
+    # running
+
+    async def run(self) -> int:
+        """Exit status: 0, 1 after a signal, 2 where an output lost messages."""
+        from replaykit.traffic.middleware import open_middleware
+
+        f = self.f
+        stopping, status = asyncio.Event(), 0
+        loop = asyncio.get_running_loop()
+
+        def ask() -> None:
+            nonlocal status
+            status = 1
+            stopping.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, ask)
+        if f.exit_after > 0:
+            loop.call_later(f.exit_after, stopping.set)
+        self.open()
+        split: Literal["turn", "session"] | None = None
+        if f.split_output:
+            split = "session" if f.recognize_tcp_sessions else "turn"
+        settings = Settings(self.rules, f.prettify_http, f.copy_buffer_size or 5 << 20, split)
+        route = Route(settings, self.outputs)
+        if f.stats:
+            route.watchers.append(self.stats)
+        if f.middleware:
+            route.middleware = await open_middleware(f.middleware, route.onwards, self.log)
+        tellers = [asyncio.create_task(self._tell(*queue)) for queue in self.queues]
+        try:
+            await run(self.inputs, route, stopping, self.echoes)
+        finally:
+            for teller in tellers:
+                teller.cancel()
+            if self.sink is not None:
+                await self.sink.close()
+        return self._ended(status)
+
+    def _ended(self, status: int) -> int:
+        lost = 0
+        for output, limiter in self.outputs:
+            if output.lost:
+                lost += output.lost
+                self.log(0, f"{output.name}: {output.lost:,} messages were lost")
+            if limiter is not None:
+                self.log(1, f"{output.name}: {limiter.dropped:,} messages were beyond the limit")
+        return status or (2 if lost else 0)
+
+    async def _tell(self, name: str, every_s: float, output: Any) -> None:
+        """GoReplay's line about a queue."""
+        print(f"\n{name}:latest,mean,max,count,count/second,gcount", file=sys.stderr, flush=True)
+        last = 0
+        while True:
+            await asyncio.sleep(every_s)
+            stats = getattr(output, "stats", None)
+            sent = stats.sent if stats is not None else output._turn
+            count, last = sent - last, sent
+            longest, output.longest = output.longest, 0
+            print(
+                f"\n{name}:{longest},{longest},{longest},{count},{int(count / every_s)},{len(asyncio.all_tasks())}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _speed(limit: str | None) -> tuple[float, Limiter | None]:
+    """A percentage is a speed for files and Kafka, a number a limit."""
+    if limit is None:
+        return 1.0, None
+    percent = parse_percent(limit)
+    if percent is None:
+        return 1.0, Limiter(limit)
+    if percent <= 0:
+        raise UsageError(f"gor: |{limit}: a speed is above 0%")
+    return percent / 100, None
+
+
+def _split(address: str) -> tuple[str, tuple[int, ...]]:
+    """Host or interface, and ports. Raises UsageError."""
+    if re.search(r"\.(?:pcap|pcapng|cap)(?:\.gz|\.zst)?\Z", address):
+        return address, ()
+    host, colon, listed = address.rpartition(":")
+    if not colon:
+        raise UsageError(f"gor: --input-raw {address}: write [HOST]:PORT[,PORT]")
+    try:
+        ports = tuple(int(p) for p in listed.split(",") if p.strip())
+    except ValueError:
+        raise UsageError(f"gor: --input-raw {address}: {listed!r} are no ports") from None
+    if any(not 0 <= p <= 65_535 for p in ports):
+        raise UsageError(f"gor: --input-raw {address}: ports are 1 to 65535")
+    return host.strip("[]"), tuple(p for p in ports if p)
+
+
+def _dry_run(flags: dict[str, Any]) -> int:
+    from replaykit.traffic.inputs.file import dry_run
+
+    for text in flags["input_file"]:
+        pattern, limit = split_limit(text)
+        speed, _ = _speed(limit)
+        wait = flags["input_file_max_wait"] or None
+        print(dry_run(pattern, speed, wait, max(flags["input_file_read_depth"], 0)), end="", flush=True)
+    return 0
+
+
+def _file_server(address: str) -> int:
+    """GoReplay's little server of the current directory, to try things with."""
+    import http.server
+
+    from replaykit.traffic.inputs.tcp import listen_address
+
+    host, port = listen_address(address)
+    with http.server.ThreadingHTTPServer((host or "", port), http.server.SimpleHTTPRequestHandler) as server:
+        print(f"serving {os.getcwd()} on {address}", file=sys.stderr, flush=True)
+        server.serve_forever()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 after a signal, 2 wrong use or input, or messages lost."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0].lstrip("-") in ("h", "help"):
+        print(goflags.usage())
+        return 0 if arguments else 2
+    try:
+        if arguments[0] == "file-server" and len(arguments) == 2:
+            return _file_server(arguments[1])
+        flags = goflags.parse(arguments)
+
+        def log(level: int, text: str) -> None:
+            if level <= flags["verbose"]:
+                print(f"{time.strftime('%Y/%m/%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+        log(0, f"gor by replaykit {__version__}, PID {os.getpid()}")
+        if flags["input_file_dry_run"] and flags["input_file"]:
+            return _dry_run(flags)
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(flags, log))
+    except UsageError as error:
+        print(f"{'' if str(error).startswith('gor: ') else 'gor: '}{error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 1
+
+
+async def _run(flags: dict[str, Any], log: Log) -> int:
+    return await Gor(flags, log).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Objects in S3, by boto3 (the extra `s3`). AWS_ENDPOINT_URL names another store of the kind."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import IO, Any, cast
+
+from replaykit.errors import UsageError
+
+
+def _client() -> Any:
+    try:
+        import boto3
+    except ImportError:
+        raise UsageError("s3:// needs the package boto3: pip install 'replaykit[s3]'") from None
+    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
+    return boto3.client("s3", region_name=region, endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or None)
+
+
+def split(url: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`. Raises UsageError."""
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise UsageError(f"{url}: name a bucket, as in s3://bucket/key")
+    return bucket, key
+
+
+def _trouble(url: str, error: Exception) -> UsageError:
+    return UsageError(f"{url}: {error}")
+
+
+def keys(url: str) -> list[str]:
+    """The URLs of all objects whose key begins so. Raises UsageError."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, prefix = split(url)
+    found: list[str] = []
+    try:
+        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            found += [f"s3://{bucket}/{entry['Key']}" for entry in page.get("Contents", ())]
+    except (BotoCoreError, ClientError) as error:
+        raise _trouble(url, error) from None
+    return sorted(found)
+
+
+class _Body(io.RawIOBase):
+    """An object's content as a stream."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._body.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def open_object(url: str) -> IO[bytes]:
+    """An object, read as a stream. Raises UsageError."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, key = split(url)
+    try:
+        body = _client().get_object(Bucket=bucket, Key=key)["Body"]
+    except (BotoCoreError, ClientError) as error:
+        raise _trouble(url, error) from None
+    return cast("IO[bytes]", io.BufferedReader(_Body(body), 4 << 20))
+
+
+def put_file(path: Path, url: str) -> None:
+    """Uploads a file. Raises UsageError."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, key = split(url)
+    try:
+        _client().upload_file(str(path), bucket, key)
+    except (Boto3Error, BotoCoreError, ClientError, OSError) as error:
+        raise _trouble(url, error) from None

@@ -1,0 +1,1 @@
+"""Where messages come from: files, the wire, other instances, HTTP, Kafka."""

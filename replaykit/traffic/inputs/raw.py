@@ -1,0 +1,94 @@
+"""The wire as input: a live capture, or a capture file, through the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator
+
+from replaykit.capture.live import Capture, Settings
+from replaykit.traffic.pipeline import Log
+from replaykit.traffic.reading import Read, read_files
+from replaykit.wire.engine import Choice
+from replaykit.wire.message import Messages
+from replaykit.wire.options import Options
+
+
+class RawInput:
+    """Raises UsageError where nothing can be captured. stats: tells the kernel's counters now and then."""
+
+    ruled = False
+
+    def __init__(self, settings: Settings, options: Options, log: Log, stats: bool = False) -> None:
+        self.name = "raw " + ", ".join(p.interface for p in settings.places)
+        self.capture = Capture(settings, options)
+        self._log, self._stats = log, stats
+        self._stopped = False
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.capture.stop()
+
+    def _get(self) -> Messages | None:
+        """The next messages; None where there are none just now."""
+        try:
+            return self.capture.results.get(timeout=0.1).messages
+        except queue.Empty:
+            return None
+
+    async def batches(self) -> AsyncIterator[Messages]:
+        loop = asyncio.get_running_loop()
+        self.capture.start()
+        told = loop.time()
+        try:
+            while True:
+                running = self.capture.running  # before the queue is read, so that nothing is left in it
+                messages = await loop.run_in_executor(None, self._get)
+                if messages is not None:
+                    yield messages
+                elif not running and self.capture.results.empty():
+                    break
+                if self._stats and loop.time() - told >= 5:
+                    told = loop.time()
+                    self._tell()
+        finally:
+            self._tell()
+            self.capture.close()
+
+    def _tell(self) -> None:
+        totals = self.capture.totals()
+        account = totals.account
+        text = (
+            f"{self.name}: {totals.kernel_packets:,} packets, {totals.kernel_drops:,} dropped by the kernel, "
+        )
+        text += f"{account.get('exchanges', 0):,} exchanges, {account.get('messages_cut', 0):,} messages cut"
+        self._log(0 if self._stats or totals.kernel_drops else 1, text)
+
+
+class CaptureFileInput:
+    """A capture file, as fast as it can be read."""
+
+    ruled = False
+
+    def __init__(self, path: str, options: Options, log: Log, choice: Choice = "auto") -> None:
+        self.name = f"raw {path}"
+        self._path, self._options, self._log, self._choice = path, options, log, choice
+        self._stopped = False
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    async def batches(self) -> AsyncIterator[Messages]:
+        loop = asyncio.get_running_loop()
+        read = Read()
+        source = read_files(
+            [self._path],
+            options=self._options,
+            choice=self._choice,
+            read=read,
+            wanted=lambda: not self._stopped,
+        )
+        while (messages := await loop.run_in_executor(None, next, source, None)) is not None:
+            yield messages
+        for trouble in read.troubles:
+            self._log(0, trouble)

@@ -1,0 +1,1 @@
+"""Where messages go: files, targets, other instances, Kafka, S3."""
