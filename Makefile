@@ -51,4 +51,4 @@ servers:
 	@sh ci/install-servers
 
 clean:
-	rm -rf $(VENV) build core/target demo *.egg-info replaykit/*.so
+	rm -rf $(VENV) .servers build core/target demo *.egg-info replaykit/*.so

@@ -191,3 +191,167 @@ def namespaces(name: str) -> Iterator[tuple[list[str], list[str]]]:
 def missing(*programs: str) -> list[str]:
     """Those of the programs that are not installed."""
     return [p for p in programs if shutil.which(p) is None]
+
+
+def certificate(root: Path, *names: str) -> tuple[Path, Path]:
+    """A certificate of its own for these DNS names or addresses, and its key, as PEM files."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    def general(name: str) -> x509.GeneralName:
+        try:
+            return x509.IPAddress(ipaddress.ip_address(name))
+        except ValueError:
+            return x509.DNSName(name)
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "replaykit test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([general(n) for n in names or ("127.0.0.1",)]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    root.mkdir(parents=True, exist_ok=True)
+    pem, secret = root / "cert.pem", root / "key.pem"
+    pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return pem, secret
+
+
+SERVERS = Path(__file__).parents[1] / ".servers"
+KAFKA = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}
+listener.security.protocol.map=PLAIN:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAIN
+sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.sasl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+ssl.keystore.type=PEM
+ssl.keystore.location={root}/keystore.pem
+log.dirs={root}/logs
+num.partitions=2
+offsets.topic.replication.factor=1
+message.max.bytes=80000000
+"""
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """A broker: a plain listener, one with SCRAM-SHA-512 (user `gor`, password `secret`), one with TLS."""
+
+    plain: str
+    sasl: str
+    tls: str
+    ca: Path
+
+
+@contextmanager
+def kafka(root: Path) -> Iterator[Kafka]:
+    """A broker of its own (KRaft), from .servers."""
+    root.mkdir(parents=True, exist_ok=True)
+    pem, key = certificate(root, "127.0.0.1")
+    (root / "keystore.pem").write_bytes(key.read_bytes() + pem.read_bytes())
+    ports = {name: free_port() for name in ("plain", "sasl", "tls", "controller")}
+    config = root / "server.properties"
+    config.write_text(KAFKA.format(root=root, **ports))
+    java = ["java", "-Xmx512m", "-cp", f"{SERVERS / 'kafka'}/*"]
+    scram = "SCRAM-SHA-512=[name=gor,password=secret]"
+    made = subprocess.run(
+        [
+            *java,
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            "bm90LWEtcmVhbC1pZC1ubw",
+            "-c",
+            str(config),
+            "--add-scram",
+            scram,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise RuntimeError(f"Kafka's storage: {made.stdout}{made.stderr}")
+    with (root / "kafka.log").open("wb") as log:
+        process = subprocess.Popen([*java, "kafka.Kafka", str(config)], stdout=log, stderr=log)
+    try:
+        for name in ("plain", "sasl", "tls"):
+            _answers(ports[name], process, root / "kafka.log")
+        yield Kafka(*(f"127.0.0.1:{ports[n]}" for n in ("plain", "sasl", "tls")), pem)
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def _answers(port: int, process: subprocess.Popen[bytes], log: Path, seconds: float = 90) -> None:
+    """Waits until something listens there."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"ended with {process.returncode}: {log.read_text(errors='replace')[-2000:]}")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"nothing listens on port {port}: {log.read_text(errors='replace')[-2000:]}")
+
+
+@contextmanager
+def elasticsearch(root: Path) -> Iterator[str]:
+    """A single node of its own, from .servers; gives its URL."""
+    home = root / "elasticsearch"
+    shutil.copytree(SERVERS / "elasticsearch", home, symlinks=True)
+    port = free_port()
+    settings = {
+        "http.host": "127.0.0.1", "http.port": port, "transport.port": free_port(), "discovery.type": "single-node",
+        "xpack.security.enabled": "false", "cluster.routing.allocation.disk.threshold_enabled": "false",
+        "path.data": root / "data", "path.logs": root / "logs", "node.name": "test",
+    }  # fmt: skip
+    (home / "config" / "elasticsearch.yml").write_text("".join(f"{k}: {v}\n" for k, v in settings.items()))
+    (home / "config" / "jvm.options.d").mkdir(exist_ok=True)
+    (home / "config" / "jvm.options.d" / "heap.options").write_text("-Xms768m\n-Xmx768m\n")
+    prefix: list[str] = []
+    if os.geteuid() == 0:  # it refuses to run as root
+        for path in [root, *root.parents]:
+            if path == Path("/tmp"):
+                break
+            os.chmod(path, path.stat().st_mode | 0o711)
+        subprocess.run(["chown", "-R", "nobody", str(root)], check=True)
+        prefix = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
+    java = Path(shutil.which("java") or "/usr/bin/java").resolve().parents[1]
+    log = root / "out.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*prefix, str(home / "bin" / "elasticsearch")], stdout=out, stderr=out,
+            env={**os.environ, "ES_JAVA_HOME": str(java), "HOME": str(root), "ES_TMPDIR": str(root)},
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        _answers(port, process, log, 120)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait(20)

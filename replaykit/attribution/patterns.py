@@ -39,10 +39,8 @@ def _openapi(name: str, text: str) -> tuple[str, ...]:
         except json.JSONDecodeError as error:
             raise UsageError(f"{name}:{error.lineno}: not JSON: {error.msg}") from None
     else:
-        try:
-            import yaml
-        except ImportError:
-            raise UsageError(f"{name}: reading YAML needs PyYAML: pip install 'replaykit[openapi]'") from None
+        import yaml  # loaded only here: most runs start without it
+
         try:
             document = yaml.safe_load(text)
         except yaml.YAMLError as error:

@@ -7,7 +7,7 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,10 +19,12 @@ from replaykit.attribution.sizes import parse_duration, parse_size, show_size
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capture.live import Capture, Settings, Totals, parse_place
 from replaykit.cli import common
+from replaykit.cli.rules import add_rewrites
 from replaykit.errors import UsageError
 from replaykit.report import render
 from replaykit.report.conservation import conservation
 from replaykit.ship.output import open_output, openers
+from replaykit.wire.message import Messages
 
 EXAMPLES = (
     "replaykit capture :8080",
@@ -79,6 +81,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--user", metavar="NAME", help="becomes this user once the sockets are open")
     common.add_filters(parser)
+    add_rewrites(parser)
     common.add_protocols(parser)
     common.add_engine(parser)
 
@@ -141,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
     if settings.headers_only and wants:
         raise UsageError("--headers-only cuts bodies off: it cannot fill a .gor file")
     stop: list[int] = []
+    rewrite = common.rewriting(args)
     with common.outputs([], common.rotation(args)) as opened, _signals(stop):
         responses = args.decode or (wants and not args.no_responses)
         chosen = common.options(args, wants or args.decode, responses)
@@ -150,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             opened += [common.Background(open_output(t, common.rotation(args))) for t in args.to]
             summary = Summary(keys)
-            _loop(capture, summary, opened, args, duration, interval, stop)
+            _loop(capture, summary, opened, args, duration, interval, stop, rewrite)
         finally:
             capture.close()
     return 0
@@ -164,6 +168,7 @@ def _loop(
     duration: float | None,
     interval: float,
     stop: list[int],
+    rewrite: Callable[[Messages], Messages],
 ) -> None:
     """Moves results to the outputs and refreshes what is shown, until told to stop."""
     view = _View(args, capture, summary)
@@ -175,7 +180,7 @@ def _loop(
     with view:
         while True:
             running = capture.running  # before the queue is read, so that nothing is left in it
-            _drain(capture, summary, outputs, min(interval, 0.25))
+            _drain(capture, summary, outputs, min(interval, 0.25), rewrite)
             now = time.monotonic()
             if not stopping and (stop or (duration is not None and now - begun >= duration)):
                 capture.stop()
@@ -193,18 +198,25 @@ def _loop(
     view.say_ended()
 
 
-def _drain(capture: Capture, summary: Summary, outputs: list[common.Background], wait: float) -> None:
+def _drain(
+    capture: Capture,
+    summary: Summary,
+    outputs: list[common.Background],
+    wait: float,
+    rewrite: Callable[[Messages], Messages],
+) -> None:
     deadline = time.monotonic() + wait
     while (left := deadline - time.monotonic()) > 0:
         try:
             result = capture.results.get(timeout=left)
         except queue.Empty:
             return
+        messages = None if result.messages is None else rewrite(result.messages)
         for output in outputs:
             if result.exchanges is not None:
                 output.exchanges(result.exchanges)
-            if result.messages is not None and output.output.wants_messages:
-                output.messages(result.messages)
+            if messages is not None and output.output.wants_messages:
+                output.messages(messages)
         if result.exchanges is not None:
             summary.add(result.exchanges)
 

@@ -221,6 +221,18 @@ def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
     )
 
 
+def rewriting(args: argparse.Namespace) -> Callable[[Messages], Messages]:
+    """What the rules over messages make of a batch. Raises UsageError."""
+    from replaykit.cli.rules import rules
+    from replaykit.traffic.records import open_records, through
+
+    chosen = rules(args, filters=False)
+    if not chosen:
+        return lambda messages: messages
+    records = open_records(chosen, 0, args.engine)
+    return lambda messages: through(records, messages)
+
+
 class Background:
     """Runs an output in a thread of its own, so that writing and parsing share two cores."""
 

@@ -8,6 +8,7 @@ import sys
 import pyarrow as pa
 
 from replaykit.cli import common
+from replaykit.cli.rules import add_rewrites
 from replaykit.errors import UsageError
 from replaykit.report.conservation import conservation
 from replaykit.ship.files import CsvOutput, JsonlOutput
@@ -39,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, help="of standard output or --output (default table)")
     parser.add_argument("--output", metavar="FILE", help="writes there in --format")
     common.add_filters(parser)
+    add_rewrites(parser)
     common.add_protocols(parser)
     common.add_engine(parser)
 
@@ -46,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     targets = list(args.to)
     table = _table(args, targets)
+    rewrite = common.rewriting(args)
     with common.outputs(targets, common.rotation(args)) as outputs:
         if args.output is None and args.format in ("jsonl", "csv"):
             kind = JsonlOutput if args.format == "jsonl" else CsvOutput
@@ -56,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         chosen = common.options(args, gor or args.decode, responses, ports)
         reader = common.Reader(args, chosen, common.bodies(args))
         for piece in reader.read(args.files):
+            if not isinstance(piece, pa.RecordBatch):
+                piece = rewrite(piece)
             for output in outputs:
                 if isinstance(piece, pa.RecordBatch):
                     output.exchanges(piece)
