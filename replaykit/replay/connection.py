@@ -24,9 +24,15 @@ class Connection(asyncio.Protocol):
         self.queue: deque[Job] = deque()
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0
+        self.ready = False
+        """It has been able to send."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self._opened()
+
+    def _opened(self) -> None:
+        self.ready = True
         self.pool.opened(self)
 
     @property

@@ -58,14 +58,15 @@ class Http2(Connection):
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(1 << 24)
         self.transport = transport  # type: ignore[assignment]
+        self.idle_since = time.monotonic_ns()
         self._flush()
-        super().connection_made(transport)
 
     @property
     def busy(self) -> bool:
         return (
             self.transport is None
             or self._ending
+            or not self.ready
             or len(self._streams) >= min(_MAX_STREAMS, self._h2.remote_settings.max_concurrent_streams)
         )
 
@@ -116,6 +117,8 @@ class Http2(Connection):
         for event in events:
             self._event(event, done)
         self._flush()
+        if not self.ready and any(isinstance(e, h2.events.RemoteSettingsChanged) for e in events):
+            self._opened()  # before, how many streams it takes is not known (RFC 9113 §3.4)
         for stream, trouble in done:
             if trouble is not None:
                 self.pool.refused(self, stream.job, trouble)
@@ -159,6 +162,8 @@ class Http2(Connection):
         return jobs
 
     def overdue(self, now_ns: int, limit_ns: int) -> bool:
+        if not self.ready:
+            return now_ns - self.idle_since > limit_ns
         late = [n for n, s in self._streams.items() if now_ns - s.job.sent_ns > limit_ns]
         for number in late:
             stream = self._streams.pop(number)

@@ -61,7 +61,7 @@ class Rate:
 
     def _when(self, n: int) -> float:
         """Seconds until n messages are due: the inverse of the rate's integral."""
-        if self._ramp <= 0:
+        if self._ramp < 1e-9:
             return n / self._to
         during = (self._from + self._to) / 2 * self._ramp
         if n >= during:

@@ -179,6 +179,9 @@ class Pool:
             for job in jobs:
                 self._again_or_fail(job, kind, nothing_sent=False)
             return
+        if not connection.ready:
+            self._opening -= 1
+            return self._refused(connection, kind)
         self._forget(connection)
         for job in jobs:
             self._again_or_fail(job, kind, nothing_sent=False)
