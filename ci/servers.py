@@ -6,6 +6,7 @@ is ended with the context it was started in.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -333,6 +334,8 @@ def elasticsearch(root: Path) -> Iterator[str]:
     (home / "config" / "elasticsearch.yml").write_text("".join(f"{k}: {v}\n" for k, v in settings.items()))
     (home / "config" / "jvm.options.d").mkdir(exist_ok=True)
     (home / "config" / "jvm.options.d" / "heap.options").write_text("-Xms768m\n-Xmx768m\n")
+    scratch = root / "tmp"  # beside its home: it may not read its own plug-ins' folder
+    scratch.mkdir()
     prefix: list[str] = []
     if os.geteuid() == 0:  # it refuses to run as root
         for path in [root, *root.parents]:
@@ -346,12 +349,13 @@ def elasticsearch(root: Path) -> Iterator[str]:
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*prefix, str(home / "bin" / "elasticsearch")], stdout=out, stderr=out,
-            env={**os.environ, "ES_JAVA_HOME": str(java), "HOME": str(root), "ES_TMPDIR": str(root)},
+            env={**os.environ, "ES_JAVA_HOME": str(java), "HOME": str(scratch), "ES_TMPDIR": str(scratch)},
             start_new_session=True,
         )  # fmt: skip
     try:
         _answers(port, process, log, 120)
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(process.pid, 9)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
         process.wait(20)

@@ -96,7 +96,7 @@ def from_json(data: bytes) -> Message | None:
     try:
         found = json.loads(data)
         kind, time = int(found["Req_Type"]), int(found["Req_Ts"])
-        lines = [f"{found['Req_Method']} {found['Req_URL']}" + (" HTTP/1.1" if kind == 1 else "")]
+        lines = [f"{found['Req_Method']} {found['Req_URL']}" + (" HTTP/1.1" if kind == 1 else " ")]
         lines += [f"{name}: {value}" for name, value in (found.get("Req_Headers") or {}).items()]
         text = "\r\n".join([*lines, "", found.get("Req_Body") or ""])
         identifier = str(found["Req_ID"])

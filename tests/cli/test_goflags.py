@@ -14,29 +14,119 @@ from replaykit.errors import UsageError
 ROOT = Path(__file__).parents[2]
 
 # Every flag that `gor --help` of GoReplay 2.0.0 lists.
-GOREPLAY = """
-copy-buffer-size cpuprofile exit-after http-allow-header http-allow-method http-allow-url http-basic-auth-filter
-http-disallow-header http-disallow-url http-header-limiter http-original-host http-param-limiter http-pprof
-http-rewrite-header http-rewrite-url http-set-header http-set-param input-dummy input-file input-file-dry-run
-input-file-loop input-file-max-wait input-file-read-depth input-kafka-host input-kafka-json-format
-input-kafka-mechanism input-kafka-offset input-kafka-password input-kafka-topic input-kafka-use-sasl
-input-kafka-username input-raw input-raw-allow-incomplete input-raw-bpf-filter input-raw-buffer-size
-input-raw-buffer-timeout input-raw-engine input-raw-expire input-raw-ignore-interface input-raw-monitor
-input-raw-override-snaplen input-raw-promisc input-raw-protocol input-raw-realip-header input-raw-stats
-input-raw-timestamp-type input-raw-track-response input-raw-vlan input-raw-vlan-vid input-raw-vxlan-port
-input-raw-vxlan-vni input-tcp input-tcp-certificate input-tcp-certificate-key input-tcp-secure kafka-tls-ca-cert
-kafka-tls-client-cert kafka-tls-client-key memprofile middleware output-binary output-binary-debug
-output-binary-timeout output-binary-track-response output-binary-workers output-file output-file-append
-output-file-buffer output-file-flush-interval output-file-max-size-limit output-file-queue-limit
-output-file-size-limit output-http output-http-elasticsearch output-http-queue-len output-http-redirects
-output-http-response-buffer output-http-skip-verify output-http-stats output-http-stats-ms output-http-timeout
-output-http-track-response output-http-worker-timeout output-http-workers output-http-workers-min
-output-kafka-host output-kafka-json-format output-kafka-mechanism output-kafka-password output-kafka-topic
-output-kafka-use-sasl output-kafka-username output-null output-stdout output-tcp output-tcp-response-buffer
-output-tcp-secure output-tcp-skip-verify output-tcp-stats output-tcp-sticky output-tcp-workers output-ws
-output-ws-skip-verify output-ws-stats output-ws-sticky output-ws-workers prettify-http recognize-tcp-sessions
-split-output stats verbose
-""".split()
+GOREPLAY = [
+    "copy-buffer-size",
+    "cpuprofile",
+    "exit-after",
+    "http-allow-header",
+    "http-allow-method",
+    "http-allow-url",
+    "http-basic-auth-filter",
+    "http-disallow-header",
+    "http-disallow-url",
+    "http-header-limiter",
+    "http-original-host",
+    "http-param-limiter",
+    "http-pprof",
+    "http-rewrite-header",
+    "http-rewrite-url",
+    "http-set-header",
+    "http-set-param",
+    "input-dummy",
+    "input-file",
+    "input-file-dry-run",
+    "input-file-loop",
+    "input-file-max-wait",
+    "input-file-read-depth",
+    "input-kafka-host",
+    "input-kafka-json-format",
+    "input-kafka-mechanism",
+    "input-kafka-offset",
+    "input-kafka-password",
+    "input-kafka-topic",
+    "input-kafka-use-sasl",
+    "input-kafka-username",
+    "input-raw",
+    "input-raw-allow-incomplete",
+    "input-raw-bpf-filter",
+    "input-raw-buffer-size",
+    "input-raw-buffer-timeout",
+    "input-raw-engine",
+    "input-raw-expire",
+    "input-raw-ignore-interface",
+    "input-raw-monitor",
+    "input-raw-override-snaplen",
+    "input-raw-promisc",
+    "input-raw-protocol",
+    "input-raw-realip-header",
+    "input-raw-stats",
+    "input-raw-timestamp-type",
+    "input-raw-track-response",
+    "input-raw-vlan",
+    "input-raw-vlan-vid",
+    "input-raw-vxlan-port",
+    "input-raw-vxlan-vni",
+    "input-tcp",
+    "input-tcp-certificate",
+    "input-tcp-certificate-key",
+    "input-tcp-secure",
+    "kafka-tls-ca-cert",
+    "kafka-tls-client-cert",
+    "kafka-tls-client-key",
+    "memprofile",
+    "middleware",
+    "output-binary",
+    "output-binary-debug",
+    "output-binary-timeout",
+    "output-binary-track-response",
+    "output-binary-workers",
+    "output-file",
+    "output-file-append",
+    "output-file-buffer",
+    "output-file-flush-interval",
+    "output-file-max-size-limit",
+    "output-file-queue-limit",
+    "output-file-size-limit",
+    "output-http",
+    "output-http-elasticsearch",
+    "output-http-queue-len",
+    "output-http-redirects",
+    "output-http-response-buffer",
+    "output-http-skip-verify",
+    "output-http-stats",
+    "output-http-stats-ms",
+    "output-http-timeout",
+    "output-http-track-response",
+    "output-http-worker-timeout",
+    "output-http-workers",
+    "output-http-workers-min",
+    "output-kafka-host",
+    "output-kafka-json-format",
+    "output-kafka-mechanism",
+    "output-kafka-password",
+    "output-kafka-topic",
+    "output-kafka-use-sasl",
+    "output-kafka-username",
+    "output-null",
+    "output-stdout",
+    "output-tcp",
+    "output-tcp-response-buffer",
+    "output-tcp-secure",
+    "output-tcp-skip-verify",
+    "output-tcp-stats",
+    "output-tcp-sticky",
+    "output-tcp-workers",
+    "output-ws",
+    "output-ws-skip-verify",
+    "output-ws-stats",
+    "output-ws-sticky",
+    "output-ws-workers",
+    "prettify-http",
+    "recognize-tcp-sessions",
+    "split-output",
+    "stats",
+    "verbose",
+]
 
 
 def test_every_flag_is_there_and_in_the_table_with_a_test_that_uses_it() -> None:

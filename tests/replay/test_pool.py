@@ -35,14 +35,14 @@ def replay(
     url: str,
     records: list[Rec],
     pace: AnyPace | None = None,
-    aim: Aim = Aim(),
+    aim: Aim | None = None,
     loops: int = 1,
     **sending: Any,
-) -> Replay:  # noqa: B008
+) -> Replay:
     plan = Plan(
         parse_target(url),
         lambda: iter([messages(records)]),
-        aim,
+        aim or Aim(),
         pace or Flat(),
         Sending(**sending),
         loops=loops,

@@ -101,6 +101,8 @@ class TcpOutput:
         self._workers: list[asyncio.Task[None]] = []
         self._turn = 0
         self._said = False
+        self._in_hand = 0
+        self._lines: set[Line] = set()
         self.longest = 0
 
     async def write(self, messages: Messages) -> None:
@@ -123,16 +125,20 @@ class TcpOutput:
             records = [await queue.get()]
             while not queue.empty() and len(records) < 64:
                 records.append(queue.get_nowait())
+            self._in_hand += len(records)
             while True:
                 try:
                     if line is None:
                         async with asyncio.timeout(_CONNECT_S):
                             line = await self._connect()
+                            self._lines.add(line)
                     await line.send(records)
                     break
                 except Exception as error:
                     if not _network(error):
                         raise
+                    if line is not None:
+                        self._lines.discard(line)
                     line = None
                     if not self._said:
                         self._said = True
@@ -141,27 +147,23 @@ class TcpOutput:
                             f"{self.name}: {error or type(error).__name__}; tried again every {_RETRY_S:g} s",
                         )
                     await asyncio.sleep(_RETRY_S)
-                except asyncio.CancelledError:
-                    self.lost += len(records)
-                    raise
+            self._in_hand -= len(records)
             for _ in records:
                 queue.task_done()
-            if queue.empty() and self._ending:
-                await line.close()
-                return
-
-    _ending = False
 
     async def close(self) -> None:
         try:
             async with asyncio.timeout(_LAST_S):
                 await asyncio.gather(*(queue.join() for queue in self._queues))
         except TimeoutError:
-            self.lost += sum(queue.qsize() for queue in self._queues)
-        await asyncio.sleep(0)
+            self.lost += self._in_hand + sum(queue.qsize() for queue in self._queues)
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        # What was handed over is still on its way out; closing waits for it.
+        closing = [asyncio.create_task(line.close()) for line in self._lines]
+        if closing:
+            await asyncio.wait(closing, timeout=_LAST_S)
         if self.lost:
             self._log(0, f"{self.name}: {self.lost} messages could not be sent")
 
