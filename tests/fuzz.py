@@ -30,6 +30,7 @@ OPTIONS = (
     Options(max_held=4, max_connection_bytes=2000, requests=True),
     Options(max_buffer_bytes=3000, responses=True, requests=True, max_head_bytes=300),
     Options(settle_segments=2, max_pipeline=2),
+    Options(requests=True, responses=True, allow_incomplete=True, real_ip_header="X-Real-IP"),
     Options(raw=True, requests=True, max_buffer_bytes=4000),
     Options(vxlan_ports=(53,), vxlan_vnis=(-1,)),
     Options(protocols=("redis", "postgresql"), max_buffer_bytes=200_000),

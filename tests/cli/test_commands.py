@@ -201,3 +201,14 @@ def test_without_a_compiled_core_it_says_so_and_works(capture: Path) -> None:
         check=False,
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_rules_rewrite_the_messages_that_are_written(capture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gor"
+    done = run("exchanges", str(capture), "--to", str(out), "--set-header", "X-New: 1", "--rewrite-url", "/users:/people",
+               "--http-header-limiter", "none:1%", "--allow-url", "[1-3]$", "--quiet")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = out.read_bytes()
+    assert text.count(b"GET /people/") == 3 == text.count(b"X-New: 1") and text.count(b"HTTP/1.1 200 OK") == 3
+    wrong = run("exchanges", str(capture), "--rewrite-url", "x")
+    assert wrong.returncode == 2 and "--rewrite-url" in wrong.stderr

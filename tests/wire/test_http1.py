@@ -328,3 +328,36 @@ def test_a_head_cut_by_the_snap_length_keeps_its_endpoint() -> None:
     found = both([replace(p, data=p.data[:120]) for p in talk.packets])
     row = found.only()
     assert row["target"] == "/long" and row["anomaly"] == "head_cut" and not row["complete"]
+
+
+def test_the_clients_address_in_a_header() -> None:
+    options = Options(requests=True, responses=True, real_ip_header="X-Real-IP")
+    get = b"GET / HTTP/1.1\r\nHost: h\r\nX-Real-IP: lie\r\n\r\n"
+    post = b"POST / HTTP/1.1\r\nContent-Length: 20\r\n\r\nX-Real-IP: body-----"
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    for src, dst in (("10.0.0.1", "10.0.0.2"), ("2001:db8::1", "2001:db8::2")):
+        found = both(
+            Talk(src=src, dst=dst).open().client(get).server(ok).client(post).server(ok).close().packets,
+            options,
+        )
+        assert [m[2] for m in sorted(found.messages, key=lambda m: m[1]) if m[0] == 1] == [
+            get.replace(b"lie", src.encode()),
+            post.replace(b"Content-Length", b"X-Real-IP: " + src.encode() + b"\r\nContent-Length"),
+        ]
+
+
+def test_messages_with_bytes_missing_are_handed_out_if_wanted() -> None:
+    body = bytes(range(250)) * 20
+    request = b"POST / HTTP/1.1\r\nContent-Length: 5000\r\n\r\n" + body
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    talk = Talk().open().client(request, mss=1000).server(ok).close()
+    del talk.packets[5]
+    strict = both(talk.packets, Options(requests=True))
+    assert strict.messages == []
+    loose = both(talk.packets, Options(requests=True, allow_incomplete=True))
+    ((_, _, payload),) = loose.messages
+    assert len(payload) == len(request) - 1000 and payload.startswith(request[:2000])
+    assert not loose.only()["complete"] and loose.only()["missing_bytes"] == 1000
+    cut = Talk().open().client(request[:20], mss=1000)
+    del cut.packets[3]
+    assert both(cut.packets, Options(requests=True, allow_incomplete=True)).messages == []
