@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from samples.make import OUT
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-RUNNABLE = list(re.findall(r"^    (replaykit .*)$", README, re.MULTILINE))
+RUNNABLE = list(re.findall(r"^    ((?:replaykit|gor) .*)$", README, re.MULTILINE))
 
 
 def test_readme_commands(tmp_path: Path) -> None:
@@ -54,6 +55,7 @@ def test_readme_commands(tmp_path: Path) -> None:
     "page", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=lambda p: p.name
 )
 def test_links_and_flags(page: Path) -> None:
+    from replaykit.cli import goflags
     from replaykit.cli.main import COMMANDS, build
 
     text = page.read_text()
@@ -62,9 +64,10 @@ def test_links_and_flags(page: Path) -> None:
     known = {
         f
         for c in COMMANDS
-        for f in re.findall(r"--[a-z-]+", build(c)._subparsers._group_actions[0].choices[c].format_help())
+        for f in re.findall(r"--[a-z0-9-]+", build(c)._subparsers._group_actions[0].choices[c].format_help())
     }  # type: ignore[union-attr]
-    for flag in re.findall(r"`(--[a-z-]+)", text):
+    known |= {f"--{name}" for name in goflags.BY_NAME}
+    for flag in re.findall(r"`(--[a-z0-9-]+)", text):
         assert flag in known, flag
 
 
@@ -118,3 +121,22 @@ def test_the_example_of_a_protocol() -> None:
     assert [(r["endpoint"], r["request_body_bytes"], r["response_body_bytes"]) for r in found] == [
         ("ADD", 8, 2), ("SUB", 8, 2)
     ]  # fmt: skip
+
+
+def test_the_example_of_middleware() -> None:
+    from replaykit.wire.message import Message
+
+    page = (ROOT / "docs" / "gor.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]  # type: ignore[index]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    request = Message(1, "a", 1, 0, b"GET / HTTP/1.1\r\nCookie: a=b\r\nHost: h\r\n\r\n")
+    assert names["without_cookies"](request).payload == b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def test_the_example_of_a_budget(tmp_path: Path) -> None:
+    from replaykit.attribution.gate import read_budgets
+
+    page = (ROOT / "docs" / "gate.md").read_text()
+    (tmp_path / "b.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])  # type: ignore[index]
+    assert read_budgets(str(tmp_path / "b.yaml")) == [("/users/{id}", 2000), ("/images/*", 200_000)]

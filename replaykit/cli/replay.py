@@ -315,7 +315,7 @@ def show(replay: Replay, args: argparse.Namespace, read: Read) -> int:
         if not comparison.endpoints:
             common.say("replaykit: nothing was compared: the recording holds no answers to what was sent")
         return 1
-    return 1 if stats.sent and not stats.answered else 0
+    return int(bool(stats.errors) and not stats.answered)
 
 
 def summary(replay: Replay) -> list[str]:

@@ -89,7 +89,14 @@ def test_json_with_scram(broker: Kafka, recording: Path, tmp_path: Path) -> None
         and one["Req_Headers"] == {"Host": "recorded.example"}
     )
     out = tmp_path / "out.gor"
-    reading = [flag.replace("output", "input") for flag in login]
+    reading = [
+        "--input-kafka-use-sasl",
+        "true",
+        "--input-kafka-mechanism",
+        "SCRAM-SHA-512",
+        "--input-kafka-username",
+        "gor",
+    ]
     with gor_running("--input-kafka-host", broker.sasl, "--input-kafka-topic", "json", "--input-kafka-json-format",
                      *reading, "--input-kafka-password", "secret", "--input-kafka-offset", "0", "--output-file", str(out),
                      "--output-file-append", "--output-file-flush-interval", "20ms"):  # fmt: skip
