@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import captures, measure
+from bench import captures, measure, replay
 from bench.captures import Recorded
 from bench.measure import Cost
 from ci.servers import namespaces, nginx, wrk
@@ -52,6 +52,10 @@ def table(rows: list[list[str]]) -> str:
     head, *body = rows
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body]) + "\n"
+
+
+def shown(text: str, rows: list[list[str]]) -> str:
+    return text + table(rows)
 
 
 def files(goreplay: str, recorded: Recorded, what: str) -> str:
@@ -396,6 +400,10 @@ def main() -> int:
         "HTTP/2": lambda: http2(captures.http2(), captures.http1_alike()),
         "TLS with a key log": lambda: tls(*captures.tls()),
         "Scale": scale,
+        "Replay as fast as possible": lambda: shown(*replay.fast(goreplay)),
+        "Replay at a recorded pace": lambda: shown(*replay.paced(goreplay)),
+        "Reading and filtering a .gor": lambda: shown(*replay.reading(goreplay)),
+        "Middleware": lambda: shown(*replay.middleware(goreplay)),
     }
     wanted = [w for w in args.only.split(",") if w]
     text = RESULTS.read_text() if RESULTS.exists() else ""

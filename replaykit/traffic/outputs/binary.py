@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from replaykit.errors import UsageError
+from replaykit.traffic.outputs.tcp import where
 from replaykit.traffic.pipeline import Log
 from replaykit.wire.message import Builder, Message, Messages
 
@@ -35,10 +35,7 @@ class BinaryOutput:
 
     def __init__(self, address: str, settings: BinarySettings, log: Log) -> None:
         self.name = f"binary {address}"
-        host, colon, port = address.rpartition(":")
-        if not colon or not port.isdecimal():
-            raise UsageError(f"{address!r}: write HOST:PORT")
-        self._host, self._port = host.strip("[]") or "127.0.0.1", int(port)
+        self._host, self._port = where(address)
         self._settings, self._log = settings, log
         self._lanes: OrderedDict[bytes, tuple[asyncio.Queue[Message | None], asyncio.Task[None]]] = (
             OrderedDict()

@@ -75,19 +75,25 @@ class _WebSocket:
 Connect = Callable[[], Awaitable[Line]]
 
 
+def where(address: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; without a host, this machine. Raises UsageError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65_535:
+        raise UsageError(f"{address!r}: write HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
 class TcpOutput:
     """Raises UsageError for an address that is none. `lost`: messages that nobody took."""
 
     def __init__(self, address: str, settings: TcpSettings, log: Log) -> None:
         self.name = f"tcp {address}"
-        host, colon, port = address.rpartition(":")
-        if not colon or not port.isdecimal():
-            raise UsageError(f"{address!r}: write HOST:PORT")
+        host, port = where(address)
         self._start(settings, log)
         context = tls_context(settings.verify, None) if settings.secure else None
 
         async def connect() -> Line:
-            _, writer = await asyncio.open_connection(host.strip("[]") or "127.0.0.1", int(port), ssl=context)
+            _, writer = await asyncio.open_connection(host, port, ssl=context)
             return _Tcp(writer)
 
         self._connect: Connect = connect
