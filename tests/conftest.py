@@ -6,10 +6,16 @@ import os
 import socket
 
 import pytest
+from hypothesis import settings
 
 from ci.servers import missing
 
 CI = os.environ.get("CI") == "true"
+
+# In CI the same examples every time, so that a change is judged by what it changes; at home new ones.
+settings.register_profile("ci", derandomize=True)
+if CI:
+    settings.load_profile("ci")
 
 
 def _may_capture() -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,12 +98,12 @@ class Modifier:
         url = h[slice(*target)]
         for pattern, expand in self._urls:
             if pattern.search(url):
-                h = head.splice(h, target, _one_line(pattern.sub(expand, url)))
+                h = head.splice(h, target, _one_line(_replaced(pattern, expand, url)))
                 break
         for name, pattern, expand in self._headers:
             at = head.value(h, name)
             if at is not None and at[0] < at[1]:
-                h = head.splice(h, at, _one_line(pattern.sub(expand, h[slice(*at)])))
+                h = head.splice(h, at, _one_line(_replaced(pattern, expand, h[slice(*at)])))
         return h + payload[body:]
 
     def _passes(self, h: bytes, method: head.Range, target: head.Range) -> bool:
@@ -158,6 +158,26 @@ def _expander(template: bytes) -> Callable[[re.Match[bytes]], bytes]:
         return _REFERENCE.sub(group, template)
 
     return expand
+
+
+def _matches(pattern: Pattern, text: bytes) -> Iterator[re.Match[bytes]]:
+    """All matches as RE2 finds them: none that is empty where the one before ended, nor a longer one there."""
+    at, last = 0, -1
+    while (match := pattern.search(text, at)) is not None:
+        if match.start() == match.end() == last:
+            match = pattern.search(text, at + 1) if at < len(text) else None
+            if match is None:
+                return
+        at = last = match.end()
+        yield match
+
+
+def _replaced(pattern: Pattern, expand: Callable[[re.Match[bytes]], bytes], text: bytes) -> bytes:
+    out, at = [], 0
+    for match in _matches(pattern, text):
+        out += [text[at : match.start()], expand(match)]
+        at = match.end()
+    return b"".join([*out, text[at:]])
 
 
 def _decode(text: bytes) -> bytes:

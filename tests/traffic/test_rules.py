@@ -106,6 +106,9 @@ def test_rewriting() -> None:
     assert judge(rules, url("/v1/user/ping")) == url("/v1/user/ping")
     host = Rules(rewrite_headers=((b"Host", "(.*).w3.org", b"$1.beta.w3.org"),))
     assert b"\r\nHost: www.beta.w3.org\r\n" in (judge(host, POST) or b"")
+    assert b"\r\nHost: www.w3.org.test\r\n" in (
+        judge(Rules(rewrite_headers=((b"Host", "(.*)", b"$1.test"),)), POST) or b""
+    )
     names = Rules(rewrite_urls=((r"/(?P<who>\w+)", b"/${who}x/$whox/$$"),))
     assert judge(names, url("/joe")) == url("/joex//$")
 
@@ -178,14 +181,14 @@ RULES = st.builds(
     param_limits=st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.integers(0, 100)), max_size=1).map(tuple),
     set_headers=st.lists(st.tuples(st.sampled_from([b"a", b"Host", b"x"]), st.sampled_from([b"", b"v w"])), max_size=2).map(tuple),
     set_params=st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.sampled_from([b"", b"9"])), max_size=2).map(tuple),
-    rewrite_urls=st.lists(st.tuples(st.sampled_from(["/(a+)", "b", "^"]), TEXT), max_size=2).map(tuple),
+    rewrite_urls=st.lists(st.tuples(st.sampled_from(["/(a+)", "b", "^", "(.*)", "a*", "(?P<a>/)(b)?"]), TEXT), max_size=2).map(tuple),
     rewrite_headers=st.lists(
-        st.tuples(st.sampled_from([b"a", b"Host"]), st.sampled_from(["(h)", "b$"]), TEXT), max_size=2
+        st.tuples(st.sampled_from([b"a", b"Host"]), st.sampled_from(["(h)", "b$", "(.*)", "(.*?)"]), TEXT), max_size=2
     ).map(tuple),
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
     RULES,
     st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abc"), st.integers(-5, 5), PAYLOAD), max_size=6),

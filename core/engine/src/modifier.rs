@@ -7,7 +7,7 @@ use crate::filter::Filters;
 use crate::head;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{alphabet, Engine as _};
-use regex::bytes::Regex;
+use regex::bytes::{Captures, Regex};
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -94,16 +94,12 @@ impl Modifier {
             .iter()
             .find(|(p, _)| p.is_match(&h[target.clone()]))
         {
-            let new = pattern
-                .replace_all(&h[target.clone()], with.as_slice())
-                .into_owned();
+            let new = replaced(pattern, with, &h[target.clone()]);
             head::splice(&mut h, target, &without_line_ends(&new));
         }
         for (name, pattern, with) in &self.rewrite_headers {
             if let Some(at) = head::value(&h, name).filter(|at| !at.is_empty()) {
-                let new = pattern
-                    .replace_all(&h[at.clone()], with.as_slice())
-                    .into_owned();
+                let new = replaced(pattern, with, &h[at.clone()]);
                 head::splice(&mut h, at, &without_line_ends(&new));
             }
         }
@@ -136,6 +132,48 @@ impl Modifier {
             head::parameter(target, name).is_none_or(|at| within(&target[at], *percent))
         })
     }
+}
+
+fn replaced(pattern: &Regex, with: &[u8], text: &[u8]) -> Vec<u8> {
+    pattern
+        .replace_all(text, |found: &Captures| expanded(with, found))
+        .into_owned()
+}
+
+/// A replacement as Go's regexp reads it: `$1`, `${name}`, the longest name after `$`, `$$`; nothing
+/// for a group that is none; a `$` that begins none of these stands for itself.
+fn expanded(template: &[u8], found: &Captures) -> Vec<u8> {
+    let mut out = Vec::with_capacity(template.len());
+    let mut rest = template;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        if first != b'$' {
+            out.push(first);
+            continue;
+        }
+        if let Some(after) = rest.strip_prefix(b"$") {
+            out.push(b'$');
+            rest = after;
+            continue;
+        }
+        let braced = rest.first() == Some(&b'{');
+        let inner = &rest[usize::from(braced)..];
+        let word = |c: &u8| c.is_ascii_alphanumeric() || *c == b'_';
+        let len = inner.iter().take_while(|c| word(c)).count();
+        if len == 0 || (braced && inner.get(len) != Some(&b'}')) {
+            out.push(b'$');
+            continue;
+        }
+        let name = std::str::from_utf8(&inner[..len]).unwrap_or("");
+        let group = if name.bytes().all(|c| c.is_ascii_digit()) {
+            name.parse().ok().and_then(|n: usize| found.get(n))
+        } else {
+            found.name(name)
+        };
+        out.extend_from_slice(group.map_or(b"", |g| g.as_bytes()));
+        rest = &inner[len + usize::from(braced)..];
+    }
+    out
 }
 
 /// What a pattern made of a line must stay one line.
