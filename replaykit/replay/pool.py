@@ -11,6 +11,7 @@ import asyncio
 import ssl
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from replaykit.replay import redirect
 from replaykit.replay.connection import Connection
@@ -21,6 +22,8 @@ from replaykit.replay.stats import Stats
 from replaykit.replay.target import Target
 
 _SWEEP_S = 0.05
+_READY = 32
+"""Connections opened before the first request, where any may be taken."""
 _IDLE_NS = 60_000_000_000
 
 
@@ -45,6 +48,15 @@ class Pool:
         self._awaited = 0
         self._closed = False
         self._sweeper = self._loop.create_task(self._sweep())
+
+    def prepare(self, sessions: Sequence[int]) -> None:
+        """Opens connections for requests of these recorded sessions that will come soon."""
+        if self.sending.sessions:
+            for session in sessions:
+                self._lane(session)
+            return
+        for _ in range(min(self.sending.connections, _READY, len(sessions))):
+            self._open(None)
 
     def submit(self, job: Job) -> None:
         """Sends a request as soon as a connection can take it."""

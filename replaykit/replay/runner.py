@@ -24,6 +24,8 @@ from replaykit.wire.engine import Choice
 from replaykit.wire.message import Builder, Message, Messages
 
 _CHUNK = 1024
+_LEAD_NS = 100_000_000
+"""Between the first batch and the first request: connections are opened meanwhile."""
 AT_ONCE = 256
 """Requests sent before the loop looks at answers again, where many are overdue."""
 
@@ -59,6 +61,8 @@ class Replay:
         self.stats = Stats()
         self.begun_ns = 0
         self.ended_ns = 0
+        self._origin_ns = 0
+        """When the schedule begins."""
         self._stopping = asyncio.Event()
         self._left = plan.most
         self._saving = Builder()
@@ -109,6 +113,9 @@ class Replay:
             messages, batch = read
             ahead = loop.run_in_executor(None, self._read, source)
             rows = self._rows(batch)
+            if not self._origin_ns:
+                self._origin_ns = time.monotonic_ns() + (0 if isinstance(self.plan.pace, Flat) else _LEAD_NS)
+                pool.prepare([batch.session[row] for row in rows[:_CHUNK]])
             if self.plan.comparison is not None:
                 _remember(messages, self.plan.comparison)
             await self._send(pool, clock, batch, rows)
@@ -162,7 +169,7 @@ class Replay:
                 else:
                     await asyncio.sleep(0)
             return
-        at, begun = 0, self.begun_ns
+        at, begun = 0, self._origin_ns
         while at < len(rows):
             if self._stopping.is_set() and not limited:
                 return
