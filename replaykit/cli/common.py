@@ -136,7 +136,7 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OUTPUT",
-        help="name.parquet, .gor, .gor.gz, .jsonl, .csv, or directory/",
+        help="name.parquet, .gor, .gor.gz, .jsonl, .csv, directory/, or elasticsearch://HOST:9200",
     )
     parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
     parser.add_argument("--rotate-size", metavar="SIZE", help="begins a new file after so many bytes")

@@ -1,0 +1,71 @@
+"""`replaykit ship`: exchanges of files to a store, or only its set-up."""
+
+from __future__ import annotations
+
+import argparse
+
+import pyarrow as pa
+
+from replaykit.cli import common
+from replaykit.errors import UsageError
+from replaykit.ship.elastic import connect, parse_place, set_up
+from replaykit.ship.output import Rotation
+
+EXAMPLES = (
+    "replaykit ship --setup --to elasticsearch://127.0.0.1:9200",
+    "replaykit ship traffic.parquet --to elasticsearch://127.0.0.1:9200",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -"
+    )
+    parser.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        required=True,
+        metavar="STORE",
+        help="elasticsearch://HOST:9200[/NAME][?spool=DIR]",
+    )
+    parser.add_argument(
+        "--setup",
+        action="store_true",
+        help="installs templates, and ILM where the server has it; may be repeated",
+    )
+    parser.add_argument("--port", metavar="PORTS", help="only connections to these ports")
+    common.add_filters(parser)
+    common.add_protocols(parser)
+    common.add_engine(parser)  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    if not args.files and not args.setup:
+        raise UsageError("nothing to ship: name files, or --setup")
+    for target in args.to:
+        if not target.startswith("elasticsearch://"):
+            raise UsageError(f"--to {target}: write elasticsearch://HOST:9200")
+        if args.setup:
+            place = parse_place(target)
+            client = connect(place)
+            streams = set_up(client, place.name)
+            client.close()
+            if not args.quiet:
+                kind = (
+                    "a data stream with ILM" if streams else "daily indices (the server has no data streams)"
+                )
+                print(f"{place.url}: templates for {place.name} are installed: {kind}")
+    if not args.files:
+        return 0
+    rows = 0
+    with common.outputs(args.to, Rotation()) as outputs:
+        reader = common.Reader(args, common.options(args, False, False, common.parse_ports(args.port)))
+        for piece in reader.read(args.files):
+            if isinstance(piece, pa.RecordBatch):
+                rows += piece.num_rows
+                for output in outputs:
+                    output.exchanges(piece)
+    if not args.quiet:
+        print(f"shipped {rows:,} exchanges")
+    return common.print_troubles(reader.troubles)

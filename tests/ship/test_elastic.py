@@ -1,0 +1,262 @@
+"""Exchanges in a real Elasticsearch: fields, repeats, outages, restarts, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci.servers import SERVERS, elasticsearch, free_port
+from replaykit.errors import UsageError
+from replaykit.ship.ecs import FIELDS, OWN, documents, mappings
+from replaykit.ship.elastic import parse_place
+from replaykit.wire.engine import open_engine
+from replaykit.wire.exchange import SCHEMA
+from replaykit.wire.options import Options
+from samples.make import OUT
+from tests.conftest import CI
+from tests.mutate import write
+from tests.talk import Talk
+from tests.target import OK, get, until
+
+REPLAYKIT = [sys.executable, "-m", "replaykit"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not (SERVERS / "elasticsearch").exists():
+        (pytest.fail if CI else pytest.skip)("needs Elasticsearch: sh ci/install-servers")
+    with elasticsearch(tmp_path_factory.mktemp("es")) as url:
+        yield url
+
+
+def ask(url: str, path: str, body: Any = None) -> Any:
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(f"{url}/{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def count(url: str, name: str) -> int:
+    try:
+        ask(url, f"{name}-*/_refresh", b"")
+        return int(ask(url, f"{name}-*/_count?allow_no_indices=true")["count"])
+    except urllib.error.HTTPError:
+        return 0
+
+
+def place(url: str, name: str, spool: Path) -> str:
+    return f"elasticsearch://{url.removeprefix('http://')}/{name}?spool={spool}"
+
+
+def ship(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*REPLAYKIT, "ship", *arguments], capture_output=True, text=True, check=False, timeout=200
+    )
+
+
+def capture(path: Path, exchanges: int) -> Path:
+    talk = Talk().open()
+    for n in range(exchanges):
+        talk.client(get(f"/users/{n}")).server(OK)
+    path.write_bytes(write(talk.close().packets))
+    return path
+
+
+def test_fields_sums_and_repeats(server: str, tmp_path: Path) -> None:
+    to = place(server, "shop", tmp_path / "spool")
+    for _ in range(2):
+        assert ship("--setup", "--to", to).returncode == 0
+    for _ in range(2):  # what is sent twice counts once
+        done = ship(str(OUT), "--to", to)
+        assert done.returncode == 0, done.stderr
+    report = subprocess.run(
+        [*REPLAYKIT, "report", str(OUT), "--format", "json", "--quiet"], capture_output=True, check=True
+    )
+    expected = json.loads(report.stdout)
+    total = expected["total"]
+    assert count(server, "shop") == total["requests"]
+    query = {"size": 0, "aggs": {"by": {"terms": {"field": "replaykit.endpoint", "size": 100}, "aggs": {"b": {"sum": {"field": "replaykit.bytes"}}}},
+             "all": {"sum": {"field": "network.bytes"}}}}  # fmt: skip
+    found = ask(server, "shop-*/_search", query)["aggregations"]
+    assert found["all"]["value"] == total["request_wire_bytes"] + total["response_wire_bytes"]
+    own = {
+        e["endpoint"]: e["requests"] for e in expected["rows"] if e["endpoint"] not in ("(unknown)", "(none)")
+    }
+    assert {b["key"]: b["doc_count"] for b in found["by"]["buckets"]} == own
+    hit = ask(server, "shop-*/_search?q=http.response.status_code:200&size=1")["hits"]["hits"][0]["_source"]
+    assert (
+        hit["source"]["ip"]
+        and hit["url"]["path"]
+        and hit["observer"]["product"] == "replaykit"
+        and hit["event"]["duration"] > 0
+    )
+
+
+def test_an_outage_costs_nothing(server: str, tmp_path: Path) -> None:
+    """The server is away at first: everything waits in the spool, and another run sends it."""
+    pcap, spool, port = capture(tmp_path / "a.pcap", 500), tmp_path / "spool", free_port()
+    begun = time.monotonic()
+    away = ship(str(pcap), "--to", place(f"http://127.0.0.1:{port}", "outage", spool))
+    assert away.returncode == 2 and "wait in" in away.stderr and time.monotonic() - begun < 100
+    back = ship(str(capture(tmp_path / "b.pcap", 3)), "--to", place(server, "outage", spool))
+    assert back.returncode == 0, back.stderr
+    assert count(server, "outage") == 500 + 0  # the three of b.pcap are exchanges of a.pcap too
+
+
+def test_kill_9_amid_shipping_loses_nothing_and_doubles_nothing(server: str, tmp_path: Path) -> None:
+    pcap, to = capture(tmp_path / "a.pcap", 20_000), place(server, "killed", tmp_path / "spool")
+    process = subprocess.Popen(
+        [*REPLAYKIT, "ship", str(pcap), "--to", to], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    until(lambda: count(server, "killed") > 0, 60)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    before = count(server, "killed")
+    done = ship(str(pcap), "--to", to)
+    assert done.returncode == 0, done.stderr
+    assert count(server, "killed") == 20_000 >= before
+
+
+def test_a_server_that_is_overloaded_or_refuses(tmp_path: Path) -> None:
+    """429 for the whole, 429 for some, 400 for one: all but that one arrive, and it is counted."""
+    import http.server
+
+    got: dict[str, Any] = {}
+    calls = 0
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _say(self, status: int, body: Any) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in (
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(data))),
+                ("X-Elastic-Product", "Elasticsearch"),
+            ):
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self._say(404, {})
+
+        def do_PUT(self) -> None:
+            if self.path.startswith("/_bulk"):
+                return self._bulk()
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._say(200, {"acknowledged": True})
+
+        def _bulk(self) -> None:
+            nonlocal calls
+            calls += 1
+            lines = self.rfile.read(int(self.headers["Content-Length"])).decode().splitlines()
+            if calls == 1:
+                return self._say(429, {"error": "busy"})
+            items = []
+            for i in range(0, len(lines), 2):
+                name, document = json.loads(lines[i])["create"]["_id"], json.loads(lines[i + 1])
+                status = (
+                    400 if document["url"]["path"] == "/users/7" else 429 if calls == 2 and i % 4 else 201
+                )
+                if status == 201:
+                    assert name not in got
+                    got[name] = document
+                items.append({"create": {"status": status, "error": {"reason": "odd"}}})
+            self._say(200, {"errors": True, "items": items})
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as there:
+        threading.Thread(target=there.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{there.server_address[1]}"
+        done = ship(str(capture(tmp_path / "a.pcap", 50)), "--to", place(url, "odd", tmp_path / "spool"))
+        there.shutdown()
+    assert (
+        len(got) == 49
+        and done.returncode == 2
+        and "1 documents were refused" in done.stderr
+        and "odd" in done.stderr
+    )
+
+
+def test_every_field_is_in_the_template() -> None:
+    engine = open_engine(Options())
+    talk = (
+        Talk()
+        .open()
+        .client(get("/a", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
+        .server(OK)
+    )
+    for p in talk.close().packets:
+        engine.feed_packet(p.link, p.time, p.orig, p.data)
+    engine.finish()
+    ((identifier, _, document),) = documents(engine.take_exchanges(), "host")
+
+    def leaves(value: Any, path: str = "") -> Iterator[str]:
+        for key, inner in value.items():
+            if isinstance(inner, dict):
+                yield from leaves(inner, f"{path}{key}.")
+            else:
+                yield path + key
+
+    def known(path: str) -> bool:
+        at = mappings()
+        for part in path.split("."):
+            at = at["properties"].get(part, {})
+            if not at:
+                return False
+        return True
+
+    assert [p for p in leaves(document) if not known(p)] == []
+    assert len(identifier) == 32 and document["trace"]["id"] == "0af7651916cd43dd8448eb211c80319c"
+    assert set(FIELDS) | set(OWN) <= set(SCHEMA.names)
+
+
+def test_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plain = parse_place("elasticsearch://me:pw@es.example/app?spool=/s&spool-size=2GB")
+    assert plain.url == "http://es.example:9200" and plain.name == "app" and plain.login == ("me", "pw")
+    assert plain.spool == Path("/s") and plain.spool_bytes == 2 * 10**9
+    (tmp_path / "key").write_text("secret\n")
+    monkeypatch.setenv("ELASTICSEARCH_API_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("ELASTICSEARCH_USERNAME", "u")
+    monkeypatch.setenv("ELASTICSEARCH_PASSWORD", "p")
+    tls = parse_place("elasticsearch://[::1]:9243?ca=/ca.pem")
+    assert (
+        tls.url == "https://[::1]:9243"
+        and tls.api_key == "secret"
+        and tls.login == ("u", "p")
+        and tls.ca == "/ca.pem"
+    )
+    for bad in (
+        "elasticsearch://",
+        "elasticsearch://h/Upper",
+        "elasticsearch://h?colour=red",
+        "elasticsearch://h:99999",
+    ):
+        with pytest.raises(UsageError):
+            parse_place(bad)
+
+
+def test_wrong_use() -> None:
+    for arguments, said in (
+        (["--to", "elasticsearch://127.0.0.1:1"], "nothing to ship"),
+        (["--setup", "--to", "file.parquet"], "elasticsearch://"),
+        (["--setup", "--to", f"elasticsearch://127.0.0.1:{free_port()}"], "cannot be set up"),
+    ):
+        done = ship(*arguments)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert os.sep
