@@ -359,3 +359,25 @@ def elasticsearch(root: Path) -> Iterator[str]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
         process.wait(20)
+
+
+@contextmanager
+def prometheus(root: Path, targets: Sequence[str]) -> Iterator[str]:
+    """A server that scrapes these `host:port`s every 200 ms; gives its URL."""
+    root.mkdir(parents=True, exist_ok=True)
+    config = root / "prometheus.yml"
+    jobs = [{"job_name": "replaykit", "static_configs": [{"targets": list(targets)}]}]
+    plain = {"global": {"scrape_interval": "200ms", "scrape_timeout": "200ms"}, "scrape_configs": jobs}
+    config.write_text(json.dumps(plain))  # JSON is YAML
+    port, log = free_port(), root / "out.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={root / 'data'}", f"--web.listen-address=127.0.0.1:{port}",
+             "--enable-feature=exemplar-storage"], stdout=out, stderr=out,
+        )  # fmt: skip
+    try:
+        _answers(port, process, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+COLUMNS = ("endpoint", "request_wire_bytes", "response_wire_bytes", "weight")
+"""What is read of an exchange."""
+
 
 @dataclass
 class Endpoint:

@@ -92,6 +92,11 @@ def parse_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+def columns(by: Sequence[str]) -> set[str]:
+    """What a summary by these keys reads of an exchange."""
+    return {"weight", "complete", "duration_ns", *_SUMS, *(_COLUMNS.get(key, key) for key in by)}
+
+
 class Summary:
     """Groups by one or several of KEYS; feed it batches of exchanges."""
 

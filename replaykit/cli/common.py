@@ -7,7 +7,7 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
 from replaykit.cli.rules import header_rule
 from replaykit.errors import UsageError
+from replaykit.ship import archive
 from replaykit.ship.output import Output, Rotation, open_output
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
-from replaykit.wire.exchange import EXTRA, SCHEMA
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
@@ -109,8 +109,17 @@ def add_filters(parser: argparse.ArgumentParser, redaction: bool = True) -> None
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -"
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, a directory of .parquet, or -",
     )
+    for name, text in (("since", "from this time on"), ("until", "before this time")):
+        parser.add_argument(
+            f"--{name}",
+            metavar="TIME",
+            help=f"of Parquet files: only exchanges {text}: 2026-11-21T08:00, 2h (ago), now",
+        )
     parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
 
 
@@ -136,7 +145,7 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OUTPUT",
-        help="name.parquet, .gor, .gor.gz, .jsonl, .csv, directory/, or elasticsearch://HOST:9200",
+        help="name.parquet, .gor, .gor.gz, .jsonl, .csv, directory/, elasticsearch://HOST:9200, prometheus://:9900",
     )
     parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
     parser.add_argument("--rotate-size", metavar="SIZE", help="begins a new file after so many bytes")
@@ -296,12 +305,17 @@ def outputs(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]
 class Reader:
     """Reads input files through one engine: batches and messages come out, troubles are kept.
 
-    above: put around the engine.
+    above: put around the engine. columns: those read of Parquet files, the others are null; None: all.
     """
 
     def __init__(
-        self, args: argparse.Namespace, chosen: Options, above: Callable[[Engine], Engine] | None = None
+        self,
+        args: argparse.Namespace,
+        chosen: Options,
+        above: Callable[[Engine], Engine] | None = None,
+        columns: Collection[str] | None = None,
     ) -> None:
+        self._columns = columns
         if chosen.tls_keys is not None and not Path(chosen.tls_keys).exists():
             raise UsageError(f"--tls-keys {chosen.tls_keys}: there is no such file")
         self._args = args
@@ -310,18 +324,39 @@ class Reader:
         self.engine: Engine | None = None
         self.troubles: list[str] = []
 
+    def _window(self) -> archive.Window:
+        since, until = getattr(self._args, "since", None), getattr(self._args, "until", None)
+        return archive.Window(
+            None if since is None else archive.parse_time("--since", since),
+            None if until is None else archive.parse_time("--until", until),
+        )
+
+    def _named(self, name: str, window: archive.Window) -> Sequence[str]:
+        """The file, or those of a directory."""
+        if name == "-" or not Path(name).is_dir():
+            return [name]
+        if not archive.files(Path(name), archive.Window()):
+            raise UsageError(f"{name}: a directory without Parquet files; name the files in it")
+        return [str(path) for path in archive.files(Path(name), window)]
+
     def account(self) -> dict[str, int] | None:
         """The engine's account; None where only exchanges were read."""
         return None if self.engine is None else self.engine.account()
 
     def read(self, names: Sequence[str]) -> Iterator[pa.RecordBatch | Messages]:
         """Everything of the files, in pieces of bounded size. Raises UsageError."""
-        files = [CaptureFile(name) for name in names]
+        window = self._window()
+        files = [CaptureFile(name) for each in names for name in self._named(each, window)]
         with _progress(self._args, files) as step:
             for file in files:
                 if file.kind == "parquet":
-                    yield from read_parquet(file.name)
+                    file.close()
+                    yield from archive.read(file.name, window, self._columns)
                     continue
+                if window:
+                    raise UsageError(
+                        f"{file.name}: --since and --until are for Parquet files and directories"
+                    )
                 if self.engine is None:
                     self.engine = engine(self._args, self._options)
                     if self._above is not None:
@@ -343,27 +378,6 @@ class Reader:
             yield self.engine.take_exchanges()
         while self.engine.message_bytes:
             yield self.engine.take_messages()
-
-
-def read_parquet(name: str) -> Iterator[pa.RecordBatch]:
-    """The exchanges of a Parquet file. Raises UsageError."""
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(name)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    there = file.schema_arrow.names
-    lately = ("alpn", *EXTRA)  # files written before these columns existed are read too
-    missing = [n for n in SCHEMA.names if n not in there and n not in lately]
-    if missing:
-        raise UsageError(f"{name}: not a file of exchanges: it has no column {missing[0]!r}")
-    for batch in file.iter_batches(BATCH_ROWS, columns=[n for n in SCHEMA.names if n in there]):
-        columns = [
-            batch.column(f.name).cast(f.type) if f.name in there else pa.nulls(batch.num_rows, f.type)
-            for f in SCHEMA
-        ]
-        yield pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import sys
 import pyarrow as pa
 
 from replaykit.attribution.gate import Limits, judge, read_budgets
-from replaykit.attribution.measured import Measured, measure
+from replaykit.attribution.measured import COLUMNS, Measured, measure
 from replaykit.attribution.sizes import parse_size
 from replaykit.cli import common, rules
 from replaykit.errors import UsageError
@@ -99,7 +99,8 @@ def _limits(args: argparse.Namespace) -> Limits:
 
 def read(args: argparse.Namespace, files: list[str]) -> tuple[Measured, list[str]]:
     """What the files hold per endpoint, and their troubles. Raises UsageError."""
-    reader = common.Reader(args, common.options(args, False, False, common.parse_ports(args.port)))
+    chosen = common.options(args, False, False, common.parse_ports(args.port))
+    reader = common.Reader(args, chosen, columns=COLUMNS)
     found = measure(piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch))
     return found, reader.troubles
 

@@ -8,7 +8,7 @@ import sys
 
 import pyarrow as pa
 
-from replaykit.attribution.summary import Summary, parse_keys
+from replaykit.attribution.summary import Summary, columns, parse_keys
 from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.report import render
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if args.savings:
         return _savings(args)
     keys = parse_keys(args.by)
-    reader = common.Reader(args, common.options(args, False, False, common.parse_ports(args.port)))
+    chosen = common.options(args, False, False, common.parse_ports(args.port))
+    reader = common.Reader(args, chosen, columns=columns(keys))
     summary = Summary(keys)
     for piece in reader.read(args.files):
         if isinstance(piece, pa.RecordBatch):

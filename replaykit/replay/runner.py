@@ -24,6 +24,9 @@ from replaykit.wire.engine import Choice
 from replaykit.wire.message import Builder, Message, Messages
 
 _CHUNK = 1024
+_SPIN_NS = 300_000
+"""The last of a wait is spent looking at the clock: a core that sleeps may wake milliseconds late, in a
+virtual machine above all."""
 _LEAD_NS = 100_000_000
 """Between the first batch and the first request: connections are opened meanwhile."""
 AT_ONCE = 256
@@ -186,10 +189,13 @@ class Replay:
     async def _wait(self, clock: Clock, when_ns: int) -> None:
         """Until it is time; looks up now and then, so that a long pause can be interrupted."""
         while not self._stopping.is_set():
-            now = time.monotonic_ns()
-            if now >= when_ns:
+            left = when_ns - time.monotonic_ns()
+            if left <= 0:
                 return
-            await clock.until(min(when_ns, now + 200_000_000))
+            if left > _SPIN_NS:
+                await clock.until(when_ns - max(_SPIN_NS, left - 200_000_000))
+            else:
+                await asyncio.sleep(0)
 
     def _heard(self, job: Job, answer: Answer) -> None:
         identifier, request = job.batch.id(job.row), bytes(job.request)
