@@ -361,6 +361,22 @@ def elasticsearch(root: Path) -> Iterator[str]:
         process.wait(20)
 
 
+def _ready(url: str, seconds: float = 60) -> None:
+    """Waits until a server says that it is."""
+    import urllib.error
+    import urllib.request
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
 @contextmanager
 def prometheus(root: Path, targets: Sequence[str]) -> Iterator[str]:
     """A server that scrapes these `host:port`s every 200 ms; gives its URL."""
@@ -377,6 +393,7 @@ def prometheus(root: Path, targets: Sequence[str]) -> Iterator[str]:
         )  # fmt: skip
     try:
         _answers(port, process, log)
+        _ready(f"http://127.0.0.1:{port}/-/ready")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

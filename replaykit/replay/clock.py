@@ -12,6 +12,10 @@ import os
 import struct
 import time
 
+_SPIN_NS = 300_000
+"""The last of a wait is spent looking at the clock: a core that sleeps may wake milliseconds late, in a
+virtual machine above all."""
+
 _MONOTONIC, _NONBLOCK, _CLOEXEC, _ABSOLUTE = 1, 0o4000, 0o2000000, 1
 
 
@@ -38,9 +42,13 @@ class Clock:
 
     async def until(self, when_ns: int) -> None:
         """Returns at that time, or at once where it has passed."""
-        if when_ns <= time.monotonic_ns():
+        if when_ns - time.monotonic_ns() > _SPIN_NS:
+            await self._sleep(when_ns - _SPIN_NS)
+        await asyncio.sleep(0)
+        while time.monotonic_ns() < when_ns:
             await asyncio.sleep(0)
-            return
+
+    async def _sleep(self, when_ns: int) -> None:
         self._waiter = self._loop.create_future()
         seconds, ns = divmod(when_ns, 1_000_000_000)
         setting = struct.pack("4q", 0, 0, seconds, ns)

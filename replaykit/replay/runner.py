@@ -24,9 +24,8 @@ from replaykit.wire.engine import Choice
 from replaykit.wire.message import Builder, Message, Messages
 
 _CHUNK = 1024
-_SPIN_NS = 300_000
-"""The last of a wait is spent looking at the clock: a core that sleeps may wake milliseconds late, in a
-virtual machine above all."""
+_GRACE_S = 5.0
+"""So long an interrupted replay waits for answers."""
 _LEAD_NS = 100_000_000
 """Between the first batch and the first request: connections are opened meanwhile."""
 AT_ONCE = 256
@@ -67,10 +66,12 @@ class Replay:
         self._origin_ns = 0
         """When the schedule begins."""
         self._stopping = asyncio.Event()
+        self._interrupted = False
         self._left = plan.most
         self._saving = Builder()
 
     def stop(self) -> None:
+        self._interrupted = True
         self._stopping.set()
 
     @property
@@ -89,7 +90,7 @@ class Replay:
         clock = Clock()
         self.begun_ns = time.monotonic_ns()
         if plan.duration_s is not None:
-            asyncio.get_running_loop().call_later(plan.duration_s, self.stop)
+            asyncio.get_running_loop().call_later(plan.duration_s, self._stopping.set)
         try:
             loops = 0
             while not self._stopping.is_set() and (plan.loops is None or loops < plan.loops):
@@ -100,7 +101,7 @@ class Replay:
                 if self.stats.sent + pool.pending == before:
                     break  # nothing to send: another round would not find more
         finally:
-            await pool.close(0.0 if self._stopping.is_set() and sending.timeout_s > 5 else None)
+            await pool.close(_GRACE_S if self._interrupted else None)
             clock.close()
             self.ended_ns = time.monotonic_ns()
             self._save(last=True)
@@ -189,13 +190,10 @@ class Replay:
     async def _wait(self, clock: Clock, when_ns: int) -> None:
         """Until it is time; looks up now and then, so that a long pause can be interrupted."""
         while not self._stopping.is_set():
-            left = when_ns - time.monotonic_ns()
-            if left <= 0:
+            now = time.monotonic_ns()
+            if now >= when_ns:
                 return
-            if left > _SPIN_NS:
-                await clock.until(when_ns - max(_SPIN_NS, left - 200_000_000))
-            else:
-                await asyncio.sleep(0)
+            await clock.until(min(when_ns, now + 200_000_000))
 
     def _heard(self, job: Job, answer: Answer) -> None:
         identifier, request = job.batch.id(job.row), bytes(job.request)

@@ -228,9 +228,15 @@ class Shipper:
                 if self._stopping.is_set():
                     time.sleep(0.2)
                 continue
-            tries, self.trouble = 0, None
-            with self._lock:
-                self._spool.take()
+            except Exception as error:  # ends the thread, and is told at the end: the spool keeps everything
+                self.trouble = f"{type(error).__name__}: {error}"
+                return
+            tries = 0
+            try:
+                with self._lock:
+                    self._spool.take()
+            except UsageError as error:  # a full disk: after a restart it is sent again, and counts once
+                self.trouble = str(error)
 
     def _ship(self, record: bytes) -> None:
         """One record of the spool; returns when the server has it. Raises _Later."""
@@ -300,6 +306,7 @@ class ElasticOutput:
         self._lock = threading.Lock()
         self._spool = Spool(self.place.spool, self.place.spool_bytes)
         self._dropped_before = self._spool.dropped
+        self._lost = 0
         try:
             self._shipper = Shipper(self.place, self._spool, self._lock)
         except BaseException:
@@ -314,8 +321,12 @@ class ElasticOutput:
                 sink, part.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
             ) as stream:
                 stream.write_batch(part)
-            with self._lock:
-                self._spool.put(sink.getvalue().to_pybytes(), part.num_rows)
+            try:
+                with self._lock:
+                    self._spool.put(sink.getvalue().to_pybytes(), part.num_rows)
+            except UsageError as error:  # a full disk costs these exchanges, not the capture
+                self._lost += part.num_rows
+                self._shipper.trouble = str(error)
         self._shipper.wake()
 
     def messages(self, messages: Messages) -> None:
@@ -329,7 +340,7 @@ class ElasticOutput:
         """sent, refused, dropped: documents. waiting_bytes: in the spool. trouble: the last, or None."""
         shipper = self._shipper
         return {
-            "sent": shipper.sent, "refused": shipper.refused, "dropped": self._spool.dropped - self._dropped_before,
+            "sent": shipper.sent, "refused": shipper.refused, "dropped": self._spool.dropped - self._dropped_before + self._lost,
             "waiting_bytes": self._spool.waiting_bytes, "trouble": shipper.trouble,
         }  # fmt: skip
 

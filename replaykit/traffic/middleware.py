@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import shlex
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from importlib.metadata import entry_points
 
@@ -47,7 +47,9 @@ class Program:
         self._passed_by = False
         self._closing = False
         self._reader: asyncio.Task[None] | None = None
+        self._keys: Counter[bytes] = Counter()
         self._ended = asyncio.Event()
+        self._ending: asyncio.Task[bool] | None = None
         self.bad = 0
 
     async def start(self) -> None:
@@ -63,6 +65,7 @@ class Program:
             reason = getattr(error, "strerror", None) or str(error)
             raise UsageError(f"--middleware {self._command}: {reason.lower()}") from None
         self._reader = asyncio.create_task(self._read())
+        self._ending = asyncio.create_task(self._ended.wait())
 
     async def feed(self, messages: Messages) -> None:
         if self._passed_by:
@@ -72,10 +75,11 @@ class Program:
         lines = bytearray()
         for identifier, record in _lines(messages):
             self._held.append((record[:1] + identifier, record))
+            self._keys[record[:1] + identifier] += 1
             self._held_bytes += len(record)
             lines += record.hex().encode() + b"\n"
         while self._held_bytes > MAX_HELD_BYTES:  # dropped by the program, as it seems
-            self._held_bytes -= len(self._held.popleft()[1])
+            self._let_go()
         try:
             process.stdin.write(bytes(lines))
             await self._drained(process.stdin)
@@ -84,6 +88,7 @@ class Program:
 
     async def _drained(self, stdin: asyncio.StreamWriter) -> None:
         """Waits until there is room again; a program that reads nothing meanwhile is passed by."""
+        assert self._ending is not None
         waiting = asyncio.ensure_future(stdin.drain())
         before = -1
         while not waiting.done():
@@ -92,7 +97,7 @@ class Program:
                 waiting.cancel()
                 return await self._pass_by(f"has read nothing for {STUCK_S:g} s")
             before = left
-            await asyncio.wait({waiting, asyncio.ensure_future(self._ended.wait())}, timeout=STUCK_S, return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+            await asyncio.wait({waiting, self._ending}, timeout=STUCK_S, return_when=asyncio.FIRST_COMPLETED)
             if self._ended.is_set():
                 waiting.cancel()
                 return await self._pass_by("has ended")
@@ -118,6 +123,7 @@ class Program:
         for _, record in self._held:
             _push(out, record)
         self._held.clear()
+        self._keys.clear()
         if len(out):
             await self._onwards(out.messages())
 
@@ -155,13 +161,17 @@ class Program:
 
     def _answered(self, key: bytes) -> None:
         """What came before the message that came back was dropped by the program."""
-        if not any(key == held for held, _ in self._held):
-            return
-        while self._held:
-            held, record = self._held.popleft()
-            self._held_bytes -= len(record)
-            if held == key:
-                return
+        while self._keys[key] and self._let_go() != key:
+            continue
+
+    def _let_go(self) -> bytes:
+        """Forgets the oldest of what the program holds; returns its kind and id."""
+        key, record = self._held.popleft()
+        self._held_bytes -= len(record)
+        self._keys[key] -= 1
+        if not self._keys[key]:
+            del self._keys[key]
+        return key
 
     async def close(self) -> None:
         """Ends its input and takes what it still prints."""

@@ -193,6 +193,25 @@ def test_a_server_that_is_overloaded_or_refuses(tmp_path: Path) -> None:
     )
 
 
+def test_a_full_disk_under_the_spool_costs_exchanges_not_the_run(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a small file system needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
+    try:
+        target = place(f"http://127.0.0.1:{free_port()}", "full", disk / "spool")
+        pcap = capture(tmp_path / "a.pcap", 6000)
+        done = subprocess.run(
+            [*REPLAYKIT, "exchanges", str(pcap), "--to", target, "--to", str(tmp_path / "a.jsonl"), "--quiet"],
+            capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 6000
+
+
 def test_every_field_is_in_the_template() -> None:
     engine = open_engine(Options())
     talk = (
