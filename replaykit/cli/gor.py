@@ -318,15 +318,11 @@ class Gor:
     async def _tell(self, name: str, every_s: float, output: Any) -> None:
         """GoReplay's line about a queue."""
         print(f"\n{name}:latest,mean,max,count,count/second,gcount", file=sys.stderr, flush=True)
-        last = 0
         while True:
             await asyncio.sleep(every_s)
-            stats = getattr(output, "stats", None)
-            sent = stats.sent if stats is not None else output._turn
-            count, last = sent - last, sent
-            longest, output.longest = output.longest, 0
+            latest, mean, longest, count = output.queue.take()
             print(
-                f"\n{name}:{longest},{longest},{longest},{count},{int(count / every_s)},{len(asyncio.all_tasks())}",
+                f"\n{name}:{latest},{mean},{longest},{count},{int(count / every_s)},{len(asyncio.all_tasks())}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,20 +1,14 @@
 """When each message is due: the recorded pace, a factor of it, a rate, a ramp, or as fast as possible.
 
 Owns the schedule, which knows nothing of the target: what is due is due, however slow that is (open
-loop). Only `Flat` asks for no time at all, and the sender's own bound sets the pace.
+loop). `due` gives times in ns from the beginning, for messages recorded at `times` (ns); only `Flat`
+gives None, and the sender's own bound sets the pace.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
-
-
-class Pace(Protocol):
-    """Due times, in ns from the beginning, of messages recorded at `times` (ns); None: at once."""
-
-    def due(self, times: Sequence[int]) -> list[int] | None: ...
 
 
 class Recorded:

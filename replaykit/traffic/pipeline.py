@@ -24,6 +24,28 @@ Log = Callable[[int, str], None]
 """Level (0: always shown) and a line."""
 
 
+class QueueStat:
+    """How long a queue was whenever something was put into it, since it was last asked."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._latest = self._sum = self._longest = self._count = 0
+
+    def note(self, length: int) -> None:
+        self._latest = length
+        self._sum += length
+        self._longest = max(self._longest, length)
+        self._count += 1
+
+    def take(self) -> tuple[int, int, int, int]:
+        """The latest, mean and greatest length, and how often; begins anew."""
+        found = self._latest, self._sum // (self._count or 1), self._longest, self._count
+        self._begin()
+        return found
+
+
 class Input(Protocol):
     """A source of messages. `ruled`: the rules were applied to what it gives."""
 

@@ -278,4 +278,3 @@ def test_wrong_use() -> None:
     ):
         done = ship(*arguments)
         assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert os.sep

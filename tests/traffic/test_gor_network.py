@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import socket
 import ssl
 import threading
@@ -329,4 +328,3 @@ def test_the_little_file_server(tmp_path: Path) -> None:
         until(lambda: listens(port))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/pyproject.toml", timeout=20) as answer:
             assert b"replaykit" in answer.read()
-    assert json.dumps(port)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,4 +163,3 @@ def test_the_form_of_messages() -> None:
     ):
         assert from_json(bad) is None
     assert from_text(b"1 abc 5 0\nGET /") == Message(1, "abc", 5, 0, b"GET /") and from_text(b"x") is None
-    assert os.sep

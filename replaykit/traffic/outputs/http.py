@@ -12,7 +12,7 @@ from replaykit.replay.pool import Pool
 from replaykit.replay.stats import Stats
 from replaykit.replay.target import parse_target
 from replaykit.traffic.outgoing import CUT, HEAD, NO_REQUEST, Aim, Outgoing, prepare
-from replaykit.traffic.pipeline import Log
+from replaykit.traffic.pipeline import Log, QueueStat
 from replaykit.wire.engine import Choice
 from replaykit.wire.message import Builder, Message, Messages
 
@@ -52,9 +52,9 @@ class HttpOutput:
         self._whole: Messages | None = None
         self._batch: Outgoing | None = None
         self._answers: asyncio.Queue[Message | None] = asyncio.Queue()
-        self.longest = 0
-        context = self.target.context(settings.sending.verify, settings.sending.ca, [])
-        del context  # read once here, so that what is wrong with it is said at start
+        self.queue = QueueStat()
+        # Read once here, so that what is wrong with it is said at start.
+        self.target.context(settings.sending.verify, settings.sending.ca, [])
 
     @property
     def lost(self) -> int:
@@ -80,12 +80,11 @@ class HttpOutput:
             what = batch.what[row]
             if what >= HEAD:
                 pool.submit(Job(batch, row, time.monotonic_ns()))
+                self.queue.note(pool.pending)
                 if pool.pending >= self._settings.queue:
-                    self.longest = max(self.longest, pool.pending)
                     await pool.below(self._settings.queue)
             elif what != NO_REQUEST:
                 self.stats.skipped["not whole in the recording" if what == CUT else "CONNECT"] += 1
-        self.longest = max(self.longest, pool.pending)
 
     def _failed(self, job: Job, kind: str) -> None:
         count = self.stats.errors[kind]

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from replaykit.errors import UsageError
 from replaykit.replay.target import tls_context
 from replaykit.traffic.modifier import fnv
-from replaykit.traffic.pipeline import Log
+from replaykit.traffic.pipeline import Log, QueueStat
 from replaykit.wire.message import SEPARATOR, Messages
 
 _RETRY_S = 1.0
@@ -109,7 +109,7 @@ class TcpOutput:
         self._said = False
         self._in_hand = 0
         self._lines: set[Line] = set()
-        self.longest = 0
+        self.queue = QueueStat()
 
     async def write(self, messages: Messages) -> None:
         if not self._workers:
@@ -122,8 +122,8 @@ class TcpOutput:
             self._turn += 1
             which = (fnv(identifier) if self._settings.sticky else self._turn) % len(self._queues)
             queue = self._queues[which]
-            self.longest = max(self.longest, queue.qsize())
             await queue.put(bytes(messages.gor[record : end + len(SEPARATOR)]))
+            self.queue.note(queue.qsize())
 
     async def _work(self, queue: asyncio.Queue[bytes]) -> None:
         line: Line | None = None
