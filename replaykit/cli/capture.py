@@ -33,6 +33,9 @@ EXAMPLES = (
 )
 
 
+OBSERVE_S = 10.0
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "places",
@@ -173,7 +176,7 @@ def _loop(
     """Moves results to the outputs and refreshes what is shown, until told to stop."""
     view = _View(args, capture, summary)
     begun = time.monotonic()
-    shown = flushed = begun
+    shown = flushed = observed = begun
     capture.start()
     view.say_begun()
     stopping = False
@@ -189,6 +192,9 @@ def _loop(
                 for output in outputs:
                     output.flush()
                 flushed = now
+            if now - observed >= OBSERVE_S or not running:
+                _observe(capture, outputs)
+                observed = now
             if now - shown >= interval:
                 view.refresh(now - begun)
                 shown = now
@@ -196,6 +202,17 @@ def _loop(
                 break
         view.refresh(time.monotonic() - begun, last=True)
     view.say_ended()
+
+
+def _observe(capture: Capture, outputs: list[common.Background]) -> None:
+    """Tells the outputs that want it how this host is doing."""
+    totals = capture.totals()
+    status = {
+        "capture": {"packets": totals.kernel_packets, "drops": totals.kernel_drops},
+        "account": totals.account,
+    }
+    for output in outputs:
+        output.observe(status)
 
 
 def _drain(

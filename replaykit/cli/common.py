@@ -7,9 +7,10 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,7 +20,7 @@ from replaykit.capture.reader import open_reader
 from replaykit.cli.rules import header_rule
 from replaykit.errors import UsageError
 from replaykit.ship import archive
-from replaykit.ship.output import Output, Rotation, open_output
+from replaykit.ship.output import Observing, Output, Rotation, open_output
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
@@ -273,6 +274,10 @@ class Background:
 
     def flush(self) -> None:
         self._put(self.output.flush)
+
+    def observe(self, status: Mapping[str, Any]) -> None:
+        if isinstance(self.output, Observing):
+            self._put(lambda: self.output.observe(status))  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Finishes the output; raises what went wrong in the thread."""

@@ -228,7 +228,7 @@ class Gor:
 
         f = self.f
         if f.output_http_elasticsearch and self.sink is None:
-            from replaykit.ship.elasticsearch import ElasticsearchSink
+            from replaykit.ship.goreplay_documents import ElasticsearchSink
 
             self.sink = ElasticsearchSink(f.output_http_elasticsearch, self.log)
         keeps_host = f.http_original_host or any(n.lower() == b"host" for n, _ in self.rules.set_headers)

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from replaykit.cli import common
 from replaykit.errors import UsageError
-from replaykit.ship.elastic import connect, parse_place, set_up
+from replaykit.ship.elastic_place import connect, parse_place
+from replaykit.ship.elastic_setup import set_up
 from replaykit.ship.output import Rotation
 
 EXAMPLES = (
@@ -53,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
             client.close()
             if not args.quiet:
                 kind = (
-                    "a data stream with ILM" if streams else "daily indices (the server has no data streams)"
+                    "data streams with ILM" if streams else "daily indices (the server has no data streams)"
                 )
-                print(f"{place.url}: templates for {place.name} are installed: {kind}")
+                print(f"{place.url}: templates for {place.name}-* are installed: {kind}")
     if not args.files:
         return 0
     rows = 0

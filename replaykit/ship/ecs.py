@@ -1,16 +1,25 @@
-"""Exchanges as documents of the Elastic Common Schema (ECS 8), beside them a `replaykit.*` group.
+"""Exchanges, statistics by minute, and hosts as documents of the Elastic Common Schema (ECS 8).
 
-Owns the names, and a document's id: it depends on the exchange alone, so what is sent twice counts
-once.
+Owns the names (what ECS has no name for is in the group `replaykit.*`), and a document's id: it depends
+on the exchange alone, so what is sent twice counts once. Documents are made column by column.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from replaykit.attribution.minutes import SUMS, by_minute
+from replaykit.ship.files import rfc3339
+from replaykit.ship.jsonlines import encode
+from replaykit.wire.account import Account
 
 VERSION = "8.17.0"
 
@@ -47,45 +56,20 @@ _IDENTITY = (
     "target", "status", "request_wire_bytes", "response_wire_bytes",
 )  # fmt: skip
 
+_CONSTANT = {"ecs": {"version": VERSION}}
+_CATEGORY = ["network", "web"]
 
-def mappings() -> dict[str, Any]:
-    """What each field is, as a component template holds it; nothing else is indexed."""
+
+def mappings(what: str) -> dict[str, Any]:
+    """The fields of `exchanges`, `minutes` or `hosts`, as a component template holds them; nothing else is indexed."""
     kinds: dict[str, Any] = {
         "@timestamp": {"type": "date_nanos"},
-        "event.end": {"type": "date_nanos"},
-        "event.kind": {"type": "keyword"},
-        "event.category": {"type": "keyword"},
-        "ecs.version": {"type": "keyword"},
-        "observer.name": {"type": "keyword"},
-        "observer.product": {"type": "keyword"},
-        "network.transport": {"type": "keyword"},
-        "network.bytes": {"type": "long"},
-        "http.version": {"type": "keyword"},
-        "replaykit.bytes": {"type": "double"},
-        "replaykit.weight": {"type": "double"},
-        "replaykit.complete": {"type": "boolean"},
-    }
-    numbers = (
-        "bytes",
-        "packets",
-        "duration",
-        "code",
-        "_ns",
-        "messages",
-        "connection",
-        "stream",
-        "grpc_status",
-    )
-    for name in [*FIELDS.values(), *(f"replaykit.{name}" for name in OWN)]:
-        if name.endswith(".ip"):
-            kind: dict[str, Any] = {"type": "ip"}
-        elif name.endswith(".port"):
-            kind = {"type": "integer"}
-        elif name.endswith(numbers):
-            kind = {"type": "long"}
-        else:
-            kind = {"type": "keyword", "ignore_above": 1024}
-        kinds.setdefault(name, kind)
+        "event.kind": _KEYWORD,
+        "event.category": _KEYWORD,
+        "ecs.version": _KEYWORD,
+        "observer.name": _KEYWORD,
+        "observer.product": _KEYWORD,
+    } | {"exchanges": _exchange_kinds, "minutes": _minute_kinds, "hosts": _host_kinds}[what]()
     root: dict[str, Any] = {}
     for name, kind in kinds.items():
         at, parts = root, name.split(".")
@@ -95,56 +79,163 @@ def mappings() -> dict[str, Any]:
     return {"dynamic": False, "properties": root}
 
 
-def documents(batch: pa.RecordBatch, observer: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """For each exchange its id, its time (ns since the epoch), and its document. observer: this host's name."""
-    names = batch.schema.names
-    columns = {}
-    for name in names:
-        column = batch.column(name)
-        columns[name] = (
-            column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
-        ).to_pylist()
-    for row in range(batch.num_rows):
-        get = {name: values[row] for name, values in columns.items()}
-        time = get["time"] if get["time"] is not None else get["response_time"] or 0
-        yield _identity(get), time, _document(get, time, observer)
+_KEYWORD = {"type": "keyword", "ignore_above": 1024}
+_LONG, _DOUBLE = {"type": "long"}, {"type": "double"}
+_NUMBERS = ("bytes", "packets", "duration", "code", "_ns", "messages", "connection", "stream", "grpc_status")
 
 
-def _identity(get: dict[str, Any]) -> str:
-    text = "\x1f".join(str(get[name]) for name in _IDENTITY)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def _stamp(ns: int) -> str:
-    seconds, rest = divmod(ns, 1_000_000_000)
-    import datetime
-
-    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
-
-
-def _document(get: dict[str, Any], time: int, observer: str) -> dict[str, Any]:
-    sizes = (get["request_wire_bytes"] or 0) + (get["response_wire_bytes"] or 0)
-    out: dict[str, Any] = {
-        "@timestamp": _stamp(time),
-        "ecs": {"version": VERSION},
-        "event": {"kind": "event", "category": ["network", "web"]},
-        "observer": {"name": observer, "product": "replaykit"},
-        "network": {"transport": "tcp", "bytes": sizes},
-        "replaykit": {name: get[name] for name in OWN if get[name] is not None},
+def _exchange_kinds() -> dict[str, Any]:
+    kinds: dict[str, Any] = {
+        "event.end": {"type": "date_nanos"},
+        "network.transport": _KEYWORD,
+        "network.bytes": _LONG,
+        "http.version": _KEYWORD,
+        "replaykit.bytes": _DOUBLE,
+        "replaykit.weight": _DOUBLE,
+        "replaykit.complete": {"type": "boolean"},
     }
-    out["replaykit"]["bytes"] = sizes * get["weight"]
-    if get["protocol"].startswith("http/"):
-        out["http"] = {"version": get["protocol"][5:]}
-    elif get["protocol"] == "h2":
-        out["http"] = {"version": "2"}
-    if time and get["duration_ns"] is not None:
-        out["event"]["end"] = _stamp(time + get["duration_ns"])
-    for column, field in FIELDS.items():
-        value = get[column]
-        if value is None:
-            continue
-        at, parts = out, field.split(".")
+    for name in [*FIELDS.values(), *(f"replaykit.{name}" for name in OWN)]:
+        if name.endswith(".ip"):
+            kind: dict[str, Any] = {"type": "ip"}
+        elif name.endswith(".port"):
+            kind = {"type": "integer"}
+        else:
+            kind = _LONG if name.endswith(_NUMBERS) else _KEYWORD
+        kinds.setdefault(name, kind)
+    return kinds
+
+
+def _minute_kinds() -> dict[str, Any]:
+    keys = dict.fromkeys(("url.domain", "http.request.method", "replaykit.endpoint"), _KEYWORD)
+    sums = dict.fromkeys(
+        ("source.bytes", "destination.bytes", "network.bytes", *(f"replaykit.{n}" for n in SUMS)), _DOUBLE
+    )
+    return {**keys, **sums, "http.response.status_code": _LONG, "replaykit.duration_max_ns": _LONG}
+
+
+def _host_kinds() -> dict[str, Any]:
+    counts = (
+        "capture.packets", "capture.drops", "spool.waiting_bytes", "spool.sent", "spool.refused", "spool.dropped",
+        *(f"account.{name}" for name in Account().entries()),
+    )  # fmt: skip
+    return {f"replaykit.{name}": _LONG for name in counts} | {"replaykit.run": _KEYWORD}
+
+
+@dataclass(frozen=True)
+class Documents:
+    """ids: what makes a repeat count once. days: `2026.11.25`, of each document. lines: JSON."""
+
+    ids: list[str]
+    days: list[str]
+    lines: list[bytes]
+
+
+def exchanges(batch: pa.RecordBatch, observer: str) -> Documents:
+    """A document an exchange. observer: this host's name."""
+    stamp = _stamp(batch)
+    column = batch.column
+    size = pc.add(_or_zero(column("request_wire_bytes")), _or_zero(column("response_wire_bytes")))
+    weight = column("weight")
+    plain = pc.max(weight).as_py() == 1
+    protocol = _plain(column("protocol"))
+    version = pc.case_when(
+        pc.make_struct(pc.starts_with(protocol, "http/"), pc.equal(protocol, "h2")),
+        pc.utf8_slice_codeunits(protocol, 5), "2",
+    )  # fmt: skip
+    end = pc.add(stamp, pc.cast(column("duration_ns"), pa.duration("ns")))
+    tree: dict[str, Any] = {
+        "@timestamp": stamp,
+        **_CONSTANT,
+        "event": {"kind": "event", "category": _CATEGORY, "end": end},
+        "observer": {"name": observer, "product": "replaykit"},
+        "network": {"transport": "tcp", "bytes": size},
+        "http": {"version": version},
+        "replaykit": {"bytes": size if plain else pc.multiply(pc.cast(size, pa.float64()), weight)}
+        | {name: pc.cast(weight, pa.int64()) if plain and name == "weight" else column(name) for name in OWN},
+    }
+    for name, field in FIELDS.items():
+        at, parts = tree, field.split(".")
         for part in parts[:-1]:
             at = at.setdefault(part, {})
-        at[parts[-1]] = value
-    return out
+        at[parts[-1]] = column(name)
+    return Documents(identities(batch), _days(stamp), encode(tree).cast(pa.binary()).to_pylist())
+
+
+def minutes(batch: pa.RecordBatch, observer: str) -> Documents:
+    """A document for each minute, endpoint, host, method and status of the batch: its part of the sums.
+
+    The id depends on the exchanges that are summed up, so a part that is sent again counts once.
+    """
+    found = by_minute(batch, identities(batch))
+    text = pc.binary_join_element_wise(
+        *(found.column(name).cast(pa.string()) for name in ("minute", "endpoint", "host", "method", "status", "check")),
+        "\x1f", null_handling="replace", null_replacement="",
+    )  # fmt: skip
+    ids = [_digest(f"{observer}\x1f{one}".encode()) for one in text.to_pylist()]
+    column = found.column
+    tree = {
+        "@timestamp": column("minute"),
+        **_CONSTANT,
+        "event": {"kind": "metric", "category": _CATEGORY},
+        "observer": {"name": observer, "product": "replaykit"},
+        "url": {"domain": column("host")},
+        "http": {"request": {"method": column("method")}, "response": {"status_code": column("status")}},
+        "source": {"bytes": column("request_wire_bytes")},
+        "destination": {"bytes": column("response_wire_bytes")},
+        "network": {"bytes": pc.add(column("request_wire_bytes"), column("response_wire_bytes"))},
+        "replaykit": {"endpoint": column("endpoint"), "duration_max_ns": column("duration_max_ns")}
+        | {name: column(name) for name in SUMS},
+    }
+    return Documents(ids, _days(column("minute")), encode(tree).cast(pa.binary()).to_pylist())
+
+
+def host(time_ns: int, observer: str, run: str, status: Mapping[str, Any]) -> Documents:
+    """A capturing host's counters. status: groups `capture`, `spool`, `account` of numbers."""
+    document = {
+        "@timestamp": rfc3339(time_ns),
+        **_CONSTANT,
+        "event": {"kind": "metric", "category": ["host"]},
+        "observer": {"name": observer, "product": "replaykit"},
+        "replaykit": {**status, "run": run},
+    }
+    identifier = _digest(f"{observer}\x1f{run}\x1f{time_ns}".encode())
+    day = time.strftime("%Y.%m.%d", time.gmtime(time_ns // 10**9))
+    return Documents([identifier], [day], [json.dumps(document, separators=(",", ":")).encode()])
+
+
+def identities(batch: pa.RecordBatch) -> list[str]:
+    """For each exchange an id of 32 hexadecimal digits that depends on it alone."""
+    parts = []
+    for name in _IDENTITY:
+        column = _plain(batch.column(name))
+        parts.append(
+            (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).cast(pa.string())
+        )
+    joined = pc.binary_join_element_wise(*parts, "\x1f", null_handling="replace", null_replacement="None")
+    return [_digest(text) for text in joined.cast(pa.binary()).to_pylist()]
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _stamp(batch: pa.RecordBatch) -> pa.Array:
+    return pc.coalesce(
+        batch.column("time"), batch.column("response_time"), pa.scalar(0, batch.schema.field("time").type)
+    )
+
+
+def _days(stamp: pa.Array) -> list[str]:
+    """The day of each time, formatted once per day."""
+    days = pc.floor(pc.divide(stamp.cast(pa.int64()), 86_400_000_000_000)).cast(pa.int64())
+    encoded = (days.combine_chunks() if isinstance(days, pa.ChunkedArray) else days).dictionary_encode()
+    names = [time.strftime("%Y.%m.%d", time.gmtime(day * 86_400)) for day in encoded.dictionary.to_pylist()]
+    return [names[i] for i in encoded.indices.to_pylist()]
+
+
+def _or_zero(column: pa.Array) -> pa.Array:
+    return pc.fill_null(column, 0)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column

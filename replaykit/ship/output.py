@@ -7,12 +7,12 @@ Outputs are found by the entry-point group `replaykit.outputs`: a function that 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -37,6 +37,13 @@ class Output(Protocol):
 
     def close(self) -> None:
         """Finishes; nothing is lost."""
+
+
+@runtime_checkable
+class Observing(Protocol):
+    """An output that also takes this host's counters: `capture` and `account`, names to numbers."""
+
+    def observe(self, status: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ import pytest
 
 from ci.servers import SERVERS, elasticsearch, free_port
 from replaykit.errors import UsageError
-from replaykit.ship.ecs import FIELDS, OWN, documents, mappings
-from replaykit.ship.elastic import parse_place
+from replaykit.ship import ecs
+from replaykit.ship.ecs import FIELDS, OWN, mappings
+from replaykit.ship.elastic_place import parse_place
 from replaykit.wire.engine import open_engine
 from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.options import Options
@@ -49,8 +50,8 @@ def ask(url: str, path: str, body: Any = None) -> Any:
 
 def count(url: str, name: str) -> int:
     try:
-        ask(url, f"{name}-*/_refresh", b"")
-        return int(ask(url, f"{name}-*/_count?allow_no_indices=true")["count"])
+        ask(url, f"{name}-exchanges*/_refresh", b"")
+        return int(ask(url, f"{name}-exchanges*/_count?allow_no_indices=true")["count"])
     except urllib.error.HTTPError:
         return 0
 
@@ -88,13 +89,15 @@ def test_fields_sums_and_repeats(server: str, tmp_path: Path) -> None:
     assert count(server, "shop") == total["requests"]
     query = {"size": 0, "aggs": {"by": {"terms": {"field": "replaykit.endpoint", "size": 100}, "aggs": {"b": {"sum": {"field": "replaykit.bytes"}}}},
              "all": {"sum": {"field": "network.bytes"}}}}  # fmt: skip
-    found = ask(server, "shop-*/_search", query)["aggregations"]
+    found = ask(server, "shop-exchanges*/_search", query)["aggregations"]
     assert found["all"]["value"] == total["request_wire_bytes"] + total["response_wire_bytes"]
     own = {
         e["endpoint"]: e["requests"] for e in expected["rows"] if e["endpoint"] not in ("(unknown)", "(none)")
     }
     assert {b["key"]: b["doc_count"] for b in found["by"]["buckets"]} == own
-    hit = ask(server, "shop-*/_search?q=http.response.status_code:200&size=1")["hits"]["hits"][0]["_source"]
+    hit = ask(server, "shop-exchanges*/_search?q=http.response.status_code:200&size=1")["hits"]["hits"][0][
+        "_source"
+    ]
     assert (
         hit["source"]["ip"]
         and hit["url"]["path"]
@@ -183,7 +186,11 @@ def test_a_server_that_is_overloaded_or_refuses(tmp_path: Path) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as there:
         threading.Thread(target=there.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{there.server_address[1]}"
-        done = ship(str(capture(tmp_path / "a.pcap", 50)), "--to", place(url, "odd", tmp_path / "spool"))
+        done = ship(
+            str(capture(tmp_path / "a.pcap", 50)),
+            "--to",
+            place(url, "odd", tmp_path / "spool") + "&what=exchanges",
+        )
         there.shutdown()
     assert (
         len(got) == 49
@@ -223,7 +230,9 @@ def test_every_field_is_in_the_template() -> None:
     for p in talk.close().packets:
         engine.feed_packet(p.link, p.time, p.orig, p.data)
     engine.finish()
-    ((identifier, _, document),) = documents(engine.take_exchanges(), "host")
+    batch = engine.take_exchanges()
+    made = ecs.exchanges(batch, "host")
+    (identifier,), document = made.ids, json.loads(made.lines[0])
 
     def leaves(value: Any, path: str = "") -> Iterator[str]:
         for key, inner in value.items():
@@ -232,8 +241,8 @@ def test_every_field_is_in_the_template() -> None:
             else:
                 yield path + key
 
-    def known(path: str) -> bool:
-        at = mappings()
+    def known(path: str, kind: str = "exchanges") -> bool:
+        at = mappings(kind)
         for part in path.split("."):
             at = at["properties"].get(part, {})
             if not at:
@@ -241,6 +250,11 @@ def test_every_field_is_in_the_template() -> None:
         return True
 
     assert [p for p in leaves(document) if not known(p)] == []
+    (minute,) = ecs.minutes(batch, "host").lines
+    assert [p for p in leaves(json.loads(minute)) if not known(p, "minutes")] == []
+    status = {"capture": {"packets": 1, "drops": 0}, "account": engine.account(), "spool": {"sent": 1}}
+    (host,) = ecs.host(1, "host", "run", status).lines
+    assert [p for p in leaves(json.loads(host)) if not known(p, "hosts")] == []
     assert len(identifier) == 32 and document["trace"]["id"] == "0af7651916cd43dd8448eb211c80319c"
     assert set(FIELDS) | set(OWN) <= set(SCHEMA.names)
 

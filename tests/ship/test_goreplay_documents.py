@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ci.servers import SERVERS, elasticsearch, free_port
-from replaykit.ship.elasticsearch import document
+from replaykit.ship.goreplay_documents import document
 from tests.conftest import CI
 from tests.target import Rec, get, gor, run_gor, target, until
 
@@ -49,13 +49,15 @@ def test_documents(server: str, tmp_path: Path) -> None:
     assert one["RTT"] >= 0 and datetime.datetime.fromisoformat(one["Timestamp"])
 
 
-def test_a_server_that_is_away_is_counted_and_holds_up_nothing(tmp_path: Path) -> None:
-    name = tmp_path / "in.gor"
+def test_a_server_that_is_away_holds_up_nothing_and_gets_them_later(server: str, tmp_path: Path) -> None:
+    name, spool = tmp_path / "in.gor", tmp_path / "spool"
     name.write_bytes(gor([Rec(get(f"/{n}")) for n in range(5)]))
-    with target() as there:
-        done = run_gor("--input-file", str(name), "--output-http", there.url, "--output-http-elasticsearch",
-                       f"127.0.0.1:{free_port()}/gor")  # fmt: skip
-    assert len(there.requests) == 5 and b"documents are lost" in done.stderr
+    for place, waits in ((f"127.0.0.1:{free_port()}", True), (server.removeprefix("http://"), False)):
+        with target() as there:
+            done = run_gor("--input-file", str(name), "--output-http", there.url, "--output-http-elasticsearch",
+                           f"{place}/later?spool={spool}")  # fmt: skip
+        assert len(there.requests) == 5 and (b"for the next run" in done.stderr) == waits, done.stderr
+    assert len(found(server, "later")) == 10
 
 
 def test_the_document() -> None:
