@@ -12,11 +12,13 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 NGINX = """
 daemon off;
@@ -268,34 +270,40 @@ class Kafka:
 
 @contextmanager
 def kafka(root: Path) -> Iterator[Kafka]:
-    """A broker of its own (KRaft), from .servers."""
+    """A broker of its own (KRaft), from .servers. The same root again: its restart, on the same ports."""
     root.mkdir(parents=True, exist_ok=True)
-    pem, key = certificate(root, "127.0.0.1")
-    (root / "keystore.pem").write_bytes(key.read_bytes() + pem.read_bytes())
-    ports = {name: free_port() for name in ("plain", "sasl", "tls", "controller")}
-    config = root / "server.properties"
-    config.write_text(KAFKA.format(root=root, **ports))
+    config, known = root / "server.properties", root / "ports.json"
+    again = known.exists()
+    if again:
+        ports, pem = json.loads(known.read_text()), root / "cert.pem"
+    else:
+        pem, key = certificate(root, "127.0.0.1")
+        (root / "keystore.pem").write_bytes(key.read_bytes() + pem.read_bytes())
+        ports = {name: free_port() for name in ("plain", "sasl", "tls", "controller")}
+        config.write_text(KAFKA.format(root=root, **ports))
     java = ["java", "-Xmx512m", "-cp", f"{SERVERS / 'kafka'}/*"]
-    scram = "SCRAM-SHA-512=[name=gor,password=secret]"
-    made = subprocess.run(
-        [
-            *java,
-            "kafka.tools.StorageTool",
-            "format",
-            "-t",
-            "bm90LWEtcmVhbC1pZC1ubw",
-            "-c",
-            str(config),
-            "--add-scram",
-            scram,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if made.returncode:
-        raise RuntimeError(f"Kafka's storage: {made.stdout}{made.stderr}")
-    with (root / "kafka.log").open("wb") as log:
+    if not again:
+        scram = "SCRAM-SHA-512=[name=gor,password=secret]"
+        made = subprocess.run(
+            [
+                *java,
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                "bm90LWEtcmVhbC1pZC1ubw",
+                "-c",
+                str(config),
+                "--add-scram",
+                scram,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise RuntimeError(f"Kafka's storage: {made.stdout}{made.stderr}")
+        known.write_text(json.dumps(ports))
+    with (root / "kafka.log").open("ab") as log:
         process = subprocess.Popen([*java, "kafka.Kafka", str(config)], stdout=log, stderr=log)
     try:
         for name in ("plain", "sasl", "tls"):
@@ -321,11 +329,12 @@ def _answers(port: int, process: subprocess.Popen[bytes], log: Path, seconds: fl
 
 
 @contextmanager
-def elasticsearch(root: Path) -> Iterator[str]:
-    """A single node of its own, from .servers; gives its URL."""
+def elasticsearch(root: Path, port: int = 0) -> Iterator[str]:
+    """A single node of its own, from .servers; gives its URL. The same root and port again: its restart."""
     home = root / "elasticsearch"
-    shutil.copytree(SERVERS / "elasticsearch", home, symlinks=True)
-    port = free_port()
+    if not home.exists():
+        shutil.copytree(SERVERS / "elasticsearch", home, symlinks=True)
+    port = port or free_port()
     settings = {
         "http.host": "127.0.0.1", "http.port": port, "transport.port": free_port(), "discovery.type": "single-node",
         "xpack.security.enabled": "false", "cluster.routing.allocation.disk.threshold_enabled": "false",
@@ -335,7 +344,7 @@ def elasticsearch(root: Path) -> Iterator[str]:
     (home / "config" / "jvm.options.d").mkdir(exist_ok=True)
     (home / "config" / "jvm.options.d" / "heap.options").write_text("-Xms768m\n-Xmx768m\n")
     scratch = root / "tmp"  # beside its home: it may not read its own plug-ins' folder
-    scratch.mkdir()
+    scratch.mkdir(exist_ok=True)
     prefix: list[str] = []
     if os.geteuid() == 0:  # it refuses to run as root
         for path in [root, *root.parents]:
@@ -375,6 +384,124 @@ def _ready(url: str, seconds: float = 60) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], port: int, log: Path, seconds: float = 60, **more: Any
+) -> Iterator[None]:
+    """A server until the context ends; waits until it listens."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(list(command), stdout=out, stderr=out, start_new_session=True, **more)
+    try:
+        _answers(port, process, log, seconds)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        process.wait(20)
+
+
+@contextmanager
+def moto(root: Path, port: int = 0) -> Iterator[str]:
+    """An S3 store (moto's server); gives its URL. Its objects live in memory."""
+    root.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, port, root / "out.log", env={**os.environ, "PYTHONWARNINGS": "ignore"}):
+        yield f"http://127.0.0.1:{port}"
+
+
+INFLUXDB = """
+reporting-disabled = true
+bind-address = "127.0.0.1:{rpc}"
+[meta]
+  dir = "{root}/meta"
+[data]
+  dir = "{root}/data"
+  wal-dir = "{root}/wal"
+[http]
+  bind-address = "127.0.0.1:{port}"
+"""
+
+
+@contextmanager
+def influxdb(root: Path, port: int = 0) -> Iterator[str]:
+    """An InfluxDB 1; gives its URL."""
+    root.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    config = root / "influxdb.conf"
+    config.write_text(INFLUXDB.format(root=root, port=port, rpc=free_port()))
+    with _running(
+        ["influxd", "-config", str(config)], port, root / "out.log", env={**os.environ, "HOME": str(root)}
+    ):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def alertmanager(root: Path, receiver: str) -> Iterator[str]:
+    """An Alertmanager that sends each alert to a webhook at once; gives its URL."""
+    root.mkdir(parents=True, exist_ok=True)
+    route = {
+        "receiver": "hook",
+        "group_wait": "0s",
+        "group_interval": "1s",
+        "group_by": ["alertname", "instance"],
+    }
+    plain = {"route": route, "receivers": [{"name": "hook", "webhook_configs": [{"url": receiver}]}]}
+    config, port = root / "alertmanager.yml", free_port()
+    config.write_text(json.dumps(plain))
+    command = [
+        "prometheus-alertmanager", f"--config.file={config}", f"--storage.path={root / 'data'}", "--cluster.listen-address=",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]  # fmt: skip
+    with _running(command, port, root / "out.log"):
+        _ready(f"http://127.0.0.1:{port}/-/ready")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def spark(root: Path) -> Iterator[str]:
+    """A standalone master and one worker (PySpark's own Spark); gives the master's URL."""
+    import pyspark
+
+    home = Path(pyspark.__file__).parent
+    root.mkdir(parents=True, exist_ok=True)
+    port, ui, worker_ui = free_port(), free_port(), free_port()
+    environment = {
+        **os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable,
+        "SPARK_WORKER_DIR": str(root / "work"), "SPARK_LOCAL_DIRS": str(root / "local"),
+    }  # fmt: skip
+    launch = str(home / "bin" / "spark-class")
+    master = [
+        launch,
+        "org.apache.spark.deploy.master.Master",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--webui-port",
+        str(ui),
+    ]
+    url = f"spark://127.0.0.1:{port}"
+    worker = [
+        launch,
+        "org.apache.spark.deploy.worker.Worker",
+        "--host",
+        "127.0.0.1",
+        "--webui-port",
+        str(worker_ui),
+        "-c",
+        "2",
+        "-m",
+        "1g",
+        url,
+    ]
+    with (
+        _running(master, port, root / "master.log", env=environment),
+        _running(worker, worker_ui, root / "worker.log", env=environment),
+    ):
+        yield url
 
 
 @contextmanager

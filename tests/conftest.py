@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from ci.servers import missing
+from ci.servers import SERVERS, elasticsearch, missing, moto
 
 CI = os.environ.get("CI") == "true"
 
@@ -34,3 +36,34 @@ def live() -> None:
         lacking.append("CAP_NET_RAW")
     if lacking:
         (pytest.fail if CI else pytest.skip)(f"live tests need {', '.join(lacking)}")
+
+
+def needs(*programs: str) -> None:
+    """Skips at home, and fails in CI, where a program or a server of .servers is missing."""
+    lacking = [p for p in programs if not (SERVERS / p).exists() and missing(p)]
+    if lacking:
+        (pytest.fail if CI else pytest.skip)(f"needs {', '.join(lacking)}: sh ci/install-servers")
+
+
+@pytest.fixture(scope="session")
+def elastic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Elasticsearch, shared: each test uses names of its own."""
+    needs("elasticsearch")
+    with elasticsearch(tmp_path_factory.mktemp("es")) as url:
+        yield url
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An S3 store with the bucket `traffic`, and boto3's client for it; the environment names it."""
+    import boto3
+
+    with moto(tmp_path_factory.mktemp("moto")) as url:
+        for name, value in (
+            ("AWS_ENDPOINT_URL", url), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hidden"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+        ):  # fmt: skip
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="traffic")
+        yield client

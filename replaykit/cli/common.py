@@ -21,6 +21,7 @@ from replaykit.cli.rules import header_rule
 from replaykit.errors import UsageError
 from replaykit.ship import archive
 from replaykit.ship.output import Observing, Output, Rotation, open_output
+from replaykit.ship.store import open_store
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
@@ -113,7 +114,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, a directory of .parquet, or -",
+        help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, a directory or s3://bucket/prefix/ of .parquet, or -",
     )
     for name, text in (("since", "from this time on"), ("until", "before this time")):
         parser.add_argument(
@@ -336,13 +337,20 @@ class Reader:
             None if until is None else archive.parse_time("--until", until),
         )
 
-    def _named(self, name: str, window: archive.Window) -> Sequence[str]:
-        """The file, or those of a directory."""
-        if name == "-" or not Path(name).is_dir():
+    def _named(self, name: str, window: archive.Window) -> Sequence[str | CaptureFile]:
+        """The file, opened; of a directory or bucket the names of its Parquet files, which are opened one by one."""
+        remote = name.startswith("s3://")
+        if remote and name.endswith(".parquet"):
             return [name]
-        if not archive.files(Path(name), archive.Window()):
-            raise UsageError(f"{name}: a directory without Parquet files; name the files in it")
-        return [str(path) for path in archive.files(Path(name), window)]
+        if not remote and (name == "-" or not Path(name).is_dir()):
+            return [CaptureFile(name)]
+        store = open_store(name)
+        found = archive.files(store, archive.Window())
+        if not found:
+            raise UsageError(
+                f"{name}: {'a prefix' if remote else 'a directory'} without Parquet files; name the files in it"
+            )
+        return archive.files(store, window) if window else found
 
     def account(self) -> dict[str, int] | None:
         """The engine's account; None where only exchanges were read."""
@@ -351,12 +359,15 @@ class Reader:
     def read(self, names: Sequence[str]) -> Iterator[pa.RecordBatch | Messages]:
         """Everything of the files, in pieces of bounded size. Raises UsageError."""
         window = self._window()
-        files = [CaptureFile(name) for each in names for name in self._named(each, window)]
-        with _progress(self._args, files) as step:
+        files = [file for each in names for file in self._named(each, window)]
+        with _progress(self._args, [f for f in files if isinstance(f, CaptureFile)]) as step:
             for file in files:
-                if file.kind == "parquet":
-                    file.close()
-                    yield from archive.read(file.name, window, self._columns)
+                if isinstance(file, str) or file.kind == "parquet":
+                    yield from archive.read(
+                        file if isinstance(file, str) else file.name, window, self._columns
+                    )
+                    if isinstance(file, CaptureFile):
+                        file.close()
                     continue
                 if window:
                     raise UsageError(

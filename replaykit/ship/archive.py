@@ -1,4 +1,4 @@
-"""A directory of Parquet files as input: a time window of it, and only the columns that are wanted.
+"""An archive of Parquet files as input: a time window of it, and only the columns that are wanted.
 
 Owns what is left unread: partitions (`date=…/hour=…`) outside the window by their names, row groups by
 the statistics of `time`, and columns that nobody asked for. Memory is a few batches.
@@ -10,12 +10,12 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pyarrow as pa
 
 from replaykit.attribution.sizes import parse_duration
 from replaykit.errors import UsageError
+from replaykit.ship.store import Store, counting, open_parquet
 from replaykit.wire.exchange import EXTRA, SCHEMA
 
 BATCH_ROWS = 65_536
@@ -60,36 +60,36 @@ def _ns(when: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
 
-def files(folder: Path, window: Window) -> list[Path]:
-    """The Parquet files of a directory and of its partitions that may meet the window, sorted."""
+def partition(name: str) -> tuple[int, int] | None:
+    """When the partition of a file begins and ends, in ns; None where its name does not say."""
+    match = _PARTITION.search(name)
+    if match is None:
+        return None
+    try:
+        begin = datetime.fromisoformat(f"{match[1]}T{match[2]}:00:00+00:00")
+    except ValueError:
+        return None
+    return _ns(begin), _ns(begin + timedelta(hours=1))
+
+
+def files(store: Store, window: Window) -> list[str]:
+    """The files of an archive that may meet the window: paths or URLs, sorted."""
     found = []
-    for path in sorted([*folder.glob("*.parquet"), *folder.glob("date=*/**/*.parquet")]):
-        match = _PARTITION.search(path.relative_to(folder).as_posix())
-        if match is not None and window:
-            try:
-                begin = datetime.fromisoformat(f"{match[1]}T{match[2]}:00:00+00:00")
-            except ValueError:
-                found.append(path)
-                continue
-            if not window.meets(_ns(begin), _ns(begin + timedelta(hours=1))):
-                continue
-        found.append(path)
-    return found
+    for name in counting(store):
+        span = partition(name)
+        if span is None or not window or window.meets(*span):
+            found.append(f"{store.place.rstrip('/')}/{name}")
+    return sorted(found)
 
 
 def read(
     name: str, window: Window = Window(), wanted: Collection[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The exchanges of a file in batches of SCHEMA; columns that are not wanted are null.
+    """The exchanges of a file (a path, or an s3:// URL) in batches of SCHEMA; columns that are not wanted are null.
 
     Raises UsageError.
     """
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(name)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+    file = open_parquet(name)
     there = file.schema_arrow.names
     lately = ("alpn", *EXTRA)  # files written before these columns existed are read too
     missing = [n for n in SCHEMA.names if n not in there and n not in lately]

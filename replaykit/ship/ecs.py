@@ -66,6 +66,7 @@ def mappings(what: str) -> dict[str, Any]:
         "@timestamp": {"type": "date_nanos"},
         "event.kind": _KEYWORD,
         "event.category": _KEYWORD,
+        "event.id": _KEYWORD,
         "ecs.version": _KEYWORD,
         "observer.name": _KEYWORD,
         "observer.product": _KEYWORD,
@@ -130,8 +131,14 @@ class Documents:
     lines: list[bytes]
 
 
-def exchanges(batch: pa.RecordBatch, observer: str) -> Documents:
-    """A document an exchange. observer: this host's name."""
+def exchanges(
+    batch: pa.RecordBatch, observer: str, ids: list[str] | None = None, with_id: bool = False
+) -> Documents:
+    """A document an exchange. observer: this host's name. ids: those of `identities`, where known.
+
+    with_id: the id is part of the document too, as `event.id`.
+    """
+    ids = identities(batch) if ids is None else ids
     stamp = _stamp(batch)
     column = batch.column
     size = pc.add(_or_zero(column("request_wire_bytes")), _or_zero(column("response_wire_bytes")))
@@ -143,10 +150,13 @@ def exchanges(batch: pa.RecordBatch, observer: str) -> Documents:
         pc.utf8_slice_codeunits(protocol, 5), "2",
     )  # fmt: skip
     end = pc.add(stamp, pc.cast(column("duration_ns"), pa.duration("ns")))
+    event: dict[str, Any] = {"kind": "event", "category": _CATEGORY, "end": end}
+    if with_id:
+        event["id"] = pa.array(ids)
     tree: dict[str, Any] = {
         "@timestamp": stamp,
         **_CONSTANT,
-        "event": {"kind": "event", "category": _CATEGORY, "end": end},
+        "event": event,
         "observer": {"name": observer, "product": "replaykit"},
         "network": {"transport": "tcp", "bytes": size},
         "http": {"version": version},
@@ -158,20 +168,20 @@ def exchanges(batch: pa.RecordBatch, observer: str) -> Documents:
         for part in parts[:-1]:
             at = at.setdefault(part, {})
         at[parts[-1]] = column(name)
-    return Documents(identities(batch), _days(stamp), encode(tree).cast(pa.binary()).to_pylist())
+    return Documents(ids, _days(stamp), encode(tree).cast(pa.binary()).to_pylist())
 
 
-def minutes(batch: pa.RecordBatch, observer: str) -> Documents:
+def minutes(batch: pa.RecordBatch, observer: str, ids: list[str] | None = None) -> Documents:
     """A document for each minute, endpoint, host, method and status of the batch: its part of the sums.
 
     The id depends on the exchanges that are summed up, so a part that is sent again counts once.
     """
-    found = by_minute(batch, identities(batch))
+    found = by_minute(batch, ids or identities(batch))
     text = pc.binary_join_element_wise(
         *(found.column(name).cast(pa.string()) for name in ("minute", "endpoint", "host", "method", "status", "check")),
         "\x1f", null_handling="replace", null_replacement="",
     )  # fmt: skip
-    ids = [_digest(f"{observer}\x1f{one}".encode()) for one in text.to_pylist()]
+    names = [_digest(f"{observer}\x1f{one}".encode()) for one in text.to_pylist()]
     column = found.column
     tree = {
         "@timestamp": column("minute"),
@@ -186,7 +196,7 @@ def minutes(batch: pa.RecordBatch, observer: str) -> Documents:
         "replaykit": {"endpoint": column("endpoint"), "duration_max_ns": column("duration_max_ns")}
         | {name: column(name) for name in SUMS},
     }
-    return Documents(ids, _days(column("minute")), encode(tree).cast(pa.binary()).to_pylist())
+    return Documents(names, _days(column("minute")), encode(tree).cast(pa.binary()).to_pylist())
 
 
 def host(time_ns: int, observer: str, run: str, status: Mapping[str, Any]) -> Documents:

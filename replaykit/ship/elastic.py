@@ -46,10 +46,11 @@ class Documents:
         out: list[Operation] = []
         with pa.ipc.open_stream(record) as stream:
             for batch in stream:
+                ids = ecs.identities(batch)
                 if "exchanges" in self._place.what:
-                    out += self._create("exchanges", ecs.exchanges(batch, observer))
+                    out += self._create("exchanges", ecs.exchanges(batch, observer, ids))
                 if "minutes" in self._place.what:
-                    out += self._create("minutes", ecs.minutes(batch, observer))
+                    out += self._create("minutes", ecs.minutes(batch, observer, ids))
         return out
 
     def _create(self, kind: str, documents: ecs.Documents) -> list[Operation]:

@@ -67,7 +67,7 @@ def parse_place(target: str) -> Place:
     if not set(what) <= set(WHAT):
         raise UsageError(f"{shown}: what={given['what']}: choose from {', '.join(WHAT)}")
     login = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
-    user, password = _secret("ELASTICSEARCH_USERNAME"), _secret("ELASTICSEARCH_PASSWORD")
+    user, password = secret("ELASTICSEARCH_USERNAME"), secret("ELASTICSEARCH_PASSWORD")
     if login is None and user is not None:
         login = (user, password or "")
     tls = given.get("tls") not in (None, "0") or "ca" in given
@@ -79,7 +79,7 @@ def parse_place(target: str) -> Place:
         Path(folder),
         parse_size(given.get("spool-size", "1GB")),
         login,
-        _secret("ELASTICSEARCH_API_KEY"),
+        secret("ELASTICSEARCH_API_KEY"),
         given.get("ca"),
         given.get("insecure") in (None, "0"),
         what,
@@ -91,7 +91,8 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "replaykit"
 
 
-def _secret(name: str) -> str | None:
+def secret(name: str) -> str | None:
+    """The value of an environment variable, or of the file that NAME_FILE names. Raises UsageError."""
     path = os.environ.get(f"{name}_FILE")
     if path is None:
         return os.environ.get(name) or None

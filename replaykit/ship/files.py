@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from replaykit.ship.jsonlines import encode
 from replaykit.ship.output import Output, Rotation, append, cannot_write, create
 from replaykit.wire.exchange import BATCH_SCHEMA, SCHEMA
 from replaykit.wire.message import Messages
@@ -158,12 +158,18 @@ class ParquetOutput:
 
 
 class DirectoryOutput:
-    """`directory/`: `date=2026-11-21/hour=08/part-….parquet`, by the exchange's time in UTC."""
+    """`directory/`: `date=2026-11-21/hour=08/part-….parquet`, by the exchange's time in UTC.
+
+    finished: told of each file when it is whole.
+    """
 
     wants_messages = False
 
-    def __init__(self, target: str, rotation: Rotation) -> None:
+    def __init__(
+        self, target: str, rotation: Rotation, finished: Callable[[Path], None] | None = None
+    ) -> None:
         self.target = target
+        self._finished = finished
         self._root = Path(target)
         self._rotation = Rotation(rotation.max_bytes or 256 << 20, rotation.max_seconds or 300.0)
         self._files: dict[int, ParquetFile] = {}
@@ -194,12 +200,16 @@ class DirectoryOutput:
         for hour, file in list(self._files.items()):
             old = now - file.opened >= (self._rotation.max_seconds or 0)
             if file.bytes >= (self._rotation.max_bytes or 0) or old or now - file.used >= IDLE_PARTITION_S:
-                del self._files[hour]
-                file.close()
+                self._close(self._files.pop(hour))
 
     def close(self) -> None:
         while self._files:
-            self._files.popitem()[1].close()
+            self._close(self._files.popitem()[1])
+
+    def _close(self, file: ParquetFile) -> None:
+        file.close()
+        if self._finished is not None:
+            self._finished(file.path)
 
 
 def _by_hour(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -231,6 +241,11 @@ class _Lines:
         """Appends whole lines; a write cut short by a full disk is taken back."""
         write_whole(self._fd, data, self.target)
 
+    def write_lines(self, lines: pa.Array) -> None:
+        """Appends an array of lines."""
+        if len(lines):
+            self.write("\n".join([*lines.to_pylist(), ""]).encode())
+
     def messages(self, messages: Messages) -> None:
         """Lines hold exchanges only."""
 
@@ -261,15 +276,7 @@ class JsonlOutput(_Lines):
     """One JSON object a line; times in RFC 3339 with nanoseconds, absent values left out."""
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
-        names = batch.schema.names
-        columns = [plain_values(batch.column(i)) for i in range(batch.num_columns)]
-        rows = zip(*columns, strict=True)
-        encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-        lines = (
-            encode({name: value for name, value in zip(names, row, strict=True) if value is not None})
-            for row in rows
-        )
-        self.write(("\n".join(lines) + "\n").encode() if batch.num_rows else b"")
+        self.write_lines(encode(dict(zip(batch.schema.names, batch.columns, strict=True))))
 
 
 def plain_values(column: pa.Array) -> list[Any]:
@@ -326,7 +333,7 @@ _BY_ENDING: dict[str, Callable[[str, Rotation], Output]] = {
 
 def open_file(target: str, rotation: Rotation) -> Output | None:
     """Entry point of the outputs in this file."""
-    if "://" in target:
+    if "://" in target or target.endswith(".ecs.jsonl"):
         return None
     if target.endswith("/") or os.path.isdir(target):
         return DirectoryOutput(target, rotation)

@@ -21,40 +21,45 @@ _TEXT = pa.string()
 
 def encode(tree: Tree) -> pa.Array:
     """An array of JSON objects. Raises ValueError where the tree has no column."""
-    members = _members(tree)
-    if isinstance(members, str):
+    found = _object("", tree)
+    if isinstance(found, str):
         raise ValueError("a tree without columns")
-    return _braced(members)
+    return found
 
 
-def _braced(members: pa.Array) -> pa.Array:
-    return pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(members, 1), "}", "")
+def _object(head: str, tree: Tree) -> pa.Array | str:
+    """`head{...}`, empty where all members are absent; text where all of them are constants.
 
-
-def _members(tree: Tree) -> pa.Array | str:
-    """Members each with a comma before it; text where all of them are constants."""
-    parts: list[pa.Array | str] = []
-    for name, value in tree.items():
-        head = f",{json.dumps(name)}:"
-        if isinstance(value, Mapping):
-            inner = _members(value)
-            if isinstance(inner, str):
-                part: pa.Array | str = f"{head}{{{inner[1:]}}}" if inner else ""
-            else:
-                part = pc.if_else(
-                    pc.equal(inner, ""), "", pc.binary_join_element_wise(head, _braced(inner), "")
-                )
-        elif isinstance(value, pa.Array | pa.ChunkedArray):
-            part = _leaf(head, value)
-        else:
-            part = head + json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        if isinstance(part, str) and parts and isinstance(parts[-1], str):
-            parts[-1] += part
-        else:
-            parts.append(part)
+    Each member has a comma before it; the first in the row is one that every row has, without it.
+    """
+    parts = [_member(name, value) for name, value in tree.items()]
+    parts = [part for part in parts if not (isinstance(part, str) and not part)]
     if all(isinstance(part, str) for part in parts):
-        return "".join(part for part in parts if isinstance(part, str))
+        text = "".join(parts)
+        return f"{head}{{{text[1:]}}}" if text else ""
+    first = next((i for i, part in enumerate(parts) if isinstance(part, str) or part.null_count == 0), None)
+    if first is None:
+        members = _joined(parts)
+        whole = pc.binary_join_element_wise(f"{head}{{", pc.utf8_slice_codeunits(members, 1), "}", "")
+        return pc.if_else(pc.equal(members, ""), None, whole)
+    opening = parts.pop(first)
+    if isinstance(opening, str):
+        return _joined([f"{head}{{{opening[1:]}", *parts, "}"])
+    return _joined([f"{head}{{", pc.utf8_slice_codeunits(opening, 1), *parts, "}"])
+
+
+def _joined(parts: list[pa.Array | str]) -> pa.Array:
     return pc.binary_join_element_wise(*parts, "", null_handling="replace", null_replacement="")
+
+
+def _member(name: str, value: Any) -> pa.Array | str:
+    """`,"name":value`, null where the value is."""
+    head = f",{json.dumps(name)}:"
+    if isinstance(value, Mapping):
+        return _object(head, value)
+    if isinstance(value, pa.Array | pa.ChunkedArray):
+        return _leaf(head, value)
+    return head + json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _leaf(head: str, column: pa.Array) -> pa.Array:
@@ -68,8 +73,10 @@ def _leaf(head: str, column: pa.Array) -> pa.Array:
         encoded = column.dictionary_encode()
         return _strings(head, encoded.dictionary).take(encoded.indices)
     if pa.types.is_timestamp(kind):
-        stamp = pc.replace_substring(column.cast(_TEXT), " ", "T", max_replacements=1)
-        return pc.binary_join_element_wise(f'{head}"', stamp, '"', "")
+        # In UTC without saying so: looking the zone up would cost more than all the rest.
+        naive = column.cast(pa.int64()).cast(pa.timestamp("ns")).cast(_TEXT)
+        stamp = pc.replace_substring(naive, " ", "T", max_replacements=1)
+        return pc.binary_join_element_wise(f'{head}"', stamp, 'Z"', "")
     return pc.binary_join_element_wise(head, column.cast(_TEXT), "")
 
 

@@ -94,5 +94,5 @@ def open_output(target: str, rotation: Rotation) -> Output:
             return output
     raise UsageError(
         f"--to {target}: unknown kind of output; use a name ending in .gor, .gor.gz, .parquet, .jsonl or .csv, "
-        "a directory (ending in /), elasticsearch://HOST:9200 or prometheus://HOST:9900"
+        "a directory (ending in /), elasticsearch://, kafka://, s3://, influxdb://, otlp:// or prometheus://"
     )

@@ -12,13 +12,12 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replaykit.attribution.labels import MAX_ENDPOINTS, Labels, method
 from replaykit.errors import UsageError
 from replaykit.ship.output import Output, Rotation
 from replaykit.wire.message import Messages
 
 PORT = 9900
-MAX_ENDPOINTS = 500
-OTHER = "(other)"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -36,10 +35,10 @@ class PrometheusOutput:
         given = {k: v[-1] for k, v in parse_qs(parts.query).items()}
         try:
             port = PORT if parts.port is None else parts.port
-            self._most = int(given.pop("max-endpoints", MAX_ENDPOINTS))
+            most = int(given.pop("max-endpoints", MAX_ENDPOINTS))
         except ValueError:
-            port, self._most = -1, 0
-        if port < 0 or self._most < 1 or given or parts.path.strip("/"):
+            port, most = -1, 0
+        if port < 0 or most < 1 or given or parts.path.strip("/"):
             raise UsageError(
                 f"{target}: write prometheus://[HOST]:{PORT}, with ?max-endpoints={MAX_ENDPOINTS}"
             )
@@ -60,22 +59,13 @@ class PrometheusOutput:
             "replaykit_duration_seconds", "First byte of the request to last of the response", ["endpoint"],
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._known: set[str] = set()
+        self._labels = Labels(most)
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
             raise UsageError(f"{target}: cannot listen: {(error.strerror or str(error)).lower()}") from None
         self.port = self._server.server_address[1]
         self.target = f"http://{host}:{self.port}/metrics"
-
-    def _label(self, endpoint: str | None) -> str:
-        name = endpoint or "(unknown)"
-        if name in self._known:
-            return name
-        if len(self._known) >= self._most:
-            return OTHER
-        self._known.add(name)
-        return name
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         weight = batch.column("weight")
@@ -97,9 +87,9 @@ class PrometheusOutput:
         )
         sums = [(name, "sum") for name in ("weight", "incomplete", "request", "response", "link")]
         for row in table.group_by(["endpoint", "method", "status"]).aggregate(sums).to_pylist():
-            endpoint = self._label(row["endpoint"])
+            endpoint = self._labels.of(row["endpoint"])
             status = "" if row["status"] is None else str(row["status"])
-            self._exchanges.labels(endpoint, _method(row["method"]), status).inc(row["weight_sum"])
+            self._exchanges.labels(endpoint, method(row["method"]), status).inc(row["weight_sum"])
             self._incomplete.labels(endpoint).inc(row["incomplete_sum"])
             self._bytes.labels(endpoint, "request").inc(row["request_sum"])
             self._bytes.labels(endpoint, "response").inc(row["response_sum"])
@@ -113,7 +103,7 @@ class PrometheusOutput:
         for name, duration, trace in zip(*(c.to_pylist() for c in columns), strict=True):
             if duration is None:
                 continue
-            label = self._label(name)
+            label = self._labels.of(name)
             child = children.get(label) or children.setdefault(label, self._duration.labels(label))
             child.observe(duration / 1e9, None if trace is None or len(trace) > 64 else {"trace_id": trace})
 
@@ -127,14 +117,6 @@ class PrometheusOutput:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
-
-
-_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "TEXT", "BINARY", "PING", "PONG", "CLOSE"))  # fmt: skip
-
-
-def _method(name: str | None) -> str:
-    """Methods that nobody knows are one: a client may invent as many as it likes."""
-    return "" if name is None else name if name in _METHODS else OTHER
 
 
 def open_place(target: str, rotation: Rotation) -> Output | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, cast
 
 from replaykit.errors import UsageError
 
 
-def _client() -> Any:
+def client() -> Any:
+    """Raises UsageError where boto3 is not installed."""
     try:
         import boto3
     except ImportError:
@@ -33,16 +35,21 @@ def _trouble(url: str, error: Exception) -> UsageError:
 
 def keys(url: str) -> list[str]:
     """The URLs of all objects whose key begins so. Raises UsageError."""
+    return list(sizes(url))
+
+
+def sizes(url: str) -> dict[str, int]:
+    """The URLs of all objects whose key begins so, and their bytes, sorted. Raises UsageError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, prefix = split(url)
-    found: list[str] = []
+    found: dict[str, int] = {}
     try:
-        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            found += [f"s3://{bucket}/{entry['Key']}" for entry in page.get("Contents", ())]
+        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            found |= {f"s3://{bucket}/{entry['Key']}": entry["Size"] for entry in page.get("Contents", ())}
     except (BotoCoreError, ClientError) as error:
         raise _trouble(url, error) from None
-    return sorted(found)
+    return dict(sorted(found.items()))
 
 
 class _Body(io.RawIOBase):
@@ -60,25 +67,49 @@ class _Body(io.RawIOBase):
         return len(data)
 
 
+def delete(urls: Iterable[str]) -> None:
+    """Deletes objects. Raises UsageError."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    for url in urls:
+        bucket, key = split(url)
+        try:
+            client().delete_object(Bucket=bucket, Key=key)
+        except (BotoCoreError, ClientError) as error:
+            raise _trouble(url, error) from None
+
+
+def file_system() -> Any:
+    """Arrow's own S3 file system, with the same environment: reads only the parts of a file that are wanted."""
+    from pyarrow import fs
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
+    if not endpoint:
+        return fs.S3FileSystem(region=region)
+    scheme, _, host = endpoint.rpartition("://")
+    return fs.S3FileSystem(region=region, endpoint_override=host.rstrip("/"), scheme=scheme or "https")
+
+
 def open_object(url: str) -> IO[bytes]:
     """An object, read as a stream. Raises UsageError."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, key = split(url)
     try:
-        body = _client().get_object(Bucket=bucket, Key=key)["Body"]
+        body = client().get_object(Bucket=bucket, Key=key)["Body"]
     except (BotoCoreError, ClientError) as error:
         raise _trouble(url, error) from None
     return cast("IO[bytes]", io.BufferedReader(_Body(body), 4 << 20))
 
 
-def put_file(path: Path, url: str) -> None:
-    """Uploads a file. Raises UsageError."""
+def put_file(path: Path, url: str, by: Any = None) -> None:
+    """Uploads a file. by: the client to use. Raises UsageError."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, key = split(url)
     try:
-        _client().upload_file(str(path), bucket, key)
+        (by or client()).upload_file(str(path), bucket, key)
     except (Boto3Error, BotoCoreError, ClientError, OSError) as error:
         raise _trouble(url, error) from None

@@ -16,6 +16,7 @@ from replaykit.ship import archive
 from replaykit.ship.archive import Window, parse_time
 from replaykit.ship.files import DirectoryOutput, ParquetOutput
 from replaykit.ship.output import Rotation
+from replaykit.ship.store import Folder
 from replaykit.wire.engine import open_engine
 from replaykit.wire.options import Options
 from tests.talk import Talk
@@ -63,7 +64,7 @@ def test_windows(folder: Path) -> None:
     assert requests(str(folder), "--since", "2026-11-20T10:00", "--until", "2026-11-20T12:00") == 6
     assert requests(str(folder), "--since", "2026-11-21") == 18
     assert requests(str(folder), "--until", "2026-11-20T01:00:00+01:00") == 0
-    (one,) = archive.files(folder, Window(DAY + 5 * HOUR, DAY + 6 * HOUR))
+    (one,) = archive.files(Folder(str(folder)), Window(DAY + 5 * HOUR, DAY + 6 * HOUR))
     assert "date=2026-11-20/hour=05" in str(one)
     assert requests(str(one), "--since", "2026-11-20T05:00:00.000400") == 2
 

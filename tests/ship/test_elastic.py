@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ci.servers import SERVERS, elasticsearch, free_port
+from ci.servers import free_port
 from replaykit.errors import UsageError
 from replaykit.ship import ecs
 from replaykit.ship.ecs import FIELDS, OWN, mappings
@@ -25,7 +25,6 @@ from replaykit.wire.engine import open_engine
 from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.options import Options
 from samples.make import OUT
-from tests.conftest import CI
 from tests.mutate import write
 from tests.talk import Talk
 from tests.target import OK, get, until
@@ -33,12 +32,9 @@ from tests.target import OK, get, until
 REPLAYKIT = [sys.executable, "-m", "replaykit"]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if not (SERVERS / "elasticsearch").exists():
-        (pytest.fail if CI else pytest.skip)("needs Elasticsearch: sh ci/install-servers")
-    with elasticsearch(tmp_path_factory.mktemp("es")) as url:
-        yield url
+@pytest.fixture
+def server(elastic: str) -> str:
+    return elastic
 
 
 def ask(url: str, path: str, body: Any = None) -> Any:

@@ -5,24 +5,19 @@ from __future__ import annotations
 import datetime
 import json
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ci.servers import SERVERS, elasticsearch, free_port
+from ci.servers import free_port
 from replaykit.ship.goreplay_documents import document
-from tests.conftest import CI
 from tests.target import Rec, get, gor, run_gor, target, until
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if not (SERVERS / "elasticsearch").exists():
-        (pytest.fail if CI else pytest.skip)("needs Elasticsearch: sh ci/install-servers")
-    with elasticsearch(tmp_path_factory.mktemp("es")) as url:
-        yield url
+@pytest.fixture
+def server(elastic: str) -> str:
+    return elastic
 
 
 def found(url: str, index: str) -> list[dict[str, Any]]:

@@ -3,42 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from ci.servers import free_port
-from tests.target import Rec, get, gor, listens, run_gor, until
+from tests.target import Rec, get, gor, run_gor
 from tests.traffic.test_gor_files import records
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    import boto3
-
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )  # fmt: skip
-    for name, value in (
-        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hidden"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):  # fmt: skip
-        monkeypatch.setenv(name, value)
-    try:
-        until(lambda: listens(port), 60)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="traffic")
-        yield client
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def test_out_and_in_again(store: Any, tmp_path: Path) -> None:

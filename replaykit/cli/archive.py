@@ -1,0 +1,46 @@
+"""`replaykit archive`: an archive of Parquet kept in order."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.errors import UsageError
+from replaykit.ship.compaction import compact, expire
+from replaykit.ship.store import open_store
+
+EXAMPLES = (
+    "replaykit archive archive/ --compact --keep 90d",
+    "replaykit archive s3://traffic/web/ --keep 400d --dry-run",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("place", metavar="PLACE", help="a directory, or s3://bucket/prefix/")
+    parser.add_argument(
+        "--compact", action="store_true", help="joins the files of each hour that has several"
+    )
+    parser.add_argument("--keep", metavar="TIME", help="deletes hours older than this, such as 90d")
+    parser.add_argument("--dry-run", action="store_true", help="says what would be done, and changes nothing")
+    parser.add_argument("--quiet", action="store_true", help="says nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not args.compact and args.keep is None:
+        raise UsageError("nothing to do: give --compact, --keep 90d, or both")
+    keep_s = None if args.keep is None else parse_duration(args.keep)
+    store = open_store(args.place)
+    would = "would be " if args.dry_run else ""
+    if keep_s is not None:
+        gone = expire(store, int((time.time() - keep_s) * 1e9), args.dry_run)
+        if not args.quiet:
+            print(
+                f"{gone.files:,} files with {gone.rows:,} exchanges ({show_size(gone.bytes)}) {would}deleted"
+            )
+    if args.compact:
+        done = compact(store, dry=args.dry_run)
+        if not args.quiet:
+            size = "" if args.dry_run else f", {show_size(done.bytes)} to {show_size(done.made_bytes)}"
+            print(f"{done.files:,} files with {done.rows:,} exchanges {would}joined into {done.made:,}{size}")
+    return 0

@@ -1,0 +1,144 @@
+"""Parquet into S3 and compatible stores (OSS, MinIO), partitioned by date and hour.
+
+Owns a staging directory: files are finished there, uploaded by a thread, and removed when the store has
+them. What was finished and not uploaded is uploaded by the next run; a file that is uploaded twice is one
+object. Beyond its bound the oldest files go, and their exchanges are counted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import threading
+import time
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replaykit.attribution.sizes import parse_size
+from replaykit.errors import UsageError
+from replaykit.ship import s3
+from replaykit.ship.elastic_place import state_folder
+from replaykit.ship.files import DirectoryOutput
+from replaykit.ship.output import Output, Rotation, append
+from replaykit.wire.message import Messages
+
+_LAST_S = 60.0
+_LONGEST_WAIT_S = 30.0
+
+
+class S3Archive:
+    """`s3://bucket/prefix/[?staging=DIR&staging-size=10GB]`. Raises UsageError."""
+
+    wants_messages = False
+
+    def __init__(self, target: str, rotation: Rotation) -> None:
+        url, _, query = target.partition("?")
+        given = {k: v[-1] for k, v in parse_qs(query).items()}
+        unknown = set(given) - {"staging", "staging-size"}
+        bucket, prefix = s3.split(url)
+        if unknown:
+            raise UsageError(f"{url}: there is no option {sorted(unknown)[0]!r}")
+        self.target = f"s3://{bucket}/{prefix.strip('/')}".rstrip("/") + "/"
+        self._most = parse_size(given.get("staging-size", "10GB"))
+        name = f"s3-{bucket}-{prefix.strip('/').replace('/', '-')}".rstrip("-")
+        self._staging = Path(given.get("staging") or state_folder() / name)
+        self._lock = append(self._staging / "lock")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise UsageError(
+                f"{self._staging}: another process uses this staging directory; give each its own"
+            ) from None
+        for part in self._staging.glob("date=*/hour=*/.*.part"):  # of a run that was killed: not whole
+            part.unlink()
+        self._client = s3.client()
+        self._output = DirectoryOutput(str(self._staging), rotation, self._finished)
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self.uploaded = 0
+        self.dropped = 0
+        self.trouble: str | None = None
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def exchanges(self, batch: pa.RecordBatch) -> None:
+        self._output.exchanges(batch)
+
+    def messages(self, messages: Messages) -> None:
+        """Parquet holds exchanges only."""
+
+    def flush(self) -> None:
+        self._output.flush()
+
+    def _finished(self, path: Path) -> None:
+        waiting = self._waiting()
+        sizes = {p: p.stat().st_size for p in waiting if p.exists()}
+        total = sum(sizes.values())
+        for oldest in sorted(sizes, key=lambda p: p.name):
+            if total <= self._most or oldest == path:
+                break
+            rows = pq.read_metadata(oldest).num_rows
+            oldest.unlink(missing_ok=True)
+            total -= sizes[oldest]
+            self.dropped += rows
+        self._wake.set()
+
+    def _waiting(self) -> list[Path]:
+        return sorted(self._staging.glob("date=*/hour=*/*.parquet"))
+
+    def _run(self) -> None:
+        tries = 0
+        while True:
+            waiting = self._waiting()
+            if not waiting:
+                if self._stopping.is_set():
+                    return
+                self._wake.wait(1)
+                self._wake.clear()
+                continue
+            try:
+                for path in waiting:
+                    key = path.relative_to(self._staging).as_posix()
+                    s3.put_file(path, self.target + key, self._client)
+                    path.unlink(missing_ok=True)
+                    self.uploaded += 1
+                tries = 0
+            except (UsageError, OSError) as error:
+                self.trouble = str(error)
+                tries += 1
+                if time.monotonic() > self._deadline:
+                    return
+                self._stopping.wait(random.uniform(0, min(0.2 * 2**tries, _LONGEST_WAIT_S)))
+                if self._stopping.is_set():
+                    time.sleep(0.2)
+
+    def close(self) -> None:
+        """Raises UsageError if something could not be uploaded; it waits in the staging directory."""
+        try:
+            self._output.close()
+        finally:
+            self._deadline = time.monotonic() + _LAST_S
+            self._stopping.set()
+            self._wake.set()
+            self._thread.join(_LAST_S + 60)
+            os.close(self._lock)
+        left = self._waiting()
+        if left:
+            raise UsageError(
+                f"{self.target}: {len(left)} files could not be uploaded ({self.trouble}); they wait in "
+                f"{self._staging} and are uploaded by the next run"
+            )
+        if self.dropped:
+            raise UsageError(
+                f"{self.target}: {self.dropped:,} exchanges were dropped: the staging directory was full"
+            )
+
+
+def open_place(target: str, rotation: Rotation) -> Output | None:
+    """Entry point: `s3://bucket/prefix/`."""
+    return S3Archive(target, rotation) if target.startswith("s3://") else None

@@ -1,0 +1,52 @@
+"""Exchanges to ship, and what is read back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from replaykit.wire.engine import open_engine
+from replaykit.wire.options import Options
+from tests.mutate import write
+from tests.talk import Talk
+from tests.target import OK, get
+
+REPLAYKIT = [sys.executable, "-m", "replaykit"]
+
+
+def run(*arguments: str, timeout: float = 200, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*REPLAYKIT, *arguments], capture_output=True, text=True, check=False, timeout=timeout, **more
+    )
+
+
+def report(*arguments: str) -> dict[str, Any]:
+    done = run("report", *arguments, "--format", "json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def capture(path: Path, exchanges: int, *headers: str, start: int = 1_700_000_000_000_000_000) -> Path:
+    """A pcap with exchanges of /users/N."""
+    talk = Talk(start=start).open()
+    for n in range(exchanges):
+        talk.client(get(f"/users/{n}", *headers)).server(OK)
+    path.write_bytes(write(talk.close().packets))
+    return path
+
+
+def batch(at: int, count: int = 3, path: str = "/users", answer: bytes = OK) -> pa.RecordBatch:
+    """Exchanges that begin at a time, in ns."""
+    engine = open_engine(Options())
+    talk = Talk(start=at).open()
+    for n in range(count):
+        talk.client(get(f"{path}/{n}")).server(answer)
+    for p in talk.close().packets:
+        engine.feed_packet(p.link, p.time, p.orig, p.data)
+    engine.finish()
+    return engine.take_exchanges()

@@ -1,0 +1,203 @@
+"""Many hosts into Kafka, and Spark over all of them: the same answer as one machine gives, to the byte."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ci.servers import SERVERS, Kafka, free_port, kafka, spark
+from replaykit.attribution.minutes import KEYS, SUMS, add, by_minute
+from replaykit.ship.archive import read
+from samples.make import OUT
+from tests.conftest import needs
+from tests.ship.conftest import capture, report, run
+
+JOB = Path(__file__).parents[2] / "pipelines" / "spark" / "attribution.py"
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    needs("kafka")
+    with kafka(tmp_path_factory.mktemp("kafka")) as there:
+        yield there
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    needs("spark", "java")
+    with spark(tmp_path_factory.mktemp("spark")) as url:
+        yield url
+
+
+def command(master: str, broker: Kafka, topic: str, to: Path, *more: str) -> list[str]:
+    jars = ",".join(map(str, sorted((SERVERS / "spark").glob("*.jar"))))
+    return [
+        str(Path(sys.executable).parent / "spark-submit"), "--master", master, "--jars", jars, "--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=2",
+        "--conf", "spark.driver.bindAddress=127.0.0.1", "--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.executor.memory=768m",
+        str(JOB), "--brokers", broker.plain, "--topic", topic, "--to", str(to), *more,
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+
+
+def job(*arguments: Any) -> None:
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, check=False, timeout=240, env=environment()
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def sent(broker: Kafka, topic: str, spool: Path, observer: str, *inputs: Path) -> None:
+    done = run(
+        "exchanges",
+        *map(str, inputs),
+        "--quiet",
+        "--to",
+        f"kafka://{broker.plain}/{topic}?spool={spool}&observer={observer}",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def minute_rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    keys = [table.column(n) for n in KEYS]
+    columns = [c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c for c in keys]
+    columns += [table.column(n).cast(pa.float64()) for n in (*SUMS, "duration_max_ns")]
+    return sorted(zip(*(c.to_pylist() for c in columns), strict=True), key=str)
+
+
+def expected(*inputs: Path, folder: Path) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
+    """What one machine says: its report, and its rows by minute."""
+    parquet = folder / "one.parquet"
+    assert run("exchanges", *map(str, inputs), "--quiet", "--to", str(parquet)).returncode == 0
+    return report(str(parquet)), minute_rows(add([by_minute(b) for b in read(str(parquet))]))
+
+
+def agrees(to: Path, wanted: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> None:
+    there = report(str(to / "exchanges"))
+    assert (there["total"], there["rows"]) == (wanted[0]["total"], wanted[0]["rows"])
+    parts = [pq.ParquetFile(f).read() for f in sorted((to / "minutes").glob("date=*/**/*.parquet"))]
+    assert minute_rows(add(parts)) == wanted[1]
+
+
+def test_batch(master: str, broker: Kafka, tmp_path: Path) -> None:
+    """Two hosts, one of which sends everything twice."""
+    other = capture(tmp_path / "b.pcap", 300)
+    sent(broker, "batch", tmp_path / "a", "host-a", OUT)
+    sent(broker, "batch", tmp_path / "a", "host-a", OUT)
+    sent(broker, "batch", tmp_path / "b", "host-b", other)
+    job(master, broker, "batch", tmp_path / "fleet")
+    agrees(tmp_path / "fleet", expected(OUT, other, folder=tmp_path))
+
+
+def test_stream_killed_and_started_again(master: str, broker: Kafka, tmp_path: Path) -> None:
+    inputs = [
+        capture(tmp_path / f"{n}.pcap", 400, start=1_700_000_000_000_000_000 + n * 3_600_000_000_000)
+        for n in range(3)
+    ]
+    to, more = (
+        tmp_path / "fleet",
+        ["--stream", "--checkpoint", str(tmp_path / "checkpoint"), "--every", "1 second"],
+    )
+    sent(broker, "stream", tmp_path / "a", "host-a", inputs[0])
+    log = (tmp_path / "job.log").open("wb")
+    process = subprocess.Popen(
+        command(master, broker, "stream", to, *more),
+        stdout=log,
+        stderr=log,
+        env=environment(),
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 150
+    while (
+        not list(to.glob("exchanges/date=*/**/*.parquet"))
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
+        time.sleep(0.1)
+    sent(broker, "stream", tmp_path / "a", "host-a", inputs[1])
+    os.killpg(process.pid, signal.SIGKILL)  # amid a batch, or just before one
+    process.wait(20)
+    sent(broker, "stream", tmp_path / "a", "host-a", inputs[1], inputs[2])
+    job(master, broker, "stream", to, *more, "--once")
+    agrees(to, expected(*inputs, folder=tmp_path))
+
+
+def test_a_broker_that_is_away_and_comes_back(tmp_path: Path) -> None:
+    """Killed amid the sending: what was not acknowledged is sent again, and each exchange is there."""
+    needs("kafka")
+    root, spool = tmp_path / "kafka", tmp_path / "spool"
+    pcap = capture(tmp_path / "a.pcap", 3000)
+    with kafka(root) as there:
+        target = f"kafka://{there.plain}/away?spool={spool}&observer=me"
+        assert run("exchanges", str(pcap), "--quiet", "--to", target).returncode == 0
+    away = run(
+        "exchanges",
+        str(capture(tmp_path / "b.pcap", 50, start=1_700_003_600_000_000_000)),
+        "--quiet",
+        "--to",
+        target,
+    )
+    assert away.returncode == 2 and "wait in" in away.stderr and "Traceback" not in away.stderr, away.stderr
+    with kafka(root) as there:
+        back = run(
+            "exchanges",
+            str(capture(tmp_path / "c.pcap", 7, start=1_700_007_200_000_000_000)),
+            "--quiet",
+            "--to",
+            target,
+        )
+        assert back.returncode == 0, back.stderr
+        ids = consumed(there.plain, "away")
+    assert len(ids) == len(set(ids)) == 3057
+
+
+def consumed(host: str, topic: str) -> list[str]:
+    """The ids of all exchanges in a topic, in their order."""
+    import asyncio
+    import json
+
+    from aiokafka import AIOKafkaConsumer
+
+    async def read_all() -> list[str]:
+        consumer = AIOKafkaConsumer(topic, bootstrap_servers=host, auto_offset_reset="earliest")
+        await consumer.start()
+        while not consumer.assignment():
+            await asyncio.sleep(0.1)
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        found = []
+        while any([await consumer.position(p) < end for p, end in ends.items()]):
+            for messages in (await consumer.getmany(timeout_ms=500)).values():
+                found += [json.loads(line)["id"] for m in messages for line in m.value.split(b"\n")]
+        await consumer.stop()
+        return found
+
+    return asyncio.run(read_all())
+
+
+def test_wrong_use(tmp_path: Path) -> None:
+    for target, said in (
+        ("kafka://", "kafka://HOST"), ("kafka://h:1/a?colour=red", "colour"), ("kafka://h:1/a/b", "kafka://HOST"),
+    ):  # fmt: skip
+        done = run("exchanges", str(OUT), "--quiet", "--to", target)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    late = run(
+        "exchanges",
+        str(OUT),
+        "--quiet",
+        "--to",
+        f"kafka://me:hidden@127.0.0.1:{free_port()}/t?spool={tmp_path}",
+    )
+    assert late.returncode == 2 and "hidden" not in late.stderr + late.stdout
