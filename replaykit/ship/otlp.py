@@ -6,7 +6,7 @@ next to the trace. Exporters are OpenTelemetry's own; a bounded queue keeps a ca
 
 from __future__ import annotations
 
-import os
+import logging
 import random
 import socket
 from typing import Any
@@ -65,7 +65,7 @@ class OtlpOutput:
             raise UsageError(f"otlp://{parts.hostname or ''}: {reason}")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         self.target = f"{'https' if given.get('tls') not in (None, '0') else 'http'}://{host}:{port}"
-        os.environ.setdefault("OTEL_PYTHON_LOG_LEVEL", "error")
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # what fails is said once, at the end
         self._resource = Resource.create(
             {
                 "service.name": "replaykit",
@@ -73,8 +73,12 @@ class OtlpOutput:
                 "host.name": given.get("observer") or socket.gethostname(),
             }
         )
+        self._last: dict[str, bool] = {}
+        self._lost_spans = 0
         interval_ms = parse_duration(given.get("interval", "10s")) * 1000
-        reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{self.target}/v1/metrics"), interval_ms)
+        metrics = OTLPMetricExporter(f"{self.target}/v1/metrics")
+        self._watch(metrics, "metrics")
+        reader = PeriodicExportingMetricReader(metrics, interval_ms)
         self._provider = MeterProvider([reader], self._resource)
         meter = self._provider.get_meter("replaykit", __version__)
         self._counters = [(meter.create_counter(name, unit), columns) for name, unit, columns in _COUNTERS]
@@ -82,8 +86,22 @@ class OtlpOutput:
         self._labels = Labels()
         self._spans: Any = None
         if given.get("spans") != "0":
-            exporter = OTLPSpanExporter(f"{self.target}/v1/traces")
-            self._spans = BatchSpanProcessor(exporter, max_queue_size=_SPANS, max_export_batch_size=2000)
+            spans = OTLPSpanExporter(f"{self.target}/v1/traces")
+            self._watch(spans, "spans")
+            self._spans = BatchSpanProcessor(spans, max_queue_size=_SPANS, max_export_batch_size=2000)
+
+    def _watch(self, exporter: Any, what: str) -> None:
+        """Keeps whether the last export succeeded; metrics are cumulative, so a later one makes a failed one good."""
+        export = exporter.export
+
+        def watched(*arguments: Any, **more: Any) -> Any:
+            result = export(*arguments, **more)
+            self._last[what] = result.name == "SUCCESS"
+            if what == "spans" and not self._last[what]:
+                self._lost_spans += len(arguments[0])
+            return result
+
+        exporter.export = watched
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         for row in by_minute(batch).to_pylist():
@@ -161,14 +179,13 @@ class OtlpOutput:
 
     def close(self) -> None:
         """Exports what waits. Raises UsageError where the receiver did not take it."""
-        done = True
         if self._spans is not None:
-            done = self._spans.force_flush(10_000)
+            self._spans.force_flush(10_000)
             self._spans.shutdown()
-        done = self._provider.force_flush(10_000) and done
+        self._provider.force_flush(10_000)
         self._provider.shutdown(10_000)
-        if not done:
-            raise UsageError(f"{self.target}: not everything could be exported")
+        if not self._last.get("metrics", True) or self._lost_spans:
+            raise UsageError(f"{self.target}: not everything could be exported ({self._lost_spans:,} spans lost)")
 
 
 def open_place(target: str, rotation: Rotation) -> Output | None:
