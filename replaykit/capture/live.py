@@ -13,13 +13,15 @@ import ipaddress
 import os
 import pwd
 import queue
+import re
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -31,7 +33,7 @@ from replaykit.errors import UsageError
 from replaykit.wire.engine import Choice, Engine
 from replaykit.wire.envelope import Vxlan
 from replaykit.wire.message import Messages
-from replaykit.wire.options import Options
+from replaykit.wire.options import Options, header_rule
 
 Source = Ring | Mirror
 
@@ -141,14 +143,33 @@ class Worker(threading.Thread):
     ) -> None:
         super().__init__(daemon=True)
         self._rings, self.engine, self._results, self._messages = rings, engine, results, messages
+        self.sources = len(rings)
         self._stopping = threading.Event()
         self.error: BaseException | None = None
         self.cpu_s = 0.0
         self.account = engine.account()
-        """The engine's account at the last flush; the engine itself belongs to this thread."""
+        """The engines' account at the last flush; the engine itself belongs to this thread."""
+        self._ended: dict[str, int] = {}
+        self._next: queue.SimpleQueue[tuple[Engine, list[list[bpf.Instruction]]]] = queue.SimpleQueue()
 
     def stop(self) -> None:
         self._stopping.set()
+
+    def change(self, engine: Engine, programs: list[list[bpf.Instruction]]) -> None:
+        """Goes on with another engine, and another filter on each ring."""
+        self._next.put((engine, programs))
+
+    def _changed(self) -> None:
+        """What the old filter let in is read by the old engine; exchanges it had not finished are incomplete."""
+        engine, programs = self._next.get()
+        for ring, program in zip(self._rings, programs, strict=True):
+            ring.attach(program)
+        self._read()
+        self.engine.finish()
+        self._flush()
+        self._ended = _sum(self._ended, self.engine.account())
+        self.engine = engine
+        self._flush()
 
     def run(self) -> None:
         try:
@@ -164,6 +185,8 @@ class Worker(threading.Thread):
         while not self._stopping.is_set():
             if not self._read():
                 poll.poll(RETIRE_MS)
+            if not self._next.empty():
+                self._changed()
             now = time.monotonic()
             if now - flushed >= FLUSH_S or self.engine.rows >= ROWS or self.engine.message_bytes > 8 << 20:
                 self.engine.advance(time.time_ns())
@@ -189,12 +212,16 @@ class Worker(threading.Thread):
         return packets
 
     def _flush(self) -> None:
-        self.account = self.engine.account()
+        self.account = _sum(self._ended, self.engine.account())
         self.cpu_s = time.thread_time()
         if self.engine.rows:
             self._results.put(Result(exchanges=self.engine.take_exchanges()))
         while self._messages and self.engine.message_bytes:
             self._results.put(Result(messages=self.engine.take_messages()))
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + count for name, count in other.items()}
 
 
 class Capture:
@@ -205,8 +232,8 @@ class Capture:
         self.results: queue.Queue[Result] = queue.Queue(maxsize=64)
         self._rings: list[Source] = []
         self.workers: list[Worker] = []
+        self._options, self._generation = options, 0
         workers: list[list[Source]] = [[] for _ in range(max(settings.workers, 1))]
-        ports = tuple(sorted({p for place in settings.places for p in place.ports}))
         try:
             for number, (index, name, program) in enumerate(_programs(settings)):
                 group = settings.group
@@ -224,26 +251,41 @@ class Capture:
                     workers[0].append(mirror)
             if settings.user is not None:
                 drop_privileges(settings.user)
-            weight = 1 / settings.sample
-            engines = [
-                open_reader(
-                    replace(options, ports=ports, weight=weight, first_connection=(i << 48) + 1),
-                    settings.engine,
-                    settings.report,
-                )
-                for i in range(len(workers))
-            ]
+            engines = self._engines(settings, options)
         except BaseException:
             self.close()
             raise
-        if settings.above is not None:
-            engines = [settings.above(engine) for engine in engines]
         self.engine = engines[0].name
         wants_messages = options.requests or options.responses
         self.workers = [
             Worker(rings, engine, self.results, wants_messages)
             for rings, engine in zip(workers, engines, strict=True)
         ]
+
+    def _engines(self, settings: Settings, options: Options) -> list[Engine]:
+        """One a worker."""
+        ports = tuple(sorted({p for place in settings.places for p in place.ports}))
+        engines = []
+        for i in range(max(settings.workers, 1)):
+            first = (i << 48) + (self._generation << 40) + 1
+            own = replace(options, ports=ports, weight=1 / settings.sample, first_connection=first)
+            engine = open_reader(own, settings.engine, settings.report)
+            engines.append(engine if settings.above is None else settings.above(engine))
+        return engines
+
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Goes on with another `sample`, `headers_only`, or more filters (`allow_url`, …); {}: as it began.
+
+        The settings and options it began with stay the base. Raises UsageError, ValueError for a pattern.
+        """
+        settings = replace(
+            self.settings, **{n: changes[n] for n in ("sample", "headers_only") if n in changes}
+        )
+        options = changed_options(self._options, changes)
+        programs = [program for _, _, program in _programs(settings)]
+        self._generation += 1
+        for worker, engine in zip(self.workers, self._engines(settings, options), strict=True):
+            worker.change(engine, programs + [[]] * (worker.sources - len(programs)))
 
     def start(self) -> None:
         for worker in self.workers:
@@ -319,6 +361,26 @@ def _link(name: str) -> int:
     kind = Path(f"/sys/class/net/{name}/type")
     ethernet = name == "any" or not kind.exists() or kind.read_text().strip() in ("1", "772")
     return bpf.ETHERNET if ethernet else bpf.RAW_IP
+
+
+def changed_options(options: Options, changes: Mapping[str, Any]) -> Options:
+    """With the filters of `changes`: allowed URLs and methods in place of those that are there, the others beside them."""
+
+    def patterns(name: str) -> tuple[str, ...]:
+        return tuple(f"^{re.escape(t)}$" if name.endswith("method") else t for t in changes.get(name, ()))
+
+    def headers(name: str) -> tuple[tuple[str, str | None], ...]:
+        return tuple(map(header_rule, changes.get(name, ())))
+
+    return replace(
+        options,
+        allow_urls=patterns("allow_url") or options.allow_urls,
+        allow_methods=patterns("allow_method") or options.allow_methods,
+        allow_headers=(*options.allow_headers, *headers("allow_header")),
+        deny_urls=(*options.deny_urls, *patterns("disallow_url")),
+        deny_methods=(*options.deny_methods, *patterns("disallow_method")),
+        deny_headers=(*options.deny_headers, *headers("disallow_header")),
+    )
 
 
 def drop_privileges(name: str) -> None:

@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Iterator
 
+from replaykit.capture import bpf
 from replaykit.capture.ring import Counters
 from replaykit.errors import UsageError
 from replaykit.wire.engine import Engine
@@ -67,6 +68,9 @@ class Mirror:
         self.counters.packets += n
         if n:
             yield n
+
+    def attach(self, program: list[bpf.Instruction]) -> None:
+        """Mirrored traffic has no filter in the kernel."""
 
     def stop(self) -> None:
         """What has arrived can still be read."""

@@ -84,7 +84,7 @@ class Ring:
 
     def _set_up(self, index: int, program: list[bpf.Instruction], size: int, fanout: int | None) -> None:
         s = self.socket
-        self._attach(program)
+        self.attach(program)
         if index and self.name == "lo":
             s.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)  # loopback shows each packet twice
         s.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V3)
@@ -109,7 +109,8 @@ class Ring:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
-    def _attach(self, program: list[bpf.Instruction]) -> None:
+    def attach(self, program: list[bpf.Instruction]) -> None:
+        """The kernel's filter from now on."""
         packed = bpf.pack(program)
         self._filter = ctypes.create_string_buffer(packed)  # kept while attaching
         header = struct.pack("HL", len(program), ctypes.addressof(self._filter))
@@ -137,7 +138,7 @@ class Ring:
 
     def stop(self) -> None:
         """Lets no further packet in; what is in the ring can still be read, after RETIRE_MS."""
-        self._attach([(0x06, 0, 0, 0)])
+        self.attach([(0x06, 0, 0, 0)])
 
     def count(self) -> Counters:
         """The kernel's counters since the ring was opened."""

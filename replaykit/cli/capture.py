@@ -17,14 +17,16 @@ from rich.text import Text
 
 from replaykit.attribution.sizes import parse_duration, parse_size, show_size
 from replaykit.attribution.summary import Summary, parse_keys
-from replaykit.capture.live import Capture, Settings, Totals, parse_place
+from replaykit.capture.live import Capture, Settings, Totals, changed_options, parse_place
 from replaykit.cli import common
 from replaykit.cli.rules import add_rewrites
+from replaykit.cli.watching import LiveAlerts
 from replaykit.errors import UsageError
 from replaykit.report import render
 from replaykit.report.conservation import conservation
 from replaykit.ship.output import open_output, openers
 from replaykit.wire.message import Messages
+from replaykit.wire.options import Options
 
 EXAMPLES = (
     "replaykit capture :8080",
@@ -56,6 +58,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--interval", default="1s", metavar="TIME", help="between refreshes of table or stats (default 1s)"
     )
     parser.add_argument("--duration", metavar="TIME", help="ends by itself after so long")
+    parser.add_argument(
+        "--alerts",
+        metavar="RULES.yaml",
+        help="evaluates these rules while it runs; they may change the capture (docs/alerts.md)",
+    )
+    parser.add_argument(
+        "--alert-state",
+        metavar="DIR",
+        help="where their episodes and hours are kept (default below ~/.local/state/replaykit)",
+    )
     group = parser.add_argument_group("in the kernel")
     group.add_argument("--filter", metavar="EXPR", help="a tcpdump expression, beside ports and hosts")
     group.add_argument(
@@ -153,14 +165,29 @@ def run(args: argparse.Namespace) -> int:
         chosen = common.options(args, wants or args.decode, responses)
         common.engine(args, chosen)  # says what is wrong with a pattern before anything is opened
         openers()  # everything is loaded before privileges are dropped
+        alerts = _alerts(args, chosen, wants)
         capture = Capture(settings, chosen)
         try:
             opened += [common.Background(open_output(t, common.rotation(args))) for t in args.to]
             summary = Summary(keys)
-            _loop(capture, summary, opened, args, duration, interval, stop, rewrite)
+            _loop(capture, summary, opened, args, duration, interval, stop, rewrite, alerts)
         finally:
             capture.close()
     return 0
+
+
+def _alerts(args: argparse.Namespace, chosen: Options, wants_messages: bool) -> LiveAlerts | None:
+    """Raises UsageError, also for what a rule may change and cannot."""
+    if args.alerts is None:
+        return None
+    alerts = LiveAlerts(args.alerts, args.alert_state, args.quiet or args.stats)
+    for rule in alerts.watch.rules.rules:
+        if rule.change.get("headers_only") and wants_messages:
+            raise UsageError(
+                f"{args.alerts}: {rule.name}: headers_only cuts bodies off: it cannot fill a .gor file"
+            )
+        common.engine(args, changed_options(chosen, rule.change))
+    return alerts
 
 
 def _loop(
@@ -172,6 +199,7 @@ def _loop(
     interval: float,
     stop: list[int],
     rewrite: Callable[[Messages], Messages],
+    alerts: LiveAlerts | None,
 ) -> None:
     """Moves results to the outputs and refreshes what is shown, until told to stop."""
     view = _View(args, capture, summary)
@@ -183,7 +211,9 @@ def _loop(
     with view:
         while True:
             running = capture.running  # before the queue is read, so that nothing is left in it
-            _drain(capture, summary, outputs, min(interval, 0.25), rewrite)
+            _drain(capture, summary, outputs, min(interval, 0.25), rewrite, alerts)
+            if alerts is not None:
+                alerts.turn(capture)
             now = time.monotonic()
             if not stopping and (stop or (duration is not None and now - begun >= duration)):
                 capture.stop()
@@ -201,6 +231,8 @@ def _loop(
             if not running and capture.results.empty():
                 break
         view.refresh(time.monotonic() - begun, last=True)
+    if alerts is not None:
+        alerts.close()
     view.say_ended()
 
 
@@ -221,6 +253,7 @@ def _drain(
     outputs: list[common.Background],
     wait: float,
     rewrite: Callable[[Messages], Messages],
+    alerts: LiveAlerts | None,
 ) -> None:
     deadline = time.monotonic() + wait
     while (left := deadline - time.monotonic()) > 0:
@@ -236,6 +269,8 @@ def _drain(
                 output.messages(messages)
         if result.exchanges is not None:
             summary.add(result.exchanges)
+            if alerts is not None:
+                alerts.add(result.exchanges)
 
 
 class _View:

@@ -17,14 +17,13 @@ import pyarrow as pa
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
-from replaykit.cli.rules import header_rule
 from replaykit.errors import UsageError
 from replaykit.ship import archive
 from replaykit.ship.output import Observing, Output, Rotation, open_output
 from replaykit.ship.store import open_store
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
 from replaykit.wire.message import Messages
-from replaykit.wire.options import Options
+from replaykit.wire.options import Options, header_rule
 
 BATCH_ROWS = 65_536
 

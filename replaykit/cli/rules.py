@@ -7,6 +7,7 @@ import re
 
 from replaykit.errors import UsageError
 from replaykit.traffic.modifier import Rules
+from replaykit.wire.options import header_rule
 
 REWRITES = (
     ("set-header", "NAME:VALUE", "sets this header in every request"),
@@ -44,11 +45,6 @@ def percent(flag: str, text: str) -> tuple[bytes, int]:
     if match := re.fullmatch(r"([0-9]+)/([1-9][0-9]*)", value):
         return name.encode(), int(int(match[1]) / int(match[2]) * 100)
     raise UsageError(f"{flag} {text!r}: give a percentage, as in user-id:25%")
-
-
-def header_rule(text: str) -> tuple[str, str | None]:
-    name, colon, value = text.partition(":")
-    return name.strip(), value.strip() if colon else None
 
 
 def rules(args: argparse.Namespace, filters: bool = True, prefix: str = "--") -> Rules:

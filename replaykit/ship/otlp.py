@@ -185,7 +185,9 @@ class OtlpOutput:
         self._provider.force_flush(10_000)
         self._provider.shutdown(10_000)
         if not self._last.get("metrics", True) or self._lost_spans:
-            raise UsageError(f"{self.target}: not everything could be exported ({self._lost_spans:,} spans lost)")
+            raise UsageError(
+                f"{self.target}: not everything could be exported ({self._lost_spans:,} spans lost)"
+            )
 
 
 def open_place(target: str, rotation: Rotation) -> Output | None:

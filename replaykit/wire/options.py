@@ -65,3 +65,9 @@ class Options:
     def as_dict(self) -> dict[str, Any]:
         """What the compiled engine takes."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def header_rule(text: str) -> tuple[str, str | None]:
+    """`Name` (it must be there) or `Name:regex`."""
+    name, colon, value = text.partition(":")
+    return name.strip(), value.strip() if colon else None

@@ -1,0 +1,116 @@
+"""`replaykit alert`: rules over an archive or Elasticsearch, and word of what they find."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from replaykit.alert.episodes import Source, Watch
+from replaykit.alert.rules import Rules, read_rules
+from replaykit.alert.sources import ElasticSource, ParquetSource
+from replaykit.attribution.sizes import parse_duration
+from replaykit.cli import common
+from replaykit.errors import UsageError
+from replaykit.ship import notify
+from replaykit.ship.archive import parse_time
+from replaykit.ship.elastic_place import state_folder
+
+EXAMPLES = (
+    "replaykit alert rules.yaml --source elasticsearch://127.0.0.1:9200",
+    "replaykit alert rules.yaml --source archive/ --since 2026-11-20 --until 2026-11-21",
+    "replaykit alert rules.yaml --check",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("rules", metavar="RULES.yaml")
+    parser.add_argument(
+        "--source", metavar="PLACE",
+        help="elasticsearch://HOST:9200/NAME, a directory or s3://bucket/prefix/ of Parquet, or a file; a live capture "
+        "watches itself: replaykit capture --alerts RULES.yaml",
+    )  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="only reads the rules")
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        help="evaluates the past from then on, tells nobody, prints the events, and ends",
+    )
+    parser.add_argument("--until", metavar="TIME", help="with --since: to then (default now)")
+    parser.add_argument("--once", action="store_true", help="evaluates what is due, sends word, and ends")
+    parser.add_argument(
+        "--delay", default="30s", metavar="TIME", help="evaluates so late, for data under way (default 30s)"
+    )
+    parser.add_argument(
+        "--state", metavar="FILE", help="where episodes are kept (default below ~/.local/state/replaykit)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="prints no events")
+
+
+def run(args: argparse.Namespace) -> int:
+    rules = read_rules(args.rules)
+    delay = parse_duration(args.delay)
+    if args.check:
+        if not args.quiet:
+            print(f"{args.rules}: {len(rules.rules)} rules, {len(rules.notify)} receivers")
+        return 0
+    if args.source is None:
+        raise UsageError("--source: name an archive or elasticsearch://HOST:9200, or give --check")
+    source = open_source(args.source)
+    if args.since is not None:
+        return _past(rules, source, args)
+    path = Path(args.state) if args.state else state_folder() / f"alert-{Path(args.rules).stem}.json"
+    watch = Watch(rules, source, path)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    while True:
+        step(watch, time.time() - delay, args.quiet)
+        if args.once:
+            return 2 if watch.state.outbox else 0
+        if stopping.wait(min(rules.interval_s, 5.0)):
+            return 0
+
+
+def open_source(place: str) -> Source:
+    """Raises UsageError."""
+    return ElasticSource(place) if place.startswith("elasticsearch://") else ParquetSource(place)
+
+
+def step(watch: Watch, now: float, quiet: bool = False) -> None:
+    """Evaluates what is due, prints the events, and sends word; troubles are said and tried again."""
+
+    def send(name: str, event: Mapping[str, Any]) -> None:
+        notify.send(watch.rules.notify[name], event)
+
+    try:
+        events = watch.advance(now)
+    except OSError as error:
+        common.say(f"replaykit: {error}; it is tried again")
+        return
+    if not quiet:
+        for event in events:
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+    watch.state.outbox = [e for e in watch.state.outbox if e["to"] in watch.rules.notify]
+    for trouble in watch.deliver(send, time.time()):
+        common.say(f"replaykit: {trouble}")
+
+
+def _past(rules: Rules, source: Source, args: argparse.Namespace) -> int:
+    since = parse_time("--since", args.since) / 1e9
+    until = parse_time("--until", args.until or "now") / 1e9
+    if until <= since:
+        raise UsageError("--until: give a time after --since")
+    watch = Watch(rules, source)
+    at = since - since % rules.interval_s + rules.interval_s
+    while at <= until:
+        for event in watch.evaluate(at):
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+        watch.state.outbox.clear()
+        at += rules.interval_s
+    return 0

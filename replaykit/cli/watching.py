@@ -1,0 +1,91 @@
+"""Alerts of a running capture: evaluated beside it, and able to change it.
+
+Owns the thread that evaluates and sends word; the capture is changed by its own loop, between two results.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from replaykit.alert.episodes import Watch
+from replaykit.alert.rules import read_rules
+from replaykit.alert.sources import LiveSource
+from replaykit.cli import common
+from replaykit.cli.alert import step
+from replaykit.errors import UsageError
+from replaykit.ship.elastic_place import state_folder
+from replaykit.ship.output import cannot_write
+
+if TYPE_CHECKING:
+    from replaykit.capture.live import Capture
+
+DELAY_S = 3.0
+"""Exchanges of a minute are there so long after its end; those that end later count when they end."""
+_KEEP_S = 60.0
+_HEAR_S = 5.0
+
+
+class LiveAlerts:
+    """folder: of the state, None: the default. Raises UsageError."""
+
+    def __init__(self, path: str, folder: str | None, quiet: bool) -> None:
+        rules = read_rules(path)
+        place = Path(folder) if folder else state_folder() / f"alerts-{Path(path).stem}"
+        try:
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise cannot_write(place, error) from None
+        self._quiet = quiet
+        self._source = LiveSource(place)
+        self.watch = Watch(rules, self._source, place / "state.json")
+        self._wanted: dict[str, Any] = self.watch.changes()
+        self._current: dict[str, Any] = {}
+        self._kept = self._heard = time.monotonic()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._source.add(batch, time.time_ns())
+
+    def turn(self, capture: Capture) -> None:
+        """Called by the capture's loop: hears its counters, and changes it where rules want that."""
+        now = time.monotonic()
+        if now - self._heard >= _HEAR_S:
+            totals = capture.totals()
+            self._source.heard(time.time_ns(), totals.kernel_packets, totals.kernel_drops)
+            self._heard = now
+        if now - self._kept >= _KEEP_S:
+            self._source.keep(time.time_ns())
+            self._kept = now
+        wanted = self._wanted
+        if wanted != self._current:
+            self._current = wanted
+            capture.change(wanted)
+            shown = ", ".join(
+                f"{name} {value if not isinstance(value, tuple) else ' '.join(value)}"
+                for name, value in wanted.items()
+            )
+            common.say(
+                f"replaykit: a rule changes the capture: {shown}"
+                if wanted
+                else "replaykit: the capture is as it began again"
+            )
+
+    def _run(self) -> None:
+        while not self._stopping.wait(min(1.0, self.watch.rules.interval_s)):
+            try:
+                step(self.watch, time.time() - DELAY_S, self._quiet)
+            except UsageError as error:
+                common.say(f"replaykit: alerts: {error}")
+            self._wanted = self.watch.changes()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.join(60)
+        self._source.keep(time.time_ns())
