@@ -141,30 +141,13 @@ class ElasticSource:
         return answer.get("aggregations")
 
     def loss(self, since_ns: int, until_ns: int) -> float | None:
-        """From the counters of each run: what they grew by within the window."""
-        counters: dict[str, Any] = {
-            f"{f}_{kind}": {kind: {"field": f"replaykit.capture.{f}"}}
-            for f in ("packets", "drops")
-            for kind in ("min", "max")
-        }
-        found = self._search(
-            "hosts",
-            since_ns,
-            until_ns,
-            {"runs": {"terms": {"field": "replaykit.run", "size": 10_000}, "aggs": counters}},
-        )
-        if not found or not found["runs"]["buckets"]:
+        sums = {n: {"sum": {"field": f"replaykit.capture.{n}"}} for n in ("packets", "drops")}
+        known = {"known": {"value_count": {"field": "replaykit.capture.packets"}}}
+        found = self._search("hosts", since_ns, until_ns, sums | known)
+        if not found or not found["known"]["value"]:
             return None
-        grown = {
-            f: sum(
-                b[f"{f}_max"]["value"] - b[f"{f}_min"]["value"]
-                for b in found["runs"]["buckets"]
-                if b[f"{f}_max"]["value"] is not None
-            )
-            for f in ("packets", "drops")
-        }
-        whole = grown["packets"] + grown["drops"]
-        return float(grown["drops"] / whole) if whole else 0.0
+        packets, drops = (float(found[n]["value"]) for n in ("packets", "drops"))
+        return drops / (packets + drops) if packets + drops else 0.0
 
 
 def _plain_schema() -> pa.Schema:

@@ -200,7 +200,7 @@ def minutes(batch: pa.RecordBatch, observer: str, ids: list[str] | None = None) 
 
 
 def host(time_ns: int, observer: str, run: str, status: Mapping[str, Any]) -> Documents:
-    """A capturing host's counters. status: groups `capture`, `spool`, `account` of numbers."""
+    """What a capturing host's counters grew by. status: groups `capture`, `spool`, `account` of numbers."""
     document = {
         "@timestamp": rfc3339(time_ns),
         **_CONSTANT,

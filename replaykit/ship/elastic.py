@@ -75,6 +75,7 @@ class ElasticOutput:
         self.place = parse_place(target)
         self.target = f"{self.place.url}/{self.place.name}"
         self._run = uuid.uuid4().hex[:12]
+        self._before: dict[tuple[str, str], int] = {}
         self._rows = ROWS if "exchanges" in self.place.what else MINUTES_ROWS
         self._drain = Drain(self.place.spool, self.place.spool_bytes, self._connect)
 
@@ -89,9 +90,14 @@ class ElasticOutput:
             self._drain.put(to_record(part), part.num_rows)
 
     def observe(self, status: Mapping[str, Any]) -> None:
-        """This host's counters, as a document of the kind `hosts`."""
-        spool = {name: count for name, count in self.state.items() if name != "trouble"}
-        record = {"time": time.time_ns(), "run": self._run, "status": {**status, "spool": spool}}
+        """This host's counters, as a document of the kind `hosts`: what they grew by, so that sums are right."""
+        now = {**status, "spool": {n: v for n, v in self.state.items() if n != "trouble"}}
+        grown = {
+            group: {n: v if n == "waiting_bytes" else v - self._before.get((group, n), 0) for n, v in counts.items()}
+            for group, counts in now.items()
+        }
+        self._before = {(group, n): v for group, counts in now.items() for n, v in counts.items()}
+        record = {"time": time.time_ns(), "run": self._run, "status": grown}
         self._drain.put(json.dumps(record).encode(), 0)
 
     def messages(self, messages: Messages) -> None:

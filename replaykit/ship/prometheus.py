@@ -6,6 +6,7 @@ fill the server. Scraped as OpenMetrics, durations carry the trace id of a reque
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from replaykit.attribution.labels import MAX_ENDPOINTS, Labels, method
 from replaykit.errors import UsageError
 from replaykit.ship.output import Output, Rotation
+from replaykit.wire.account import CAUSES
 from replaykit.wire.message import Messages
 
 PORT = 9900
@@ -60,6 +62,10 @@ class PrometheusOutput:
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._labels = Labels(most)
+        self._packets = counter("replaykit_capture_packets", "Packets that passed the kernel's filter", [])
+        self._drops = counter("replaykit_capture_drops", "Packets that the kernel dropped", [])
+        self._captured = counter("replaykit_captured_bytes", "Bytes captured, by where they went", ["cause"])
+        self._before: dict[str, int] = {}
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
@@ -106,6 +112,17 @@ class PrometheusOutput:
             label = self._labels.of(name)
             child = children.get(label) or children.setdefault(label, self._duration.labels(label))
             child.observe(duration / 1e9, None if trace is None or len(trace) > 64 else {"trace_id": trace})
+
+    def observe(self, status: Mapping[str, Any]) -> None:
+        """This host's counters; bytes by cause add up to all that were captured."""
+        account = status["account"]
+        now = {"packets": status["capture"]["packets"], "drops": status["capture"]["drops"]}
+        now |= {cause: account[cause] for cause in ("exchange_bytes", *CAUSES)}
+        for name, value in now.items():
+            grown = max(value - self._before.get(name, 0), 0)
+            own = {"packets": self._packets, "drops": self._drops}.get(name)
+            (self._captured.labels(name.removesuffix("_bytes")) if own is None else own).inc(grown)
+        self._before = now
 
     def messages(self, messages: Messages) -> None:
         """Counters are of exchanges."""
