@@ -101,7 +101,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.add_engine(parser)
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def settings_of(args: argparse.Namespace) -> Settings:
+    """How to capture, from the command line. Raises UsageError."""
     if not 0 < args.sample <= 1:
         raise UsageError(f"--sample {args.sample:g}: give a share above 0 and up to 1, such as 0.1")
     if not 1 <= args.workers <= 256:
@@ -151,7 +152,7 @@ def _signals(stop: list[int]) -> Iterator[None]:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = _settings(args)
+    settings = settings_of(args)
     keys = parse_keys(args.by)
     duration = None if args.duration is None else parse_duration(args.duration)
     interval = max(parse_duration(args.interval), 0.1)
@@ -223,7 +224,7 @@ def _loop(
                     output.flush()
                 flushed = now
             if now - observed >= OBSERVE_S or not running:
-                _observe(capture, outputs)
+                observe(capture, outputs)
                 observed = now
             if now - shown >= interval:
                 view.refresh(now - begun)
@@ -236,7 +237,7 @@ def _loop(
     view.say_ended()
 
 
-def _observe(capture: Capture, outputs: list[common.Background]) -> None:
+def observe(capture: Capture, outputs: list[common.Background]) -> None:
     """Tells the outputs that want it how this host is doing."""
     totals = capture.totals()
     status = {

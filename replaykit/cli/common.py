@@ -261,6 +261,11 @@ class Background:
                 except BaseException as error:
                     self._error = error
 
+    @property
+    def failed(self) -> bool:
+        """It takes nothing any more."""
+        return self._error is not None
+
     def _put(self, work: Callable[[], None]) -> None:
         if self._error is not None:
             raise self._error

@@ -21,6 +21,7 @@ COMMANDS = {
     "archive": "keeps an archive of Parquet in order: joins small files, deletes old ones",
     "gate": "fails a CI run that uses more bandwidth than it may",
     "diff": "what changed per endpoint between two recordings",
+    "run": "a whole declared pipeline: inputs, filters, middleware, outputs, alerts",
     "demo": "serves and captures local traffic, and shows what came of it",
 }
 

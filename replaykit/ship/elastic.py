@@ -93,7 +93,10 @@ class ElasticOutput:
         """This host's counters, as a document of the kind `hosts`: what they grew by, so that sums are right."""
         now = {**status, "spool": {n: v for n, v in self.state.items() if n != "trouble"}}
         grown = {
-            group: {n: v if n == "waiting_bytes" else v - self._before.get((group, n), 0) for n, v in counts.items()}
+            group: {
+                n: v if n == "waiting_bytes" else v - self._before.get((group, n), 0)
+                for n, v in counts.items()
+            }
             for group, counts in now.items()
         }
         self._before = {(group, n): v for group, counts in now.items() for n, v in counts.items()}

@@ -1,0 +1,353 @@
+"""`replaykit run`: a declared pipeline, inputs to outputs, until it is told to stop or its files have ended."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from replaykit.capture.live import Capture, changed_options
+from replaykit.cli import capture as capture_command
+from replaykit.cli import common
+from replaykit.cli.flow import Flow, Source, Target, read_flow
+from replaykit.cli.rules import rules
+from replaykit.cli.watching import LiveAlerts
+from replaykit.errors import UsageError
+from replaykit.ship.output import open_output
+from replaykit.traffic import pipeline
+from replaykit.traffic.limiter import Limiter
+from replaykit.traffic.modifier import Rules
+from replaykit.web.health import Health
+from replaykit.wire.message import Messages
+
+EXAMPLES = (
+    "replaykit run pipelines/capture-to-elasticsearch.yaml",
+    "replaykit run pipeline.yaml --check",
+)
+OBSERVE_S = 10.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pipeline", metavar="PIPELINE.yaml")
+    parser.add_argument(
+        "--check", action="store_true", help="only reads the pipeline and says what it would do"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    flow = read_flow(args.pipeline)
+    if args.check:
+        for source in flow.sources:
+            print(f"from {', '.join(source.files or source.args.places)}")
+        for target in flow.targets:
+            print(f"to   {_shown(target.to)}")
+        return 0
+    return asyncio.run(Running(flow).run())
+
+
+def _shown(target: str) -> str:
+    """Without credentials."""
+    scheme, mark, rest = target.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}".partition("?")[0]
+
+
+class _Messages:
+    """An output of messages that is written to in a thread of its own, as the pipeline's outputs are."""
+
+    lost = 0
+
+    def __init__(self, output: common.Background) -> None:
+        self.name = output.output.target
+        self._output = output
+
+    async def write(self, messages: Messages) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._output.messages, messages)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._output.close)
+
+
+class Running:
+    """A pipeline at work. Raises UsageError."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self._exchanges = 0
+        self._began = time.monotonic()
+        self._capture: Capture | None = None
+        self._alerts: LiveAlerts | None = None
+        self._health: Health | None = None
+        self._outputs: list[common.Background] = []
+        self._stopping = asyncio.Event()
+        self._troubles: list[str] = []
+        # One thread that waits for results, so that their order stays.
+        self._thread = ThreadPoolExecutor(1)
+
+    def say(self, level: int, text: str, **more: Any) -> None:
+        """A line of the log, on stderr; level 0 always."""
+        if level > 0:
+            return
+        if self.flow.log == "json":
+            line: dict[str, Any] = {
+                "@timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "message": text,
+                **more,
+            }
+            print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+        else:
+            print(f"replaykit: {text}", file=sys.stderr, flush=True)
+
+    async def run(self) -> int:
+        """Exit status: 0, or 2 where something was lost or cut short."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            return await self._run()
+        except UsageError as error:
+            self.say(0, str(error), severity="error")
+            return 2
+        finally:
+            if self._health is not None:
+                self._health.close()
+            self._thread.shutdown(wait=False)
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            os._exit(130)
+        self._stopping.set()
+
+    async def _run(self) -> int:
+        flow = self.flow
+        chosen = rules(flow.sources[0].args, filters=False)
+        messages: list[tuple[pipeline.Output, Limiter | None]] = []
+        route = pipeline.Route(pipeline.Settings(chosen), messages)
+        live = next((s for s in flow.sources if not s.files), None)
+        if live is not None:  # before the outputs: where nothing can be captured, nothing is begun
+            self._open_capture(live)
+        troubles: list[UsageError] = []
+        try:
+            for target in flow.targets:
+                self._open(target, messages, chosen)
+            if flow.middleware is not None:
+                from replaykit.traffic.middleware import open_middleware
+
+                route.middleware = await open_middleware(flow.middleware, route.onwards, self.say)
+            if flow.health is not None:
+                self._health = Health(flow.health, self.status)
+            _notify("READY=1")
+            self.say(0, f"running: {len(flow.sources)} inputs, {len(flow.targets)} outputs")
+            await self._move(route)
+        finally:
+            _notify("STOPPING=1")
+            if self._capture is not None:
+                self._capture.close()
+            if self._alerts is not None:
+                self._alerts.close()
+            troubles = await self._close(route)
+        for trouble in [*self._troubles, *map(str, troubles)]:
+            self.say(0, trouble, severity="error")
+        lost = sum(o.lost for o, _ in route.outputs)
+        if lost:
+            self.say(0, f"{lost:,} messages were lost", severity="error")
+        self.say(0, f"ended: {self._exchanges:,} exchanges", exchanges=self._exchanges)
+        return 2 if troubles or self._troubles or lost else 0
+
+    def _open_capture(self, source: Source) -> None:
+        args, wants = source.args, self._wants
+        options = common.options(args, wants, wants and self.flow.responses)
+        settings = capture_command.settings_of(args)
+        if self.flow.alerts is not None:
+            self._alerts = LiveAlerts(self.flow.alerts, self.flow.alert_state, True)
+            for rule in self._alerts.watch.rules.rules:
+                common.engine(args, changed_options(options, rule.change))
+        self._capture = Capture(settings, options)
+
+    @property
+    def _wants(self) -> bool:
+        return any(t.takes_messages for t in self.flow.targets)
+
+    def _open(
+        self, target: Target, messages: list[tuple[pipeline.Output, Limiter | None]], chosen: Rules
+    ) -> None:
+        try:
+            limiter = None if target.limit is None else Limiter(target.limit)
+            if target.to.startswith(("http://", "https://")):
+                from replaykit.traffic.outputs.http import HttpOutput, HttpSettings
+
+                keeps = any(n.lower() == b"host" for n, _ in chosen.set_headers)
+                messages.append((HttpOutput(target.to, HttpSettings(host=not keeps), self.say), limiter))
+                return
+            output = common.Background(open_output(target.to, target.rotation))
+        except UsageError as error:
+            assert target.where is not None
+            raise target.where.error(str(error)) from None
+        if output.output.wants_messages:
+            messages.append((_Messages(output), limiter))
+        else:
+            self._outputs.append(output)
+
+    async def _move(self, route: pipeline.Route) -> None:
+        async def move(source: Source) -> None:
+            async for messages in self._batches(source):
+                await route.push(messages, source.speed is not None)
+
+        timer = None
+        if self.flow.duration_s is not None:
+            timer = asyncio.get_running_loop().call_later(self.flow.duration_s, self._stopping.set)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for source in self.flow.sources:
+                    group.create_task(move(source))
+        except ExceptionGroup as error:
+            raise error.exceptions[0] from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _close(self, route: pipeline.Route) -> list[UsageError]:
+        if route.middleware is not None:
+            await route.middleware.close()
+        troubles: list[UsageError] = []
+        loop = asyncio.get_running_loop()
+        for output, _ in route.outputs:
+            try:
+                await output.close()
+            except UsageError as error:
+                troubles.append(error)
+        for background in self._outputs:
+            try:
+                await loop.run_in_executor(None, background.close)
+            except UsageError as error:
+                troubles.append(error)
+        return troubles
+
+    async def _batches(self, source: Source) -> AsyncIterator[Messages]:
+        """Messages; exchanges go to their outputs on the way."""
+        if source.speed is not None:
+            async for messages in self._paced(source):
+                yield messages
+            return
+        loop = asyncio.get_running_loop()
+        results = self._live() if not source.files else self._files(source)
+        while (piece := await loop.run_in_executor(self._thread, next, results, None)) is not None:
+            if isinstance(piece, pa.RecordBatch):
+                self._exchanges += piece.num_rows
+                if self._alerts is not None:
+                    self._alerts.add(piece)
+                for output in self._outputs:
+                    await loop.run_in_executor(self._thread, output.exchanges, piece)
+            elif isinstance(piece, Messages):
+                yield piece
+
+    async def _paced(self, source: Source) -> AsyncIterator[Messages]:
+        from replaykit.traffic.inputs.file import FileInput
+
+        for name in source.files:
+            reader = FileInput(name, self.say, source.speed or 1.0, rules=rules(source.args))
+            stopper = asyncio.create_task(self._stop_it(reader))
+            try:
+                async for messages in reader.batches():
+                    yield messages
+            finally:
+                stopper.cancel()
+            self._troubles += reader.read.troubles
+
+    async def _stop_it(self, reader: pipeline.Input) -> None:
+        await self._stopping.wait()
+        reader.stop()
+
+    def _files(self, source: Source) -> Iterator[pa.RecordBatch | Messages]:
+        wants = self._wants
+        ports = common.parse_ports(source.args.port)
+        reader = common.Reader(
+            source.args, common.options(source.args, wants, wants and self.flow.responses, ports)
+        )
+        for piece in reader.read(source.files):
+            yield piece
+            if self._stopping.is_set():
+                return
+        self._troubles += reader.troubles
+
+    def _live(self) -> Iterator[Any]:
+        """What the capture gives; None is never given, so that the end is known."""
+        capture = self._capture
+        assert capture is not None
+        capture.start()
+        flushed = observed = time.monotonic()
+        stopped = False
+        while True:
+            running = capture.running  # before the queue is read, so that nothing is left in it
+            if self._stopping.is_set() and not stopped:
+                stopped = True
+                capture.stop()
+            try:
+                result = capture.results.get(timeout=0.1)
+                yield from (piece for piece in (result.exchanges, result.messages) if piece is not None)
+            except queue.Empty:
+                yield ()  # nothing just now
+                if not running:
+                    self._observe(capture)
+                    return
+            now = time.monotonic()
+            if self._alerts is not None:
+                self._alerts.turn(capture)
+            if now - flushed >= 1:
+                for output in self._outputs:
+                    output.flush()
+                flushed = now
+            if now - observed >= OBSERVE_S:
+                self._observe(capture)
+                observed = now
+
+    def _observe(self, capture: Capture) -> None:
+        capture_command.observe(capture, self._outputs)
+
+    def status(self) -> Mapping[str, Any]:
+        """What /health and /metrics say. `ok`: every part of the pipeline is at work."""
+        capture = self._capture
+        totals = None if capture is None else capture.totals()
+        outputs = {}
+        metrics: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {
+            ("replaykit_exchanges_total", ()): self._exchanges
+        }
+        for background in self._outputs:
+            state = getattr(background.output, "state", None)
+            name = _shown(background.output.target)
+            outputs[name] = {"failed": background.failed, **({} if state is None else state)}
+            for key, value in outputs[name].items():
+                if isinstance(value, int | float):
+                    suffix = key if key in ("waiting_bytes", "failed") else f"{key}_total"
+                    metrics[f"replaykit_output_{suffix}", (("output", name),)] = value
+        if totals is not None:
+            metrics["replaykit_kernel_packets_total", ()] = totals.kernel_packets
+            metrics["replaykit_kernel_drops_total", ()] = totals.kernel_drops
+            metrics["replaykit_captured_bytes_total", ()] = totals.account.get("bytes", 0)
+        alive = capture is None or capture.running or self._stopping.is_set()
+        return {
+            "ok": alive and not any(o["failed"] for o in outputs.values()),
+            "seconds": round(time.monotonic() - self._began, 1),
+            "exchanges": self._exchanges,
+            "kernel_drops": None if totals is None else totals.kernel_drops,
+            "outputs": outputs,
+            "metrics": metrics,
+        }
+
+
+def _notify(state: str) -> None:
+    """Tells systemd (Type=notify), where it asks for that."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

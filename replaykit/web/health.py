@@ -1,0 +1,84 @@
+"""`/health` and `/metrics` of a running pipeline, on 127.0.0.1 unless told.
+
+Owns the answers, not what they say: a function gives that, quickly, from any thread.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from replaykit.errors import UsageError
+
+
+class Health:
+    """address: `[HOST]:PORT`. status: `ok` and whatever else is known; `metrics`: names with labels to numbers.
+
+    Raises UsageError where nothing can listen.
+    """
+
+    def __init__(self, address: str, status: Callable[[], Mapping[str, Any]]) -> None:
+        host, _, port = address.rpartition(":")
+        if not port.isdecimal() or int(port) > 65_535:
+            raise UsageError(f"health: {address!r}: write [HOST]:PORT, such as 127.0.0.1:9901")
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                found = status()
+                if self.path == "/health":
+                    body = json.dumps({k: v for k, v in found.items() if k != "metrics"}).encode()
+                    self._say(200 if found["ok"] else 503, "application/json", body)
+                elif self.path == "/metrics":
+                    self._say(
+                        200, "text/plain; version=0.0.4; charset=utf-8", exposition(found["metrics"]).encode()
+                    )
+                else:
+                    self._say(404, "text/plain", b"there are /health and /metrics\n")
+
+            def _say(self, status: int, kind: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Says nothing: probes come every few seconds."""
+
+        try:
+            self._server = http.server.ThreadingHTTPServer(
+                (host.strip("[]") or "127.0.0.1", int(port)), Handler
+            )
+        except OSError as error:
+            raise UsageError(
+                f"health: {address}: cannot listen: {(error.strerror or str(error)).lower()}"
+            ) from None
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def exposition(metrics: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]) -> str:
+    """Prometheus' text format 0.0.4; names that end in _total are counters."""
+    lines: list[str] = []
+    named: set[str] = set()
+    for (name, labels), value in sorted(metrics.items()):
+        if name not in named:
+            named.add(name)
+            lines.append(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}")
+        shown = ",".join(f'{k}="{_escaped(v)}"' for k, v in labels)
+        lines.append(f"{name}{{{shown}}} {value}" if shown else f"{name} {value}")
+    return "\n".join([*lines, ""])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
