@@ -18,6 +18,7 @@ COMMANDS = {
     "replay": "sends recorded requests to a target, at their own pace or another, and compares the answers",
     "ship": "exchanges of files to Elasticsearch, through a spool on disk",
     "alert": "evaluates rules and tells people: shares, growth, errors, latency, loss",
+    "anomalies": "bandwidth that the past does not explain, by endpoint",
     "archive": "keeps an archive of Parquet in order: joins small files, deletes old ones",
     "gate": "fails a CI run that uses more bandwidth than it may",
     "diff": "what changed per endpoint between two recordings",

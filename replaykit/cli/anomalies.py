@@ -1,0 +1,119 @@
+"""`replaykit anomalies`: bandwidth that the past does not explain."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from typing import Any
+
+import pyarrow as pa
+
+from replaykit.alert.rules import GROUPS
+from replaykit.alert.sources import HOUR_NS, ParquetSource
+from replaykit.attribution.anomalies import Detector, forecast
+from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.errors import UsageError
+from replaykit.ship.archive import parse_time
+from replaykit.ship.files import rfc3339
+
+EXAMPLES = (
+    "replaykit anomalies archive/ --days 28",
+    "replaykit anomalies s3://traffic/web/ --by host --until 2026-11-21 --format json",
+)
+DAY_NS = 24 * HOUR_NS
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "place", metavar="ARCHIVE", help="a directory or s3://bucket/prefix/ of Parquet, or a file"
+    )
+    parser.add_argument("--by", default="endpoint", choices=GROUPS, help="default endpoint")
+    parser.add_argument(
+        "--top", type=int, default=20, metavar="N", help="only those with the most bytes (default 20)"
+    )
+    parser.add_argument(
+        "--days", type=int, default=28, metavar="N", help="of the past to learn from (default 28, at least 3)"
+    )
+    parser.add_argument(
+        "--judge", default="24h", metavar="TIME", help="so much before --until is judged (default 24h)"
+    )
+    parser.add_argument("--until", default="now", metavar="TIME", help="default now")
+    parser.add_argument("--step", default="5m", metavar="TIME", help="default 5m")
+    parser.add_argument(
+        "--forecast", default="seasonal", choices=("seasonal", "median", "lstm"), help="default seasonal"
+    )
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+
+
+def run(args: argparse.Namespace) -> int:
+    step_ns = int(parse_duration(args.step) * 1e9)
+    judged_ns = int(parse_duration(args.judge) * 1e9)
+    if args.days < 3:
+        raise UsageError("--days: a season needs at least 3 days to be seen")
+    if step_ns < 60 * 10**9 or DAY_NS % step_ns:
+        raise UsageError(f"--step {args.step}: statistics are by minute; give a part of a day such as 5m")
+    until = parse_time("--until", args.until) // step_ns * step_ns
+    since = until - judged_ns - args.days * DAY_NS
+    series, first = _series(ParquetSource(args.place), args.by, since, until, step_ns)
+    known = max(first, since)
+    learned = (until - judged_ns - known) // step_ns
+    day = DAY_NS // step_ns
+    if learned < 3 * day:
+        raise UsageError(
+            f"{args.place}: {learned / day:.1f} days before what is to be judged; at least 3 are needed"
+        )
+    lines: list[dict[str, Any]] = []
+    for name in sorted(series, key=lambda n: -sum(series[n].values()))[: args.top]:
+        values = [
+            series[name].get(n, 0.0) for n in range((known - since) // step_ns, (until - since) // step_ns)
+        ]
+        whole = learned - learned % day
+        values = values[learned - whole :]
+        detector = Detector(forecast(args.forecast, (day, 7 * day)), day, args.days)
+        detector.learn(values[:whole])
+        for n, value in enumerate(values[whole:]):
+            found = detector.judge(value)
+            if found.anomaly:
+                at = until - judged_ns + n * step_ns
+                lines.append(
+                    {
+                        "time": rfc3339(at),
+                        args.by: name,
+                        "bytes": value,
+                        "expected_bytes": round(found.expected),
+                        "deviations": round(found.deviations, 1),
+                    }
+                )
+    for line in sorted(lines, key=lambda one: str(one["time"])):
+        if args.format == "json":
+            print(json.dumps(line, ensure_ascii=False))
+        else:
+            print(
+                f"{str(line['time'])[:16]}  {line[args.by]}  {show_size(line['bytes'])}, expected {show_size(line['expected_bytes'])} ({line['deviations']:+} deviations)"
+            )
+    return 0
+
+
+def _series(
+    source: ParquetSource, by: str, since: int, until: int, step_ns: int
+) -> tuple[dict[str, dict[int, float]], int]:
+    """For each group step numbers to bytes, and when the data begins; an hour is read at a time."""
+    out: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    first = until
+    for hour in range(since // HOUR_NS, (until - 1) // HOUR_NS + 1):
+        table = source.rows(max(hour * HOUR_NS, since), min((hour + 1) * HOUR_NS, until))
+        if table is None or not table.num_rows:
+            continue
+        first = min(first, hour * HOUR_NS)
+        columns = (
+            table.column("minute").cast(pa.int64()),
+            table.column(by),
+            table.column("request_wire_bytes"),
+            table.column("response_wire_bytes"),
+        )
+        for minute, name, request, response in zip(*(c.to_pylist() for c in columns), strict=True):
+            out["(unknown)" if name is None else str(name)][(minute - since) // step_ns] += (request or 0) + (
+                response or 0
+            )
+    return out, first
