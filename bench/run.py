@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import captures, measure, replay
+from bench import anomalies, archive, captures, measure, replay, ship
 from bench.captures import Recorded
 from bench.measure import Cost
 from ci.servers import namespaces, nginx, wrk
@@ -381,8 +381,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=12, help="of each live run")
     parser.add_argument("--only", default="", help="names of parts, comma between")
     args = parser.parse_args()
-    goreplay = os.environ.get("GOREPLAY")
-    if not goreplay:
+    wanted = [w for w in args.only.split(",") if w]
+    own = {
+        "Shipping to Elasticsearch": lambda: shown(*ship.shipping()),
+        "Shipping beside a live capture": lambda: shown(*ship.live()),
+        "A day of 100 million exchanges": lambda: shown(*archive.day()),
+        "Anomalies": lambda: shown(*anomalies.results()),
+    }
+    alone = bool(wanted) and all(any(w.lower() in n.lower() for n in own) for w in wanted)
+    goreplay = os.environ.get("GOREPLAY", "")
+    if not goreplay and not alone:
         print(
             "set GOREPLAY to GoReplay 2.0's program (and GOREPLAY_LIVE to one for live capture)",
             file=sys.stderr,
@@ -404,8 +412,8 @@ def main() -> int:
         "Replay at a recorded pace": lambda: shown(*replay.paced(goreplay)),
         "Reading and filtering a .gor": lambda: shown(*replay.reading(goreplay)),
         "Middleware": lambda: shown(*replay.middleware(goreplay)),
+        **own,
     }
-    wanted = [w for w in args.only.split(",") if w]
     text = RESULTS.read_text() if RESULTS.exists() else ""
     sections = dict(re.findall(r"^## (.*?)\n\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     for name, part in parts.items():

@@ -2,6 +2,6 @@
 
 import sys
 
-from replaykit.cli.main import main
+from replaykit.cli.main import command
 
-sys.exit(main())
+sys.exit(command())

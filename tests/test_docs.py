@@ -24,6 +24,7 @@ def test_readme_commands(tmp_path: Path) -> None:
     """In their order, in one directory; live ones are tested with real traffic elsewhere."""
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / OUT.name).write_bytes(OUT.read_bytes())
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     assert len(RUNNABLE) >= 6
     for command in RUNNABLE:
@@ -140,3 +141,20 @@ def test_the_example_of_a_budget(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "gate.md").read_text()
     (tmp_path / "b.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1])  # type: ignore[index]
     assert read_budgets(str(tmp_path / "b.yaml")) == [("/users/{id}", 2000), ("/images/*", 200_000)]
+
+
+def test_the_examples_of_alerts_and_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from replaykit.alert.rules import METRICS, parse_rules
+    from replaykit.cli.flow import read_flow
+
+    alerts, pipelines = ((ROOT / "docs" / n).read_text() for n in ("alerts.md", "pipelines.md"))
+    monkeypatch.setenv("SLACK_URL", "https://example.org/hook")
+    monkeypatch.setenv("STATE", "/var/lib/replaykit")
+    (rule,) = parse_rules(re.search(r"```yaml\n(.*?)```", alerts, re.DOTALL)[1]).rules  # type: ignore[index]
+    assert rule.share == 0.3 and rule.notify == ("ops", "mail")
+    assert [m for m in METRICS if f"`{m}`" not in alerts] == []
+    example = re.search(r"```yaml\n(.*?)```", pipelines, re.DOTALL)[1]  # type: ignore[index]
+    (tmp_path / "p.yaml").write_text(example)
+    assert len(read_flow(str(tmp_path / "p.yaml")).targets) == 3
+    named = {p.name for p in (ROOT / "pipelines").glob("*.yaml")} - {"alerts.yaml"}
+    assert [n for n in named if f"`{n}`" not in pipelines] == []

@@ -1,8 +1,8 @@
 """What bandwidth was to be expected, and what is not: forecasts with a season, by endpoint.
 
 Owns the judging: a value is an anomaly where it lies outside of what the past makes likely, and the past is never
-taught by anomalies. The forecasts are a library's (statsforecast, the extra `forecast`) or an LSTM's (Keras, the
-extra `lstm`). Cost: a forecast of a day ahead per series and day, milliseconds with the first, minutes with the second.
+taught by anomalies. The forecasts are a library's (statsmodels, the extra `forecast`) or an LSTM's (Keras, the extra
+`lstm`). Cost: a forecast of a day ahead per series and day; the LSTM learns once a week.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Forecast(Protocol):
 
 @dataclass
 class Seasonal:
-    """MSTL: seasons taken off, their trend forecast by an AutoETS (statsforecast). season: steps, such as a day's."""
+    """MSTL on a logarithmic scale (statsmodels): the last trend, and each season as it was last. season: steps of a day, a week."""
 
     season: tuple[int, ...]
     name: str = "seasonal"
@@ -37,15 +37,22 @@ class Seasonal:
     def ahead(self, past: Sequence[float], steps: int) -> list[float]:
         try:
             import numpy as np
-            from statsforecast.models import MSTL, AutoETS
+            from statsmodels.tsa.seasonal import MSTL
         except ImportError:
-            raise UsageError("anomalies need statsforecast: pip install 'replaykit[forecast]'") from None
+            raise UsageError("anomalies need statsmodels: pip install 'replaykit[forecast]'") from None
         usable = [s for s in self.season if len(past) >= 2 * s]
         if not usable:
             return [sum(past) / len(past)] * steps
-        model = MSTL(season_length=usable, trend_forecaster=AutoETS(model="ZZN"))
-        found = model.forecast(y=np.asarray(past, dtype=np.float64), h=steps)
-        return [max(float(v), 0.0) for v in found["mean"]]
+        jump = max(usable[0] // 24, 1)
+        how = {"seasonal_deg": 0, "seasonal_jump": jump, "trend_jump": 4 * jump, "low_pass_jump": 4 * jump}
+        values = np.log1p(np.asarray(past, dtype=np.float64))
+        found = MSTL(values, periods=usable, windows=[25] * len(usable), iterate=1, stl_kwargs=how).fit()
+        seasons = found.seasonal.reshape(len(values), -1)
+        ahead = np.full(steps, float(found.trend[-1]))
+        for column, season in enumerate(usable):
+            last = seasons[-season:, column]
+            ahead += np.resize(last, steps)
+        return [max(float(v), 0.0) for v in np.expm1(ahead)]
 
 
 @dataclass
@@ -72,9 +79,11 @@ class Lstm:
     """One LSTM layer over the last day, the time of day beside each value; the next day in one piece (Keras)."""
 
     season: tuple[int, ...]
-    epochs: int = 30
+    epochs: int = 15
     units: int = 32
     name: str = "LSTM"
+    _model: Any = None
+    _asked: int = 0
 
     def ahead(self, past: Sequence[float], steps: int) -> list[float]:
         import os

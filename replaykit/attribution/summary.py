@@ -32,6 +32,24 @@ _SUMS = (
 
 Key = tuple[str, ...]
 
+_CODES = 4096
+"""More than there are buckets: a group and a bucket are one number, which is grouped by faster than two."""
+_CONDENSE = 32
+"""Batches that wait before they are made one."""
+_MOST_PENDING = 200_000
+_PARTS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, str], ...]]] = {
+    "totals": (
+        (),
+        (
+            ("weight", "sum"), ("incomplete", "sum"), *((name, "sum") for name in _SUMS),
+            ("request_wire_raw", "max"), ("response_wire_raw", "max"),
+        ),
+    ),
+    "sizes": (("size_bucket",), (("weight", "sum"),)),
+    "latencies": (("latency_bucket",), (("weight", "sum"),)),
+}  # fmt: skip
+"""What is added up of a batch: by which columns beside the keys, and how."""
+
 
 @dataclass
 class Group:
@@ -104,57 +122,115 @@ class Summary:
         self.by = tuple(by)
         self._max_keys = max_keys
         self._groups: dict[Key, Group] = defaultdict(Group)
-        self.total = Group()
+        self._total = Group()
+        self._pending: dict[str, list[pa.Table]] = {name: [] for name in _PARTS}
         self.weighted = False
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Adds a batch with the columns of an exchange; its strings may be dictionaries or plain."""
         if not batch.num_rows:
             return
-        table, keys = self._table(batch)
+        table, texts = self._table(batch)
+        for part, (more, aggregates) in _PARTS.items():
+            by = more[0] if more else "group"
+            found = table.group_by(by, use_threads=False).aggregate(list(aggregates)).combine_chunks()
+            group = found.column(by).combine_chunks()
+            if more:
+                code, group = group, pc.divide(group, _CODES)
+                bucket = pc.subtract(pc.subtract(code, pc.multiply(group, _CODES)), 2)
+                found = found.append_column("bucket", pc.if_else(pc.less(bucket, -1), None, bucket))
+            found = found.drop_columns([by])
+            for i, names in enumerate(texts):
+                found = found.append_column(f"key{i}", names.take(group))
+            self._pending[part].append(found)
+        if len(self._pending["totals"]) >= _CONDENSE:
+            self._condense()
+
+    def _condense(self) -> None:
+        """Batches that wait become one: what keys they share is added up without a Python object per row."""
         names = [f"key{i}" for i in range(len(self.by))]
-        aggregates = [("weight", "sum"), ("incomplete", "sum")]
-        aggregates += [(name, "sum") for name in _SUMS]
-        aggregates += [("request_wire_raw", "max"), ("response_wire_raw", "max")]
-        totals = table.group_by(names).aggregate(aggregates).to_pydict()
-        rows = zip(*(totals[n] for n in names), strict=True)
-        groups: list[Group] = []
-        for i, row in enumerate(rows):
-            part = Group(totals["weight_sum"][i], totals["incomplete_sum"][i] or 0)
-            for name in _SUMS:
-                setattr(part, name, totals[f"{name}_sum"][i] or 0)
-            part.max_request_bytes = totals["request_wire_raw_max"][i] or 0
-            part.max_response_bytes = totals["response_wire_raw_max"][i] or 0
-            groups.append(part)
-            self._groups[_key(keys, row)].add(part)
-        for part in groups:
-            self.total.add(part)
-        for column, attribute in (("size_bucket", "sizes"), ("latency_bucket", "latencies")):
-            counts = table.group_by([*names, column]).aggregate([("weight", "sum")]).to_pydict()
-            for *parts, bucket, weight in zip(
-                *(counts[n] for n in names), counts[column], counts["weight_sum"], strict=True
-            ):
-                if bucket is not None:
-                    for group in (self._groups[_key(keys, parts)], self.total):
-                        buckets = getattr(group, attribute)
+        for part, (more, aggregates) in _PARTS.items():
+            waiting = self._pending[part]
+            if len(waiting) < 2:
+                continue
+            together = pa.concat_tables(waiting, promote_options="permissive")
+            again = [(f"{name}_{kind}", kind) for name, kind in aggregates]
+            by = [*names, "bucket"] if more else names
+            found = together.group_by(by, use_threads=False).aggregate(again)
+            renamed = [
+                n.removesuffix("_sum_sum") + "_sum"
+                if n.endswith("_sum_sum")
+                else n.removesuffix("_max_max") + "_max"
+                if n.endswith("_max_max")
+                else n
+                for n in found.column_names
+            ]
+            self._pending[part] = [found.rename_columns(renamed)]
+        if self._pending["sizes"][0].num_rows > _MOST_PENDING:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Makes groups of what waits."""
+        if not self._pending["totals"]:
+            return
+        names = [f"key{i}" for i in range(len(self.by))]
+        for part in self._pending["totals"]:
+            rows = part.to_pylist()
+            for row in rows:
+                group = Group(row["weight_sum"], row["incomplete_sum"] or 0)
+                for name in _SUMS:
+                    setattr(group, name, row[f"{name}_sum"] or 0)
+                group.max_request_bytes = row["request_wire_raw_max"] or 0
+                group.max_response_bytes = row["response_wire_raw_max"] or 0
+                self._groups[tuple(row[n] for n in names)].add(group)
+                self._total.add(group)
+        for attribute in ("sizes", "latencies"):
+            for part in self._pending[attribute]:
+                counts = part.to_pydict()
+                total = getattr(self._total, attribute)
+                for *key, bucket, weight in zip(
+                    *(counts[n] for n in names), counts["bucket"], counts["weight_sum"], strict=True
+                ):
+                    if bucket is not None:
+                        buckets = getattr(self._groups[tuple(key)], attribute)
                         buckets[bucket] = buckets.get(bucket, 0) + weight
+                        total[bucket] = total.get(bucket, 0) + weight
+        self._pending = {name: [] for name in _PARTS}
         if len(self._groups) > self._max_keys:
             self._shrink()
 
-    def _table(self, batch: pa.RecordBatch) -> tuple[pa.Table, list[list[str | None] | None]]:
-        """The columns to aggregate, weighted, with keys as numbers where they are dictionaries."""
+    @property
+    def total(self) -> Group:
+        """Of everything."""
+        self._fold()
+        return self._total
+
+    def _table(self, batch: pa.RecordBatch) -> tuple[pa.Table, list[pa.Array]]:
+        """The columns to aggregate, weighted, with all keys together as one number, `group`; and each key's text by group."""
         columns: dict[str, pa.Array] = {}
-        keys: list[list[str | None] | None] = []
-        for i, name in enumerate(self.by):
+        group: pa.Array | None = None
+        texts: list[pa.Array] = []
+        for name in self.by:
             column = batch.column(_COLUMNS.get(name, name))
             if name == "content_type":
                 column = pc.ascii_lower(pc.utf8_rtrim_whitespace(_before(_plain(column), ";")))
-            if pa.types.is_dictionary(column.type):
-                keys.append(column.dictionary.to_pylist())
-                column = column.indices
-            else:
-                keys.append(None)
-            columns[f"key{i}"] = column
+            if not pa.types.is_dictionary(column.type):
+                column = column.cast(pa.string()).dictionary_encode()
+            known = len(column.dictionary)
+            indices = pc.fill_null(column.indices.cast(pa.int64()), known)
+            names = pa.concat_arrays(
+                [pc.fill_null(column.dictionary.cast(pa.string()), "(unknown)"), pa.array(["(unknown)"])]
+            )
+            if group is None:
+                group, texts = indices, [names]
+                continue
+            both = pc.add(pc.multiply(group, known + 1), indices).dictionary_encode()
+            first = pc.divide(both.dictionary, known + 1)
+            second = pc.subtract(both.dictionary, pc.multiply(first, known + 1))
+            texts = [*(t.take(first) for t in texts), names.take(second)]
+            group = both.indices.cast(pa.int64())
+        assert group is not None
+        columns["group"] = group
         weight = batch.column("weight")
         weighted = pc.max(weight).as_py() != 1
         self.weighted |= weighted
@@ -167,9 +243,10 @@ class Summary:
         for name in _SUMS:
             columns[name] = _times(batch.column(name), weight, weighted)
         size = pc.add(pc.fill_null(request, 0), pc.fill_null(response, 0))
-        columns["size_bucket"] = _bucket(size)
-        columns["latency_bucket"] = _bucket(batch.column("duration_ns"))
-        return pa.table(columns), keys
+        for name, values in (("size_bucket", size), ("latency_bucket", batch.column("duration_ns"))):
+            code = pc.fill_null(pc.add(_bucket(values), 2), 0)
+            columns[name] = pc.add(pc.multiply(group, _CODES), code)
+        return pa.table(columns), texts
 
     def _shrink(self) -> None:
         """Joins siblings, then adds the smallest half to `(other)`."""
@@ -198,6 +275,7 @@ class Summary:
 
     def top(self, n: int | None = None) -> list[tuple[Key, Group]]:
         """The keys with the most link bytes, the rest as `(other)`: the sum is always the total."""
+        self._fold()
         self._groups = defaultdict(Group, self._joined())
         other_key = (OTHER,) * len(self.by)
         ranked = sorted(
@@ -211,14 +289,6 @@ class Summary:
         for _, group in ranked[len(keep) :]:
             other.add(group)
         return [*keep, (other_key, other)] if other.requests else keep
-
-
-def _key(keys: list[list[str | None] | None], row: Iterable[object]) -> Key:
-    out = []
-    for names, value in zip(keys, row, strict=True):
-        text = value if names is None or value is None else names[value]  # type: ignore[call-overload]
-        out.append("(unknown)" if text is None else str(text))
-    return tuple(out)
 
 
 def _plain(column: pa.Array) -> pa.Array:
@@ -235,11 +305,13 @@ def _times(column: pa.Array, weight: pa.Array, weighted: bool) -> pa.Array:
 
 def _bucket(column: pa.Array) -> pa.Array:
     """The logarithmic bucket of each value; -1 for zero and less."""
-    logarithm = pc.multiply(pc.log2(pc.max_element_wise(column, 1).cast(pa.float64())), _BUCKETS_PER_OCTAVE)
-    buckets = pc.floor(logarithm).cast(pa.int16())
-    return pc.if_else(
-        pc.is_null(column), None, pc.if_else(pc.less(column, 1), pa.scalar(-1, pa.int16()), buckets)
+    logarithm = pc.multiply(
+        pc.log2(pc.max_element_wise(column.cast(pa.float64()), 1.0, skip_nulls=False)),
+        float(_BUCKETS_PER_OCTAVE),
     )
+    buckets = pc.floor(logarithm).cast(pa.int64())
+    least = pc.min(column).as_py()
+    return buckets if least is None or least >= 1 else pc.if_else(pc.less(column, 1), -1, buckets)
 
 
 def join_siblings(endpoints: Iterable[str], most: int = MAX_SIBLINGS) -> dict[str, str]:

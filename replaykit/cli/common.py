@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -26,6 +26,7 @@ from replaykit.wire.message import Messages
 from replaykit.wire.options import Options, header_rule
 
 BATCH_ROWS = 65_536
+T = TypeVar("T")
 
 
 def say(text: str) -> None:
@@ -310,6 +311,43 @@ def outputs(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]
                 errors.append(error)
         if errors and sys.exc_info()[0] is None:
             raise errors[0]
+
+
+def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The same pieces, read in a thread of their own, so that reading and adding up share two cores."""
+    waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
+    stopping = threading.Event()
+
+    def put(piece: T | None, error: BaseException | None) -> None:
+        while not stopping.is_set():
+            try:
+                return waiting.put((piece, error), timeout=0.2)
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for piece in pieces:
+                put(piece, None)
+                if stopping.is_set():
+                    return
+            put(None, None)
+        except BaseException as error:
+            put(None, error)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        while True:
+            piece, error = waiting.get()
+            if error is not None:
+                raise error
+            if piece is None:
+                return
+            yield piece
+    finally:
+        stopping.set()
+        thread.join()
 
 
 class Reader:

@@ -75,5 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _NoPandas:
+    """An import hook: pyarrow loads pandas where it is installed, half a second for conversions nobody asks for here."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(f"{name} is not wanted here", name=name)
+
+
+def command() -> int:
+    """The program."""
+    if "anomalies" not in sys.argv:
+        sys.meta_path.insert(0, _NoPandas)
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = common.options(args, False, False, common.parse_ports(args.port))
     reader = common.Reader(args, chosen, columns=columns(keys))
     summary = Summary(keys)
-    for piece in reader.read(args.files):
+    for piece in common.ahead(reader.read(args.files)):
         if isinstance(piece, pa.RecordBatch):
             summary.add(piece)
     show(summary, args, reader)

@@ -10,13 +10,14 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import pyarrow as pa
 
 from replaykit.attribution.sizes import parse_duration
 from replaykit.errors import UsageError
 from replaykit.ship.store import Store, counting, open_parquet
-from replaykit.wire.exchange import EXTRA, SCHEMA
+from replaykit.wire.exchange import BATCH_SCHEMA, EXTRA, SCHEMA
 
 BATCH_ROWS = 65_536
 _PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})/hour=(\d{2})(?:/|\Z)")
@@ -31,6 +32,10 @@ class Window:
 
     def __bool__(self) -> bool:
         return self.since is not None or self.until is not None
+
+    def holds(self, first: int, last: int) -> bool:
+        """Everything from `first` to `last` lies in it."""
+        return (self.since is None or first >= self.since) and (self.until is None or last < self.until)
 
     def meets(self, begin: int, end: int) -> bool:
         """Something from `begin` to before `end` may lie in it."""
@@ -85,11 +90,11 @@ def files(store: Store, window: Window) -> list[str]:
 def read(
     name: str, window: Window = Window(), wanted: Collection[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The exchanges of a file (a path, or an s3:// URL) in batches of SCHEMA; columns that are not wanted are null.
+    """The exchanges of a file (a path, or an s3:// URL) in batches of BATCH_SCHEMA; columns that are not wanted are null.
 
     Raises UsageError.
     """
-    file = open_parquet(name)
+    file = open_parquet(name, _TEXTS)
     there = file.schema_arrow.names
     lately = ("alpn", *EXTRA)  # files written before these columns existed are read too
     missing = [n for n in SCHEMA.names if n not in there and n not in lately]
@@ -103,15 +108,22 @@ def read(
         if window:
             batch = _inside(batch, window)
         columns = [
-            batch.column(f.name).cast(f.type) if f.name in names else pa.nulls(batch.num_rows, f.type)
-            for f in SCHEMA
+            batch.column(f.name).cast(f.type) if f.name in names else _nulls(batch.num_rows, f.type)
+            for f in BATCH_SCHEMA
         ]
         if batch.num_rows:
             yield pa.RecordBatch.from_arrays(columns, schema=_NULLABLE)
 
 
 _TIMES = ("time", "response_time")
-_NULLABLE = pa.schema([f.with_nullable(True) for f in SCHEMA])
+_TEXTS = [f.name for f in BATCH_SCHEMA if pa.types.is_dictionary(f.type)]
+_NULLABLE = pa.schema([f.with_nullable(True) for f in BATCH_SCHEMA])
+
+
+@lru_cache(256)
+def _nulls(rows: int, kind: pa.DataType) -> pa.Array:
+    """Columns nobody asked for are the same ones again and again."""
+    return pa.nulls(rows, kind)
 
 
 def _groups(file: object, window: Window) -> list[int]:
@@ -133,6 +145,10 @@ def _inside(batch: pa.RecordBatch, window: Window) -> pa.RecordBatch:
     import pyarrow.compute as pc
 
     stamp = pc.coalesce(batch.column("time"), batch.column("response_time")).cast(pa.int64())
+    ends = pc.min_max(stamp)
+    first, last = ends["min"].as_py(), ends["max"].as_py()
+    if first is not None and not stamp.null_count and window.holds(first, last):
+        return batch
     keep = pc.is_valid(stamp)
     if window.since is not None:
         keep = pc.and_(keep, pc.greater_equal(stamp, window.since))

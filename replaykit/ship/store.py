@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,15 +130,20 @@ def open_store(place: str) -> Store:
     return Folder(place)
 
 
-def open_parquet(name: str) -> Any:
-    """A ParquetFile by path or s3:// URL. Raises UsageError."""
+def open_parquet(name: str, texts: Sequence[str] = ()) -> Any:
+    """A ParquetFile by path or s3:// URL; these columns are read as dictionaries. Raises UsageError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         if name.startswith("s3://"):
-            return pq.ParquetFile(name.removeprefix("s3://"), filesystem=s3.file_system(), pre_buffer=True)
-        return pq.ParquetFile(name)
+            return pq.ParquetFile(
+                name.removeprefix("s3://"),
+                filesystem=s3.file_system(),
+                pre_buffer=True,
+                read_dictionary=texts,
+            )
+        return pq.ParquetFile(name, read_dictionary=texts)
     except (pa.ArrowInvalid, OSError) as error:
         raise UsageError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
