@@ -404,12 +404,21 @@ def _running(
 
 @contextmanager
 def moto(root: Path, port: int = 0) -> Iterator[str]:
-    """An S3 store (moto's server); gives its URL. Its objects live in memory."""
+    """An S3 store (moto's server); gives its URL. Its objects live in memory; the same root again: its restart, with the
+    objects that it had, from moto's own record of requests."""
+    import urllib.request
+
     root.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
+    record = root / "record"
+    again = record.exists()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, port, root / "out.log", env={**os.environ, "PYTHONWARNINGS": "ignore"}):
-        yield f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "MOTO_RECORDER_FILEPATH": str(record)}
+    with _running(command, port, root / "out.log", env=environment):
+        url = f"http://127.0.0.1:{port}"
+        for what in (["replay-recording"] if again else []) + ["start-recording"]:
+            urllib.request.urlopen(f"{url}/moto-api/recorder/{what}", data=b"", timeout=60).close()
+        yield url
 
 
 INFLUXDB = """

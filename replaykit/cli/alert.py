@@ -19,7 +19,7 @@ from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.ship import notify
 from replaykit.ship.archive import parse_time
-from replaykit.ship.elastic_place import state_folder
+from replaykit.ship.settings import state_folder
 
 EXAMPLES = (
     "replaykit alert rules.yaml --source elasticsearch://127.0.0.1:9200",

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     day = DAY_NS // step_ns
     if learned < 3 * day:
         raise UsageError(
-            f"{args.place}: {learned / day:.1f} days before what is to be judged; at least 3 are needed"
+            f"{args.place}: {max(learned, 0) / day:.1f} days before what is to be judged; at least 3 are needed"
         )
     lines: list[dict[str, Any]] = []
     for name in sorted(series, key=lambda n: -sum(series[n].values()))[: args.top]:

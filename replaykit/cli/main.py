@@ -16,7 +16,7 @@ COMMANDS = {
     "report": "who uses the bandwidth, from capture, .gor and Parquet files",
     "exchanges": "every exchange of the files, as Parquet, JSONL, CSV, .gor or a table",
     "replay": "sends recorded requests to a target, at their own pace or another, and compares the answers",
-    "ship": "exchanges of files to Elasticsearch, through a spool on disk",
+    "ship": "exchanges of files to Elasticsearch, Kafka and other stores, through a spool on disk",
     "alert": "evaluates rules and tells people: shares, growth, errors, latency, loss",
     "anomalies": "bandwidth that the past does not explain, by endpoint",
     "archive": "keeps an archive of Parquet in order: joins small files, deletes old ones",

@@ -15,12 +15,16 @@ from replaykit.ship.output import Rotation
 EXAMPLES = (
     "replaykit ship --setup --to elasticsearch://127.0.0.1:9200",
     "replaykit ship traffic.parquet --to elasticsearch://127.0.0.1:9200",
+    "replaykit ship archive/ --to kafka://127.0.0.1:9092/replaykit-exchanges",
 )
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", nargs="*", metavar="FILE", help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, or -"
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, an archive, or -",
     )
     parser.add_argument(
         "--to",
@@ -28,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         required=True,
         metavar="STORE",
-        help="elasticsearch://HOST:9200[/NAME][?spool=DIR]",
+        help="elasticsearch://HOST:9200[/NAME][?spool=DIR], kafka://, influxdb://, otlp://, s3://",
     )
     parser.add_argument(
         "--setup",
@@ -45,9 +49,13 @@ def run(args: argparse.Namespace) -> int:
     if not args.files and not args.setup:
         raise UsageError("nothing to ship: name files, or --setup")
     for target in args.to:
-        if not target.startswith("elasticsearch://"):
-            raise UsageError(f"--to {target}: write elasticsearch://HOST:9200")
+        if "://" not in target:
+            raise UsageError(
+                f"--to {target}: a store is needed, such as elasticsearch://HOST:9200; for files there is `exchanges`"
+            )
         if args.setup:
+            if not target.startswith("elasticsearch://"):
+                raise UsageError(f"--setup: only elasticsearch:// has something to set up, not {target}")
             place = parse_place(target)
             client = connect(place)
             streams = set_up(client, place.name)

@@ -18,8 +18,8 @@ from replaykit.alert.sources import LiveSource
 from replaykit.cli import common
 from replaykit.cli.alert import step
 from replaykit.errors import UsageError
-from replaykit.ship.elastic_place import state_folder
 from replaykit.ship.output import cannot_write
+from replaykit.ship.settings import state_folder
 
 if TYPE_CHECKING:
     from replaykit.capture.live import Capture

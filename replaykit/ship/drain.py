@@ -26,6 +26,23 @@ class Later(Exception):
     """The server is away or overloaded: the same is sent again later."""
 
 
+class Backoff:
+    """Waits longer after each failure, with full jitter: many hosts that lost the same server do not return at once."""
+
+    def __init__(self, stopping: threading.Event) -> None:
+        self._stopping, self._tries = stopping, 0
+
+    def wait(self) -> None:
+        self._tries += 1
+        self._stopping.wait(random.uniform(0, min(0.2 * 2**self._tries, _LONGEST_WAIT_S)))
+        if self._stopping.is_set():
+            time.sleep(0.2)
+
+    def over(self) -> None:
+        """It went well."""
+        self._tries = 0
+
+
 class Server(Protocol):
     """Where records go. `sent`, `refused`: things the server took, and those it will never take."""
 
@@ -71,7 +88,7 @@ class Drain:
         self._wake.set()
 
     def _run(self) -> None:
-        tries = 0
+        backoff = Backoff(self._stopping)
         while True:
             self.cpu_s = time.thread_time()
             with self._lock:
@@ -86,18 +103,14 @@ class Drain:
                 self.server.deliver(waiting[0])
             except Later as error:
                 self._trouble = str(error)
-                tries += 1
                 if time.monotonic() > self._deadline:
                     return
-                # Full jitter: many hosts that lost the same server do not return at once.
-                self._stopping.wait(random.uniform(0, min(0.2 * 2**tries, _LONGEST_WAIT_S)))
-                if self._stopping.is_set():
-                    time.sleep(0.2)
+                backoff.wait()
                 continue
             except Exception as error:  # ends the thread, and is told at the end: the spool keeps everything
                 self._trouble = f"{type(error).__name__}: {error}"
                 return
-            tries = 0
+            backoff.over()
             try:
                 with self._lock:
                     self._spool.take()

@@ -5,7 +5,6 @@ Credentials come from the environment, from files it names, or from the URL; the
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from replaykit.attribution.sizes import parse_size
 from replaykit.errors import UsageError
+from replaykit.ship.settings import secret, state_folder
 
 NAME = "replaykit"
 WHAT = ("exchanges", "minutes")
@@ -85,21 +85,6 @@ def parse_place(target: str) -> Place:
         what,
         given.get("observer") or socket.gethostname(),
     )
-
-
-def state_folder() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "replaykit"
-
-
-def secret(name: str) -> str | None:
-    """The value of an environment variable, or of the file that NAME_FILE names. Raises UsageError."""
-    path = os.environ.get(f"{name}_FILE")
-    if path is None:
-        return os.environ.get(name) or None
-    try:
-        return Path(path).read_text().strip()
-    except OSError as error:
-        raise UsageError(f"{name}_FILE: {path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def connect(place: Place) -> Any:

@@ -21,9 +21,9 @@ from replaykit.attribution.minutes import SUMS, add, by_minute
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.errors import UsageError
 from replaykit.ship.drain import Drain, Later
-from replaykit.ship.elastic_place import secret, state_folder
 from replaykit.ship.files import write_whole
 from replaykit.ship.output import Output, Rotation, append
+from replaykit.ship.settings import secret, state_folder
 from replaykit.wire.message import Messages
 
 MEASUREMENT = "replaykit"

@@ -20,10 +20,10 @@ from replaykit.errors import UsageError
 from replaykit.ship import ecs
 from replaykit.ship.drain import Drain, Later
 from replaykit.ship.elastic import to_record
-from replaykit.ship.elastic_place import secret, state_folder
 from replaykit.ship.jsonlines import encode
 from replaykit.ship.kafka import Broker, module, options
 from replaykit.ship.output import Output, Rotation
+from replaykit.ship.settings import secret, state_folder
 from replaykit.wire.message import Messages
 
 TOPIC = "replaykit-exchanges"

@@ -18,7 +18,29 @@ def client() -> Any:
     except ImportError:
         raise UsageError("s3:// needs the package boto3: pip install 'replaykit[s3]'") from None
     region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
-    return boto3.client("s3", region_name=region, endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or None)
+    from botocore.config import Config
+
+    config = Config(connect_timeout=5, read_timeout=60)
+    return boto3.client(
+        "s3", region_name=region, endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or None, config=config
+    )
+
+
+def check(by: Any, bucket: str) -> None:
+    """Raises UsageError where the store says that nothing can be put there; one that is away says nothing."""
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+    try:
+        by.head_bucket(Bucket=bucket)
+    except HTTPClientError:
+        return
+    except ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if status in (401, 403, 404):
+            reason = "there is no such bucket" if status == 404 else f"access is refused ({status})"
+            raise UsageError(f"s3://{bucket}: {reason}") from None
+    except BotoCoreError as error:
+        raise UsageError(f"s3://{bucket}: {str(error).lower()}") from None
 
 
 def split(url: str) -> tuple[str, str]:

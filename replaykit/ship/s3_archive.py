@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import threading
 import time
 from pathlib import Path
@@ -21,13 +20,13 @@ import pyarrow.parquet as pq
 from replaykit.attribution.sizes import parse_size
 from replaykit.errors import UsageError
 from replaykit.ship import s3
-from replaykit.ship.elastic_place import state_folder
+from replaykit.ship.drain import Backoff
 from replaykit.ship.files import DirectoryOutput
 from replaykit.ship.output import Output, Rotation, append
+from replaykit.ship.settings import state_folder
 from replaykit.wire.message import Messages
 
 _LAST_S = 60.0
-_LONGEST_WAIT_S = 30.0
 
 
 class S3Archive:
@@ -57,6 +56,11 @@ class S3Archive:
         for part in self._staging.glob("date=*/hour=*/.*.part"):  # of a run that was killed: not whole
             part.unlink()
         self._client = s3.client()
+        try:
+            s3.check(self._client, bucket)
+        except BaseException:
+            os.close(self._lock)
+            raise
         self._output = DirectoryOutput(str(self._staging), rotation, self._finished)
         self._wake, self._stopping = threading.Event(), threading.Event()
         self.uploaded = 0
@@ -92,7 +96,7 @@ class S3Archive:
         return sorted(self._staging.glob("date=*/hour=*/*.parquet"))
 
     def _run(self) -> None:
-        tries = 0
+        backoff = Backoff(self._stopping)
         while True:
             waiting = self._waiting()
             if not waiting:
@@ -107,15 +111,12 @@ class S3Archive:
                     s3.put_file(path, self.target + key, self._client)
                     path.unlink(missing_ok=True)
                     self.uploaded += 1
-                tries = 0
+                backoff.over()
             except (UsageError, OSError) as error:
                 self.trouble = str(error)
-                tries += 1
                 if time.monotonic() > self._deadline:
                     return
-                self._stopping.wait(random.uniform(0, min(0.2 * 2**tries, _LONGEST_WAIT_S)))
-                if self._stopping.is_set():
-                    time.sleep(0.2)
+                backoff.wait()
 
     def close(self) -> None:
         """Raises UsageError if something could not be uploaded; it waits in the staging directory."""

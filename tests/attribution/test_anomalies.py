@@ -47,9 +47,7 @@ def test_an_anomaly_teaches_nothing() -> None:
     assert not any(j.anomaly for j in after) and all(abs(j.expected - 100_000) < 100 for j in after)
 
 
-def test_the_lstm(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("keras", reason="an extra that tests do not install: pip install 'replaykit[lstm]'")
-    pytest.importorskip("jax")
+def test_the_lstm() -> None:
     past = [1000 * (2 + math.sin(2 * math.pi * n / 24)) for n in range(24 * 20)]
     ahead = forecast("lstm", (24,)).ahead(past, 24)
     assert len(ahead) == 24 and sum(abs(a - p) for a, p in zip(ahead, past[:24], strict=True)) < 0.2 * sum(

@@ -8,7 +8,6 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from replaykit.errors import UsageError
@@ -17,25 +16,11 @@ from replaykit.ship.archive import Window, parse_time
 from replaykit.ship.files import DirectoryOutput, ParquetOutput
 from replaykit.ship.output import Rotation
 from replaykit.ship.store import Folder
-from replaykit.wire.engine import open_engine
-from replaykit.wire.options import Options
-from tests.talk import Talk
-from tests.target import OK, get
+from tests.ship.conftest import batch
 
 REPLAYKIT = [sys.executable, "-m", "replaykit"]
 HOUR = 3_600_000_000_000
 DAY = int(datetime(2026, 11, 20, tzinfo=UTC).timestamp()) * 10**9
-
-
-def batch(at: int, count: int = 3) -> pa.RecordBatch:
-    engine = open_engine(Options())
-    talk = Talk(start=at).open()
-    for n in range(count):
-        talk.client(get(f"/users/{n}")).server(OK)
-    for p in talk.close().packets:
-        engine.feed_packet(p.link, p.time, p.orig, p.data)
-    engine.finish()
-    return engine.take_exchanges()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -25,11 +24,9 @@ from replaykit.wire.engine import open_engine
 from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.options import Options
 from samples.make import OUT
-from tests.mutate import write
+from tests.ship.conftest import REPLAYKIT, capture, run
 from tests.talk import Talk
 from tests.target import OK, get, until
-
-REPLAYKIT = [sys.executable, "-m", "replaykit"]
 
 
 @pytest.fixture
@@ -57,17 +54,7 @@ def place(url: str, name: str, spool: Path) -> str:
 
 
 def ship(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*REPLAYKIT, "ship", *arguments], capture_output=True, text=True, check=False, timeout=200
-    )
-
-
-def capture(path: Path, exchanges: int) -> Path:
-    talk = Talk().open()
-    for n in range(exchanges):
-        talk.client(get(f"/users/{n}")).server(OK)
-    path.write_bytes(write(talk.close().packets))
-    return path
+    return run("ship", *arguments)
 
 
 def test_fields_sums_and_repeats(server: str, tmp_path: Path) -> None:
@@ -284,6 +271,7 @@ def test_wrong_use() -> None:
     for arguments, said in (
         (["--to", "elasticsearch://127.0.0.1:1"], "nothing to ship"),
         (["--setup", "--to", "file.parquet"], "elasticsearch://"),
+        (["--setup", "--to", "kafka://127.0.0.1:1"], "only elasticsearch://"),
         (["--setup", "--to", f"elasticsearch://127.0.0.1:{free_port()}"], "cannot be set up"),
     ):
         done = ship(*arguments)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ci.servers import elasticsearch, free_port, kafka, prometheus
+from ci.servers import elasticsearch, free_port, kafka, moto, prometheus
 from replaykit.ship.output import Rotation
 from replaykit.ship.prometheus import PrometheusOutput
 from tests.conftest import needs
@@ -98,6 +98,41 @@ def test_the_archive_in_s3_after_kill_9(store: Any, tmp_path: Path) -> None:
     # What was finished is there once, what was not finished is not there: files are whole or absent.
     assert after >= before + 5 and after <= COUNT + 5 and (finished or after == before + 5)
     assert list((tmp_path / "staging").glob("date=*/hour=*/.*")) == []
+
+
+def test_s3_killed_amid_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is killed when it has some of the files, and comes back with what it had taken."""
+    import boto3
+
+    root, port, there = tmp_path / "moto", free_port(), "s3://traffic/again/"
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"),
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+    ):
+        monkeypatch.setenv(name, value)
+    pcap, target = capture(tmp_path / "a.pcap", COUNT), f"{there}?staging={tmp_path / 'staging'}"
+
+    def objects() -> int:
+        return len(boto3.client("s3").list_objects_v2(Bucket="traffic").get("Contents", ()))
+
+    with moto(root, port):
+        boto3.client("s3").create_bucket(Bucket="traffic")
+        process = subprocess.Popen(
+            [*REPLAYKIT, "exchanges", str(pcap), "--quiet", "--to", target, "--rotate-size", "20kB"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        until(lambda: objects() > 0, 60)
+    with moto(root, port):
+        assert objects() > 0
+        if process.wait(150):  # it gave up before the store was back: the next run sends what waits
+            assert (
+                run(
+                    "exchanges", str(capture(tmp_path / "none.pcap", 0)), "--quiet", "--to", target
+                ).returncode
+                == 0
+            )
+        assert report(there)["total"]["requests"] == COUNT
 
 
 def test_prometheus_killed_amid_load(tmp_path: Path) -> None:

@@ -181,3 +181,15 @@ def test_the_command(tmp_path: Path) -> None:
     ):
         done = run("archive", str(tmp_path / "none"), *arguments)
         assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_bucket_that_is_not_there_is_said_at_once(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run("exchanges", str(OUT), "--quiet", "--to", f"s3://nowhere/x/?staging={tmp_path}", timeout=20)
+    assert done.returncode == 2 and done.stderr == "replaykit: s3://nowhere: there is no such bucket\n"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    done = run("exchanges", str(OUT), "--quiet", "--to", f"s3://traffic/x/?staging={tmp_path}", timeout=20)
+    assert done.returncode == 2 and "credentials" in done.stderr and "Traceback" not in done.stderr
