@@ -329,8 +329,11 @@ def _answers(port: int, process: subprocess.Popen[bytes], log: Path, seconds: fl
 
 
 @contextmanager
-def elasticsearch(root: Path, port: int = 0) -> Iterator[str]:
-    """A single node of its own, from .servers; gives its URL. The same root and port again: its restart."""
+def elasticsearch(root: Path, port: int = 0, secure: bool = False) -> Iterator[str]:
+    """A single node of its own, from .servers; gives its URL. The same root and port again: its restart.
+
+    secure: https with the certificate root/cert.pem, and a user `replaykit` with the password `long-secret`.
+    """
     home = root / "elasticsearch"
     if not home.exists():
         shutil.copytree(SERVERS / "elasticsearch", home, symlinks=True)
@@ -340,6 +343,24 @@ def elasticsearch(root: Path, port: int = 0) -> Iterator[str]:
         "xpack.security.enabled": "false", "cluster.routing.allocation.disk.threshold_enabled": "false",
         "path.data": root / "data", "path.logs": root / "logs", "node.name": "test",
     }  # fmt: skip
+    java = Path(shutil.which("java") or "/usr/bin/java").resolve().parents[1]
+    if secure:
+        for path in certificate(root, "127.0.0.1"):
+            shutil.copy(path, home / "config" / path.name)
+        settings |= {
+            "xpack.security.enabled": "true", "xpack.security.http.ssl.enabled": "true", "xpack.security.http.ssl.key": "key.pem",
+            "xpack.security.http.ssl.certificate": "cert.pem", "xpack.security.autoconfiguration.enabled": "false",
+        }  # fmt: skip
+        add = [
+            str(home / "bin" / "elasticsearch-users"),
+            "useradd",
+            "replaykit",
+            "-p",
+            "long-secret",
+            "-r",
+            "superuser",
+        ]
+        subprocess.run(add, check=True, capture_output=True, env={**os.environ, "ES_JAVA_HOME": str(java)})
     (home / "config" / "elasticsearch.yml").write_text("".join(f"{k}: {v}\n" for k, v in settings.items()))
     (home / "config" / "jvm.options.d").mkdir(exist_ok=True)
     (home / "config" / "jvm.options.d" / "heap.options").write_text("-Xms768m\n-Xmx768m\n")
@@ -353,7 +374,6 @@ def elasticsearch(root: Path, port: int = 0) -> Iterator[str]:
             os.chmod(path, path.stat().st_mode | 0o711)
         subprocess.run(["chown", "-R", "nobody", str(root)], check=True)
         prefix = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
-    java = Path(shutil.which("java") or "/usr/bin/java").resolve().parents[1]
     log = root / "out.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -363,7 +383,7 @@ def elasticsearch(root: Path, port: int = 0) -> Iterator[str]:
         )  # fmt: skip
     try:
         _answers(port, process, log, 120)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http{'s' if secure else ''}://127.0.0.1:{port}"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 9)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ci.servers import free_port
+from ci.servers import elasticsearch, free_port
 from replaykit.errors import UsageError
 from replaykit.ship import ecs
 from replaykit.ship.ecs import FIELDS, OWN, mappings
@@ -24,6 +24,7 @@ from replaykit.wire.engine import open_engine
 from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.options import Options
 from samples.make import OUT
+from tests.conftest import needs
 from tests.ship.conftest import REPLAYKIT, capture, run
 from tests.talk import Talk
 from tests.target import OK, get, until
@@ -240,6 +241,53 @@ def test_every_field_is_in_the_template() -> None:
     assert [p for p in leaves(json.loads(host)) if not known(p, "hosts")] == []
     assert len(identifier) == 32 and document["trace"]["id"] == "0af7651916cd43dd8448eb211c80319c"
     assert set(FIELDS) | set(OWN) <= set(SCHEMA.names)
+
+
+def test_passwords_and_tls(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    """A node with security: a password from a file, a CA; and what is wrong is said. It lacks what API keys need."""
+    import base64
+    import ssl
+
+    needs("elasticsearch")
+    root = tmp_path_factory.mktemp("secure")
+    pcap = capture(tmp_path / "a.pcap", 20)
+    with elasticsearch(root, secure=True) as url:
+        context = ssl.create_default_context(cafile=str(root / "cert.pem"))
+        login = base64.b64encode(b"replaykit:long-secret").decode()
+
+        def asked(path: str, body: Any = None) -> Any:
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
+            request = urllib.request.Request(f"{url}/{path}", data, headers)
+            with urllib.request.urlopen(request, timeout=30, context=context) as answer:
+                return json.load(answer)
+
+        until(lambda: asked("_security/_authenticate")["username"] == "replaykit", 60)
+        (tmp_path / "password").write_text("long-secret\n")
+        host = url.removeprefix("https://")
+        ways = {
+            "file": (
+                {
+                    "ELASTICSEARCH_USERNAME": "replaykit",
+                    "ELASTICSEARCH_PASSWORD_FILE": str(tmp_path / "password"),
+                },
+                0,
+            ),
+            "wrong": ({"ELASTICSEARCH_USERNAME": "replaykit", "ELASTICSEARCH_PASSWORD": "guessed-secret"}, 2),
+        }
+        for name, (environment, status) in ways.items():
+            to = f"elasticsearch://{host}/{name}?ca={root / 'cert.pem'}&spool={tmp_path / name}"
+            done = run("ship", str(pcap), "--to", to, env={**os.environ, **environment})
+            assert (
+                done.returncode == status and "secret" not in done.stderr and "Traceback" not in done.stderr
+            ), done.stderr
+            assert status == 0 or "unable to authenticate" in done.stderr
+        asked("file-*/_refresh", b"")
+        assert asked("file-exchanges*/_count")["count"] == 20
+        untrusted = run(
+            "ship", str(pcap), "--to", f"elasticsearch://{host}/none?tls=1&spool={tmp_path / 'none'}"
+        )
+        assert untrusted.returncode == 2 and "certificate" in untrusted.stderr.lower(), untrusted.stderr
 
 
 def test_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
