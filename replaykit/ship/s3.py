@@ -29,10 +29,11 @@ def client() -> Any:
 def check(by: Any, bucket: str) -> None:
     """Raises UsageError where the store says that nothing can be put there; one that is away says nothing."""
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.exceptions import ConnectionError as Unreachable
 
     try:
         by.head_bucket(Bucket=bucket)
-    except HTTPClientError:
+    except (HTTPClientError, Unreachable):
         return
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -135,35 +135,6 @@ def test_stream_killed_and_started_again(master: str, broker: Kafka, tmp_path: P
     agrees(to, expected(*inputs, folder=tmp_path))
 
 
-def test_a_broker_that_is_away_and_comes_back(tmp_path: Path) -> None:
-    """Killed amid the sending: what was not acknowledged is sent again, and each exchange is there."""
-    needs("kafka")
-    root, spool = tmp_path / "kafka", tmp_path / "spool"
-    pcap = capture(tmp_path / "a.pcap", 3000)
-    with kafka(root) as there:
-        target = f"kafka://{there.plain}/away?spool={spool}&observer=me"
-        assert run("exchanges", str(pcap), "--quiet", "--to", target).returncode == 0
-    away = run(
-        "exchanges",
-        str(capture(tmp_path / "b.pcap", 50, start=1_700_003_600_000_000_000)),
-        "--quiet",
-        "--to",
-        target,
-    )
-    assert away.returncode == 2 and "wait in" in away.stderr and "Traceback" not in away.stderr, away.stderr
-    with kafka(root) as there:
-        back = run(
-            "exchanges",
-            str(capture(tmp_path / "c.pcap", 7, start=1_700_007_200_000_000_000)),
-            "--quiet",
-            "--to",
-            target,
-        )
-        assert back.returncode == 0, back.stderr
-        ids = consumed(there.plain, "away")
-    assert len(ids) == len(set(ids)) == 3057
-
-
 def consumed(host: str, topic: str) -> list[str]:
     """The ids of all exchanges in a topic, in their order."""
     import asyncio
