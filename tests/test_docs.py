@@ -68,6 +68,8 @@ def test_links_and_flags(page: Path) -> None:
         for f in re.findall(r"--[a-z0-9-]+", build(c)._subparsers._group_actions[0].choices[c].format_help())
     }  # type: ignore[union-attr]
     known |= {f"--{name}" for name in goflags.BY_NAME}
+    job = (ROOT / "pipelines" / "spark" / "attribution.py").read_text()
+    known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', job))
     for flag in re.findall(r"`(--[a-z0-9-]+)", text):
         assert flag in known, flag
 
