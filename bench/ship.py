@@ -104,7 +104,6 @@ def shipped(path: Path, url: str, what: str, folder: Path) -> tuple[float, float
     target = f"elasticsearch://{url.removeprefix('http://')}/bench?what={what}&spool={tempfile.mkdtemp(dir=folder)}&spool-size=4GB"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
-    # What is left after the last seconds goes with the same spool: run until nothing waits.
     command = ["taskset", "-c", "0", *REPLAYKIT, "ship", str(path), "--to", target, "--quiet"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     wall = time.perf_counter() - begun
@@ -123,7 +122,7 @@ def shipping() -> tuple[str, list[list[str]]]:
 
         for what, label in (("exchanges,minutes", "both"), ("minutes", "minutes")):
             with sink() as url:
-                wall, cpu = min(shipped(path, url, what, folder) for _ in range(1))
+                wall, cpu = shipped(path, url, what, folder)
                 with urllib.request.urlopen(f"{url}/sink") as answer:
                     found = json.load(answer)
             table.append(

@@ -68,7 +68,6 @@ class Drain:
         self._lock = threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._deadline = float("inf")
-        self.cpu_s = 0.0
         try:
             self.server = connect()
         except BaseException:
@@ -90,7 +89,6 @@ class Drain:
     def _run(self) -> None:
         backoff = Backoff(self._stopping)
         while True:
-            self.cpu_s = time.thread_time()
             with self._lock:
                 waiting = self._spool.peek()
             if waiting is None:
