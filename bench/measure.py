@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import tempfile
 import time
@@ -32,13 +33,18 @@ def run(command: Sequence[str]) -> Cost:
     begun = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        # The kernel's ru_maxrss begins at the parent's size, so the program's own is looked at while it runs.
+        peak, ended = 0.0, os.pidfd_open(process.pid)
+        while not select.select([ended], [], [], 0.02)[0]:
+            peak = max(peak, _peak_mb(process.pid))
+        os.close(ended)
         _, status, used = os.wait4(process.pid, 0)
         wall = time.perf_counter() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             errors.seek(0)
             raise RuntimeError(f"{' '.join(command)}: {errors.read().decode()}")
-    return Cost(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    return Cost(wall, used.ru_utime + used.ru_stime, peak)
 
 
 def goreplay_file(program: str, capture: Path, port: int, out: Path, seconds: int = 120) -> Cost:

@@ -4,6 +4,6 @@ import sys
 
 sys.modules["numpy"] = None  # type: ignore[assignment]
 
-from replaykit.cli.main import main  # noqa: E402
+from replaykit.cli.main import command  # noqa: E402
 
-sys.exit(main())
+sys.exit(command())

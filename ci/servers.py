@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,8 @@ def certificate(root: Path, *names: str) -> tuple[Path, Path]:
     return pem, secret
 
 
+QUICK_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""For servers that live for seconds: the second compiler would only begin to pay off later."""
 SERVERS = Path(__file__).parents[1] / ".servers"
 KAFKA = """
 process.roles=broker,controller
@@ -281,7 +283,7 @@ def kafka(root: Path) -> Iterator[Kafka]:
         (root / "keystore.pem").write_bytes(key.read_bytes() + pem.read_bytes())
         ports = {name: free_port() for name in ("plain", "sasl", "tls", "controller")}
         config.write_text(KAFKA.format(root=root, **ports))
-    java = ["java", "-Xmx512m", "-cp", f"{SERVERS / 'kafka'}/*"]
+    java = ["java", "-Xmx512m", *QUICK_JAVA, "-cp", f"{SERVERS / 'kafka'}/*"]
     if not again:
         scram = "SCRAM-SHA-512=[name=gor,password=secret]"
         made = subprocess.run(
@@ -363,7 +365,7 @@ def elasticsearch(root: Path, port: int = 0, secure: bool = False) -> Iterator[s
         subprocess.run(add, check=True, capture_output=True, env={**os.environ, "ES_JAVA_HOME": str(java)})
     (home / "config" / "elasticsearch.yml").write_text("".join(f"{k}: {v}\n" for k, v in settings.items()))
     (home / "config" / "jvm.options.d").mkdir(exist_ok=True)
-    (home / "config" / "jvm.options.d" / "heap.options").write_text("-Xms768m\n-Xmx768m\n")
+    (home / "config" / "jvm.options.d" / "heap.options").write_text(f"-Xms768m\n-Xmx768m\n{QUICK_JAVA[0]}\n")
     scratch = root / "tmp"  # beside its home: it may not read its own plug-ins' folder
     scratch.mkdir(exist_ok=True)
     prefix: list[str] = []
@@ -489,48 +491,62 @@ def alertmanager(root: Path, receiver: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-@contextmanager
-def spark(root: Path) -> Iterator[str]:
-    """A standalone master and one worker (PySpark's own Spark); gives the master's URL."""
-    import pyspark
+class Spark:
+    """A standalone master and one worker (PySpark's own Spark), which know their jobs again after a restart."""
 
-    home = Path(pyspark.__file__).parent
-    root.mkdir(parents=True, exist_ok=True)
-    port, ui, worker_ui = free_port(), free_port(), free_port()
-    environment = {
-        **os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable,
-        "SPARK_WORKER_DIR": str(root / "work"), "SPARK_LOCAL_DIRS": str(root / "local"),
-    }  # fmt: skip
-    launch = str(home / "bin" / "spark-class")
-    master = [
-        launch,
-        "org.apache.spark.deploy.master.Master",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--webui-port",
-        str(ui),
-    ]
-    url = f"spark://127.0.0.1:{port}"
-    worker = [
-        launch,
-        "org.apache.spark.deploy.worker.Worker",
-        "--host",
-        "127.0.0.1",
-        "--webui-port",
-        str(worker_ui),
-        "-c",
-        "2",
-        "-m",
-        "1g",
-        url,
-    ]
-    with (
-        _running(master, port, root / "master.log", env=environment),
-        _running(worker, worker_ui, root / "worker.log", env=environment),
-    ):
-        yield url
+    def __init__(self, root: Path) -> None:
+        import pyspark
+
+        root.mkdir(parents=True, exist_ok=True)
+        home = Path(pyspark.__file__).parent
+        self._root, self._launch = root, str(home / "bin" / "spark-class")
+        self._port, self._ui, self._worker_ui = free_port(), free_port(), free_port()
+        self.url = f"spark://127.0.0.1:{self._port}"
+        recovery = (
+            f"-Dspark.deploy.recoveryMode=FILESYSTEM -Dspark.deploy.recoveryDirectory={root / 'recovery'}"
+        )
+        self._environment = {
+            **os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable,
+            "SPARK_WORKER_DIR": str(root / "work"), "SPARK_LOCAL_DIRS": str(root / "local"),
+            "SPARK_DAEMON_JAVA_OPTS": f"{recovery} {' '.join(QUICK_JAVA)}",
+        }  # fmt: skip
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        name = "org.apache.spark.deploy"
+        master = [self._launch, f"{name}.master.Master", "--host", "127.0.0.1", "--port", str(self._port)]
+        worker = [
+            self._launch,
+            f"{name}.worker.Worker",
+            "--host",
+            "127.0.0.1",
+            "-c",
+            "2",
+            "-m",
+            "1g",
+            self.url,
+        ]
+        for command, port, ui, log in (
+            (master, self._port, self._ui, "master.log"),
+            (worker, self._worker_ui, self._worker_ui, "worker.log"),
+        ):
+            command[2:2] = ["--webui-port", str(ui)]
+            self._stack.enter_context(_running(command, port, self._root / log, env=self._environment))
+
+    def kill(self) -> None:
+        """kill -9, both of them."""
+        self._stack.close()
+
+
+@contextmanager
+def spark(root: Path) -> Iterator[Spark]:
+    """A running one."""
+    made = Spark(root)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
 
 
 @contextmanager

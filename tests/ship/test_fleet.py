@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ci.servers import SERVERS, Kafka, free_port, kafka, spark
+from ci.servers import QUICK_JAVA, SERVERS, Kafka, Spark, free_port, kafka, spark
 from replaykit.attribution.minutes import KEYS, SUMS, add, by_minute
 from replaykit.ship.archive import read
 from samples.make import OUT
 from tests.conftest import needs
 from tests.ship.conftest import capture, report, run
+from tests.target import until
 
 JOB = Path(__file__).parents[2] / "pipelines" / "spark" / "attribution.py"
 
@@ -33,17 +33,18 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 
 
 @pytest.fixture(scope="module")
-def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
     needs("spark", "java")
-    with spark(tmp_path_factory.mktemp("spark")) as url:
-        yield url
+    with spark(tmp_path_factory.mktemp("spark")) as there:
+        yield there
 
 
-def command(master: str, broker: Kafka, topic: str, to: Path, *more: str) -> list[str]:
+def command(cluster: Spark, broker: Kafka, topic: str, to: Path, *more: str) -> list[str]:
     jars = ",".join(map(str, sorted((SERVERS / "spark").glob("*.jar"))))
     return [
-        str(Path(sys.executable).parent / "spark-submit"), "--master", master, "--jars", jars, "--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=2",
+        str(Path(sys.executable).parent / "spark-submit"), "--master", cluster.url, "--jars", jars, "--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=2",
         "--conf", "spark.driver.bindAddress=127.0.0.1", "--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.executor.memory=768m",
+        *(part for who in ("driver", "executor") for part in ("--conf", f"spark.{who}.extraJavaOptions={' '.join(QUICK_JAVA)}")),
         str(JOB), "--brokers", broker.plain, "--topic", topic, "--to", str(to), *more,
     ]  # fmt: skip
 
@@ -92,46 +93,48 @@ def agrees(to: Path, wanted: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> No
     assert minute_rows(add(parts)) == wanted[1]
 
 
-def test_batch(master: str, broker: Kafka, tmp_path: Path) -> None:
+def test_batch(cluster: Spark, broker: Kafka, tmp_path: Path) -> None:
     """Two hosts, one of which sends everything twice."""
     other = capture(tmp_path / "b.pcap", 300)
     sent(broker, "batch", tmp_path / "a", "host-a", OUT)
     sent(broker, "batch", tmp_path / "a", "host-a", OUT)
     sent(broker, "batch", tmp_path / "b", "host-b", other)
-    job(master, broker, "batch", tmp_path / "fleet")
+    job(cluster, broker, "batch", tmp_path / "fleet")
     agrees(tmp_path / "fleet", expected(OUT, other, folder=tmp_path))
 
 
-def test_stream_killed_and_started_again(master: str, broker: Kafka, tmp_path: Path) -> None:
+def test_stream_killed_and_started_again(cluster: Spark, broker: Kafka, tmp_path: Path) -> None:
+    """Spark's master and worker amid the stream, which goes on by itself; then the job, amid a batch or before one."""
     inputs = [
         capture(tmp_path / f"{n}.pcap", 400, start=1_700_000_000_000_000_000 + n * 3_600_000_000_000)
-        for n in range(3)
+        for n in range(4)
     ]
-    to, more = (
-        tmp_path / "fleet",
-        ["--stream", "--checkpoint", str(tmp_path / "checkpoint"), "--every", "1 second"],
-    )
+    to, checkpoint = tmp_path / "fleet", tmp_path / "checkpoint"
+    more = ["--stream", "--checkpoint", str(checkpoint), "--every", "1 second"]
     sent(broker, "stream", tmp_path / "a", "host-a", inputs[0])
-    log = (tmp_path / "job.log").open("wb")
-    process = subprocess.Popen(
-        command(master, broker, "stream", to, *more),
-        stdout=log,
-        stderr=log,
-        env=environment(),
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 150
-    while (
-        not list(to.glob("exchanges/date=*/**/*.parquet"))
-        and time.monotonic() < deadline
-        and process.poll() is None
-    ):
-        time.sleep(0.1)
-    sent(broker, "stream", tmp_path / "a", "host-a", inputs[1])
-    os.killpg(process.pid, signal.SIGKILL)  # amid a batch, or just before one
-    process.wait(20)
-    sent(broker, "stream", tmp_path / "a", "host-a", inputs[1], inputs[2])
-    job(master, broker, "stream", to, *more, "--once")
+    with (tmp_path / "job.log").open("wb") as log:
+        process = subprocess.Popen(
+            command(cluster, broker, "stream", to, *more), stdout=log, stderr=log, env=environment(), start_new_session=True
+        )  # fmt: skip
+    try:
+
+        def batches() -> int:
+            assert process.poll() is None, (tmp_path / "job.log").read_text()[-3000:]
+            return len([p for p in (checkpoint / "commits").glob("*") if p.name.isdigit()])
+
+        until(lambda: bool(list(to.glob("exchanges/date=*/**/*.parquet"))), 150)
+        sent(broker, "stream", tmp_path / "a", "host-a", inputs[1])
+        cluster.kill()
+        sent(broker, "stream", tmp_path / "b", "host-b", inputs[2])
+        before = batches()
+        cluster.start()
+        until(lambda: batches() > before, 150)
+        sent(broker, "stream", tmp_path / "b", "host-b", inputs[3])
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+    sent(broker, "stream", tmp_path / "b", "host-b", inputs[2], inputs[3])
+    job(cluster, broker, "stream", to, *more, "--once")
     agrees(to, expected(*inputs, folder=tmp_path))
 
 

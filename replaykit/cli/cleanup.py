@@ -1,0 +1,103 @@
+"""`replaykit cleanup`: usage that is to be gone from a ledger."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
+from replaykit.errors import UsageError
+
+EXAMPLES = (
+    "replaykit cleanup usage.db --before 2026-01-01 --dry-run",
+    "replaykit cleanup usage.db --subject 30009 --since 2026-11-01 --until 2026-11-02 --yes",
+    "replaykit cleanup usage.db --keep-minutes 14d --keep-hours 400d",
+)
+_KEEP = ("minutes", "hours", "days", "months")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_ledger(parser)
+    add_selection(parser)
+    group = parser.add_argument_group("which time (in the ledger's time zone)")
+    group.add_argument("--since", metavar="TIME", help="from this time on")
+    group.add_argument("--until", metavar="TIME", help="before this time")
+    group.add_argument("--before", metavar="DATE", help="everything before this date")
+    group.add_argument("--all", action="store_true", help="of the selected subjects, everything")
+    group = parser.add_argument_group("retention: the small buckets go, their sums stay")
+    for name in _KEEP:
+        group.add_argument(f"--keep-{name}", metavar="TIME", help=f"deletes {name} that are older")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="says what would be deleted, and deletes nothing"
+    )
+    parser.add_argument("--yes", action="store_true", help="deletes without asking")
+    parser.add_argument("--quiet", action="store_true", help="says nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    keep = {name: getattr(args, f"keep_{name}") for name in _KEEP}
+    spans = sum(1 for v in (args.since or args.until, args.before, args.all) if v)
+    if spans > 1 or (spans and any(keep.values())):
+        raise UsageError("give --since and --until, or --before, or --all, or --keep-…: one of these")
+    if not spans and not any(keep.values()):
+        raise UsageError(
+            "say what is to be deleted: --since and --until, --before, --all, or --keep-minutes 14d"
+        )
+    return _retain(args, keep) if any(keep.values()) else _cleanup(args)
+
+
+def _retain(args: argparse.Namespace, keep: dict[str, str | None]) -> int:
+    from replaykit.ledger.cleanup import Retention, retain
+
+    if args.dry_run:
+        raise UsageError("--dry-run is of --since, --before and --all: retention deletes no sums")
+    ages = [None if text is None else int(parse_duration(text)) for text in keep.values()]
+    ledger = open_ledger(args.ledger)
+    try:
+        gone = retain(ledger, Retention(*ages), int(time.time()))
+    finally:
+        ledger.close()
+    if not args.quiet:
+        print("deleted: " + ", ".join(f"{rows:,} {period}s" for period, rows in gone.items()))
+    return 0
+
+
+def _cleanup(args: argparse.Namespace) -> int:
+    from replaykit.ledger.calendar import moment, show
+    from replaykit.ledger.cleanup import cleanup
+
+    ledger = open_ledger(args.ledger)
+    try:
+        chosen = selection(args)
+        since = 0 if args.since is None else moment(args.since, ledger.zone)
+        end = args.before if args.before is not None else args.until
+        until = None if end is None else moment(end, ledger.zone)
+        if until is not None and until <= since:
+            raise UsageError("the time to delete ends before it begins")
+        plan = cleanup(ledger, chosen, since, until, dry_run=True)
+        if not args.quiet:
+            begins = "the beginning" if plan.since <= 0 else show(plan.since, ledger.zone)
+            print(
+                f"from {begins} to {show(plan.until, ledger.zone)}: {show_size(plan.traffic_bytes)} of {plan.subjects:,} subjects"
+            )
+            print("  " + ", ".join(f"{rows:,} {period}s" for period, rows in plan.rows.items()))
+            if plan.names:
+                print("  " + ", ".join(plan.names[:8]) + (", …" if len(plan.names) > 8 else ""))
+        if args.dry_run or not plan.subjects:
+            return 0
+        if not args.yes and not _agreed():
+            return 1
+        cleanup(ledger, chosen, since, until)
+        if not args.quiet:
+            print("deleted")
+        return 0
+    finally:
+        ledger.close()
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is here to ask: give --yes to delete, or --dry-run to look")
+    return input("delete this? [y/N] ").strip().lower() in ("y", "yes")

@@ -1,0 +1,125 @@
+"""`replaykit export`: who used how much, from a ledger, by hour, day and month."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
+from replaykit.errors import UsageError
+from replaykit.ship.output import cannot_write, create
+
+EXAMPLES = (
+    "replaykit export usage.db --period day --since 2026-11-01",
+    "replaykit export usage.db --kind mapping --period hour --format html --output report.html --dark",
+    "replaykit export usage.db --period total --by label:client --format csv",
+)
+FORMATS = ("table", "json", "csv", "html", "png")
+DIRECTIONS = ("both", "rx", "tx")
+_LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400, "total": 30 * 86_400}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_ledger(parser)
+    parser.add_argument(
+        "--period", choices=tuple(_LAST), default="day", help="buckets (default day); total: the whole span"
+    )
+    parser.add_argument(
+        "--since", metavar="TIME", help="default: the last hour of minutes, day of hours, 30 days, 12 months"
+    )
+    parser.add_argument("--until", metavar="TIME", help="default: now")
+    parser.add_argument(
+        "--by", default="subject", metavar="WHAT", help="subject (default), all, or label:NAME"
+    )
+    parser.add_argument("--direction", choices=DIRECTIONS, default="both", help="what total and share are of")
+    parser.add_argument("--top", type=int, metavar="N", help="only the N largest of each bucket")
+    add_selection(parser)
+    group = parser.add_argument_group("result")
+    group.add_argument("--format", choices=FORMATS, default="table")
+    group.add_argument("--output", metavar="FILE", help="default: standard output")
+    group.add_argument("--dark", action="store_true", help="html and png: light on dark")
+
+
+def run(args: argparse.Namespace) -> int:
+    ledger = open_ledger(args.ledger)
+    try:
+        from replaykit.ledger import calendar
+        from replaykit.ledger.history import history, totals
+
+        until = int(time.time()) if args.until is None else calendar.moment(args.until, ledger.zone)
+        since = until - _LAST[args.period] if args.since is None else calendar.moment(args.since, ledger.zone)
+        if until <= since:
+            raise UsageError("the span ends before it begins: look at --since and --until")
+        if args.period == "total":
+            found = totals(ledger, since, until, selection(args), args.by)
+            rows, since, until = list(found.sums), found.since, found.until
+        else:
+            rows = history(ledger, args.period, since, until, selection(args), args.by)
+        zone = ledger.zone
+    finally:
+        ledger.close()
+    if args.top is not None:
+        seen: dict[int, int] = {}
+        kept = []
+        for row in rows:
+            seen[row.time] = seen.get(row.time, 0) + 1
+            if seen[row.time] <= args.top:
+                kept.append(row)
+        rows = kept
+    from replaykit.report import usage
+
+    title = f"Bandwidth by {args.by.removeprefix('label:')}, {calendar.show(since, zone)[:16]} to {calendar.show(until, zone)[:16]}"
+    period = "minute" if args.period == "total" else args.period
+    if args.format == "table":
+        from rich.console import Console
+
+        if args.output is None:
+            Console().print(
+                usage.table(rows, zone, None if args.period == "total" else period, args.direction)
+            )
+            return 0
+        text = _captured(usage.table(rows, zone, None if args.period == "total" else period, args.direction))
+    elif args.format == "json":
+        about = {
+            "period": args.period, "by": args.by, "since": calendar.show(since, zone), "until": calendar.show(until, zone),
+            "time_zone": str(zone),
+        }  # fmt: skip
+        text = usage.as_json(rows, zone, about) + "\n"
+    elif args.format == "csv":
+        text = usage.as_csv(rows, zone)
+    elif args.format == "html":
+        text = usage.as_html(rows, zone, period, args.direction, title, args.dark)
+    else:
+        if args.output is None and sys.stdout.isatty():
+            raise UsageError("a picture is no text: give --output FILE.png")
+        return _write(args.output, usage.as_png(rows, zone, period, args.direction, title, args.dark))
+    return _write(args.output, text.encode())
+
+
+def _captured(table: object) -> str:
+    from rich.console import Console
+
+    console = Console(width=160, no_color=True)
+    with console.capture() as out:
+        console.print(table)
+    return out.get()
+
+
+def _write(name: str | None, data: bytes) -> int:
+    """Aside, then renamed. Raises UsageError."""
+    if name is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return 0
+    path = Path(name)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with os.fdopen(create(part), "wb") as file:
+            file.write(data)
+        os.replace(part, path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    return 0

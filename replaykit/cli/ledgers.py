@@ -1,0 +1,67 @@
+"""What commands on a ledger share: its place, which subjects, which time."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replaykit.errors import UsageError
+
+if TYPE_CHECKING:
+    from replaykit.ledger.selection import Selection
+    from replaykit.ledger.store import Ledger
+
+
+def add_ledger(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "ledger", metavar="LEDGER", help="a file such as usage.db, or sqlite:///…, postgresql://…, mysql://…"
+    )
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which subjects")
+    group.add_argument("--vantage", metavar="NAME", help="only of this vantage: wire, forwarder, …")
+    group.add_argument(
+        "--kind", metavar="NAME", help="only of this kind: endpoint, mapping, client, user, machine, …"
+    )
+    group.add_argument(
+        "--subject", action="append", default=[], metavar="GLOB", help="only these; may be repeated"
+    )
+    group.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help="not these; may be repeated"
+    )
+    group.add_argument(
+        "--label", action="append", default=[], metavar="NAME=GLOB", help="only with this label"
+    )
+
+
+def place(text: str) -> str:
+    """The URL of a ledger that was named on a command line."""
+    return text if "://" in text else f"sqlite:///{text}"
+
+
+def open_ledger(text: str, must_exist: bool = True) -> Ledger:
+    """Raises UsageError."""
+    try:
+        from replaykit.ledger.store import Ledger
+    except ImportError as error:
+        raise UsageError(f"a ledger needs {error.name}: pip install 'replaykit[ledger]'") from None
+    url = place(text)
+    path = url.removeprefix("sqlite:///")
+    if must_exist and path != url and not Path(path).exists():
+        raise UsageError(f"{path}: there is no such ledger")
+    return Ledger(url)
+
+
+def selection(args: argparse.Namespace) -> Selection:
+    """Raises UsageError."""
+    from replaykit.ledger.selection import Selection
+
+    labels: dict[str, tuple[str, ...]] = {}
+    for text in args.label:
+        name, found, pattern = text.partition("=")
+        if not found or not name:
+            raise UsageError(f"--label {text!r}: write NAME=GLOB, as in client=home")
+        labels[name] = (*labels.get(name, ()), pattern)
+    return Selection(args.vantage, args.kind, tuple(args.subject), tuple(args.exclude), labels)

@@ -1,0 +1,297 @@
+"""The ledger: usage records in, sums by minute, hour, day and month out, exact and never counted twice.
+
+A write is one transaction: the records, and what they add to the hours, days and months. So a kill at any instant loses
+what was not yet written and nothing else. A record's key is its subject, source and time; a repeat of it changes
+nothing, a newer version of it changes the sums by the difference. Writing costs a row a record in each of four tables;
+asking costs the buckets asked for, however many minutes lie behind them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import add
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from replaykit.errors import UsageError
+from replaykit.ledger import calendar, schema
+from replaykit.ledger.database import Database
+from replaykit.ledger.usage import COUNTERS, MOST, Reading, Usage
+
+LONGEST_NAME = 4096
+READINGS = "readings"
+_NOTHING = (0,) * len(COUNTERS)
+_CHUNK = 500
+_MOST_CACHED = 200_000
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of records: counted for the first time, changed, repeats, and too late (their minutes are gone)."""
+
+    new: int = 0
+    changed: int = 0
+    repeated: int = 0
+    late: int = 0
+
+
+Row = tuple[int, ...]
+"""time, subject, and each of COUNTERS."""
+
+
+class Ledger:
+    """A ledger by URL. time_zone: in which days begin; chosen when it is made. Raises UsageError."""
+
+    def __init__(self, url: str, time_zone: str | None = None) -> None:
+        self.database = Database(url)
+        with self.database.writing() as connection:
+            wanted = time_zone or calendar.local_zone()
+            calendar.zone(wanted)
+            self.database.put(connection, schema.meta, [{"name": "time_zone", "value": wanted}], ())
+            self.time_zone = str(self.mark(connection, "time_zone"))
+        if time_zone is not None and time_zone != self.time_zone:
+            raise UsageError(
+                f"{self.database.shown}: its days begin in {self.time_zone}, which cannot be changed; write {time_zone} to another ledger"
+            )
+        self.zone = calendar.zone(self.time_zone)
+        self._subjects: dict[tuple[str, str, str], tuple[int, Mapping[str, str]]] = {}
+        self._sources: dict[str, int] = {}
+
+    def close(self) -> None:
+        self.database.close()
+
+    def mark(self, connection: sa.Connection, name: str) -> str | None:
+        """A value that the ledger keeps about itself."""
+        return connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.name == name)).scalar()
+
+    def kept_from(self, connection: sa.Connection, period: str) -> int:
+        """Buckets of this length that began before were deleted by retention."""
+        return int(self.mark(connection, f"kept_from_{period}") or 0)
+
+    def write(self, records: Iterable[Usage]) -> Written:
+        """All of the records or none. Raises UsageError."""
+        rows: dict[tuple[tuple[str, str, str], str, int], Usage] = {}
+        given = 0
+        for record in records:
+            _check(record)
+            given += 1
+            rows[(record.vantage, record.subject_kind, record.subject), record.source, record.time] = record
+        if not rows:
+            return Written()
+        with self.database.writing() as connection:
+            subjects = self._subject_ids(connection, {k[0]: r.labels for k, r in rows.items()})
+            sources = self._source_ids(connection, {k[1] for k in rows})
+            oldest = self.kept_from(connection, "minute")
+            there = self._there(connection, {k[2] for k in rows}, set(sources.values()))
+            deltas: list[tuple[int, ...]] = []
+            new = changed = late = 0
+            for (who, source, time), record in rows.items():
+                if time < oldest:
+                    late += 1
+                    continue
+                values = record.counters()
+                at = time, subjects[who], sources[source]
+                before = there.get(at)
+                if before == values:
+                    continue
+                if before is None:
+                    new += 1
+                    deltas.append((*at, record.seconds, *values))
+                else:
+                    changed += 1
+                    deltas.append(
+                        (*at, record.seconds, *(a - b for a, b in zip(values, before, strict=True)))
+                    )
+            self._apply(connection, deltas)
+        self._remember(subjects, {k[0]: r.labels for k, r in rows.items()}, sources)
+        return Written(new, changed, given - new - changed - late, late)
+
+    def read(self, readings: Iterable[Reading]) -> Written:
+        """Counters as they stand: what they moved since their last reading is counted. Raises UsageError."""
+        given = list(readings)
+        for reading in given:
+            _check(reading)
+        if not given:
+            return Written()
+        labels = {(r.vantage, r.subject_kind, r.subject): r.labels for r in given}
+        with self.database.writing() as connection:
+            subjects = self._subject_ids(connection, labels)
+            sources = self._source_ids(connection, {READINGS})
+            last = self._counters(connection, sorted(set(subjects.values())))
+            deltas: list[tuple[int, ...]] = []
+            stands: dict[tuple[int, str], tuple[int, str, tuple[int, ...]]] = {}
+            new = repeated = 0
+            for reading in given:
+                who = subjects[reading.vantage, reading.subject_kind, reading.subject]
+                key, values = (who, schema.digest(reading.counter)), reading.counters()
+                time, epoch, before = last.get(
+                    key, (None, reading.epoch, _NOTHING if reading.fresh else values)
+                )
+                if time is not None and reading.time <= time:
+                    repeated += 1
+                    continue
+                last[key] = stands[key] = (reading.time, reading.epoch, values)
+                moved = _moved(before, values, epoch == reading.epoch)
+                new += 1
+                if any(moved):
+                    minute = reading.time - reading.time % 60
+                    deltas.append((minute, who, sources[READINGS], 60, *moved))
+            self._apply(connection, joined(deltas, 4))
+            rows = [
+                {
+                    "subject_id": who,
+                    "digest": digest,
+                    "time": time,
+                    "epoch": epoch,
+                    **dict(zip(COUNTERS, values, strict=True)),
+                }
+                for (who, digest), (time, epoch, values) in sorted(stands.items())
+            ]
+            self.database.put(connection, schema.counter, rows, ("time", "epoch", *COUNTERS))
+        self._remember(subjects, labels, sources)
+        return Written(new, 0, repeated)
+
+    def add(self, connection: sa.Connection, period: str, sums: Sequence[Row]) -> list[Row]:
+        """Adds to the sums of one length of bucket, and gives what was added. sums: of smaller buckets, one for each key."""
+        starts = {time: calendar.floor(period, time, self.zone) for time in {row[0] for row in sums}}
+        rows = [(starts[row[0]], *row[1:]) for row in sums]
+        if len(set(starts.values())) < len(starts):
+            rows = joined(rows)
+        self.database.add(connection, schema.TABLES[period], rows, COUNTERS)
+        return rows
+
+    def _apply(self, connection: sa.Connection, deltas: list[tuple[int, ...]]) -> None:
+        """deltas: rows of minutes."""
+        deltas.sort()  # in one order always, so that two writers never wait for each other
+        self.database.add(connection, schema.minute, deltas, COUNTERS)
+        sums = joined([(d[0], d[1], *d[4:]) for d in deltas])
+        for period in calendar.PERIODS[1:]:
+            sums = self.add(connection, period, sums)
+
+    def _there(
+        self, connection: sa.Connection, times: set[int], sources: set[int]
+    ) -> dict[tuple[int, int, int], tuple[int, ...]]:
+        t = schema.minute
+        found: dict[tuple[int, int, int], tuple[int, ...]] = {}
+        for part in _parts(sorted(times)):
+            rows = connection.execute(
+                sa.select(t.c.time, t.c.subject_id, t.c.source_id, *(t.c[n] for n in COUNTERS)).where(
+                    t.c.time.in_(part), t.c.source_id.in_(sources)
+                )
+            )
+            found |= {(r[0], r[1], r[2]): tuple(r[3:]) for r in rows}
+        return found
+
+    def _counters(
+        self, connection: sa.Connection, subjects: Sequence[int]
+    ) -> dict[tuple[int, str], tuple[int, str, tuple[int, ...]]]:
+        t, found = schema.counter, {}
+        for part in _parts(subjects):
+            for row in connection.execute(
+                sa.select(t.c.subject_id, t.c.digest, t.c.time, t.c.epoch, *(t.c[n] for n in COUNTERS)).where(
+                    t.c.subject_id.in_(part)
+                )
+            ):
+                found[row[0], row[1]] = (row[2], row[3], tuple(row[4:]))
+        return found
+
+    def _subject_ids(
+        self, connection: sa.Connection, wanted: Mapping[tuple[str, str, str], Mapping[str, str]]
+    ) -> dict[tuple[str, str, str], int]:
+        ids: dict[tuple[str, str, str], int] = {}
+        missing: dict[str, tuple[tuple[str, str, str], str]] = {}
+        for who, labels in wanted.items():
+            known = self._subjects.get(who)
+            if known is not None and known[1] == labels:
+                ids[who] = known[0]
+            else:
+                missing[schema.digest(*who)] = (who, _labels(labels))
+        rows = [
+            {"digest": d, "vantage": who[0], "kind": who[1], "name": who[2], "labels": text}
+            for d, (who, text) in sorted(missing.items())
+        ]
+        t = schema.subject
+        found: dict[str, tuple[int, str]] = {}
+        for _ in range(2):
+            for part in _parts([d for d in missing if d not in found]):
+                for row in connection.execute(
+                    sa.select(t.c.digest, t.c.id, t.c.labels).where(t.c.digest.in_(part))
+                ):
+                    found[row[0]] = (row[1], row[2])
+            self.database.put(connection, t, [r for r in rows if r["digest"] not in found], ())
+        for digest, (who, text) in missing.items():
+            ids[who] = found[digest][0]
+            if found[digest][1] != text:
+                connection.execute(sa.update(t).where(t.c.id == ids[who]).values(labels=text))
+        return ids
+
+    def _source_ids(self, connection: sa.Connection, names: set[str]) -> dict[str, int]:
+        t, ids = schema.source, {}
+        for name in sorted(names):
+            known = self._sources.get(name)
+            if known is None:
+                where = sa.select(t.c.id).where(t.c.digest == schema.digest(name))
+                known = connection.execute(where).scalar()
+                if known is None:
+                    self.database.put(connection, t, [{"digest": schema.digest(name), "name": name}], ())
+                    known = connection.execute(where).scalar_one()
+            ids[name] = known
+        return ids
+
+    def _remember(
+        self,
+        subjects: Mapping[tuple[str, str, str], int],
+        labels: Mapping[tuple[str, str, str], Mapping[str, str]],
+        sources: Mapping[str, int],
+    ) -> None:
+        """Numbers of what is committed."""
+        if len(self._subjects) + len(subjects) > _MOST_CACHED:
+            self._subjects.clear()
+        if len(self._sources) > _MOST_CACHED:
+            self._sources.clear()
+        self._subjects |= {
+            who: (number, dict(labels[who]))
+            for who, number in subjects.items()
+            if who not in self._subjects or self._subjects[who][1] != labels[who]
+        }
+        self._sources |= sources
+
+
+def _moved(before: tuple[int, ...], now: tuple[int, ...], same: bool) -> tuple[int, ...]:
+    """A counter that went backwards, or belongs to another epoch, counts from zero."""
+    return tuple(b if not same or b < a else b - a for a, b in zip(before, now, strict=True))
+
+
+def joined(rows: Sequence[tuple[int, ...]], key: int = 2) -> list[tuple[int, ...]]:
+    """Rows with the same first columns added up, in order."""
+    sums: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for row in rows:
+        before = sums.get(row[:key])
+        sums[row[:key]] = row[key:] if before is None else tuple(map(add, before, row[key:]))
+    return sorted((*k, *v) for k, v in sums.items())
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return json.dumps(dict(labels), sort_keys=True, ensure_ascii=False) if labels else "{}"
+
+
+def _parts(items: Sequence[T]) -> Iterable[Sequence[T]]:
+    """A statement takes so many parameters."""
+    return (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
+
+
+def _check(record: Usage | Reading) -> None:
+    where = f"usage of {record.vantage}/{record.subject_kind}/{record.subject[:80]}"
+    if not record.vantage or not record.subject_kind or not record.subject:
+        raise UsageError(f"{where}: vantage, kind and subject must be named")
+    if len(record.subject) > LONGEST_NAME or len(record.vantage) > 64 or len(record.subject_kind) > 32:
+        raise UsageError(f"{where}: the name is too long ({LONGEST_NAME} characters at most)")
+    if record.time < 0 or (isinstance(record, Usage) and not 1 <= record.seconds <= 3600):
+        raise UsageError(f"{where}: a bucket begins in or after 1970 and lasts 1 to 3600 s")
+    for name, value in zip(COUNTERS, record.counters(), strict=True):
+        if not 0 <= value <= MOST:
+            raise UsageError(f"{where}: {name} is {value}; it must be from 0 to 2^63 - 1")

@@ -1,0 +1,173 @@
+"""Usage as people and programs read it: a table, JSON, CSV, a page and a picture."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, tzinfo
+from typing import Any
+
+from rich.table import Table
+
+from replaykit.attribution.sizes import show_size
+from replaykit.errors import UsageError
+from replaykit.ledger.history import Sum
+from replaykit.ledger.usage import COUNTERS
+from replaykit.report.render import records_as_csv
+
+_LINES = 8
+_NAMES = {"hour": "%Y-%m-%d %H:%M %z", "minute": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}
+
+
+def moved(row: Sum, direction: str) -> int:
+    """Bytes in a direction; rx and tx are seen from the subject."""
+    return row.rx_bytes if direction == "rx" else row.tx_bytes if direction == "tx" else row.bytes
+
+
+def records(rows: Sequence[Sum], zone: tzinfo) -> list[dict[str, Any]]:
+    """Plain values: times as RFC 3339 in the zone, counters, `total_bytes`."""
+    out = []
+    for row in rows:
+        found = asdict(row)
+        for name in ("time", "until"):
+            found[name] = datetime.fromtimestamp(found[name], zone).isoformat()
+        out.append({**found, "total_bytes": row.bytes})
+    return out
+
+
+def as_json(rows: Sequence[Sum], zone: tzinfo, about: Mapping[str, Any]) -> str:
+    return json.dumps({**about, "rows": records(rows, zone)}, indent=2, ensure_ascii=False)
+
+
+def as_csv(rows: Sequence[Sum], zone: tzinfo) -> str:
+    names = ["time", "until", "vantage", "subject_kind", "subject", "labels", *COUNTERS, "total_bytes"]
+    data = [
+        {**r, "labels": json.dumps(r["labels"], ensure_ascii=False) if r["labels"] else ""}
+        for r in records(rows, zone)
+    ]
+    return records_as_csv(data, names)
+
+
+def table(rows: Sequence[Sum], zone: tzinfo, period: str | None, direction: str) -> Table:
+    """For a terminal. period: None for sums of one span."""
+    out = Table(header_style="bold", box=None, pad_edge=False)
+    if period is not None:
+        out.add_column(period, no_wrap=True)
+    out.add_column("kind")
+    out.add_column("subject", overflow="fold", min_width=12)
+    for name in ("share", "total", "received", "sent", "requests", "connections"):
+        out.add_column(name, justify="right", no_wrap=True)
+    whole: dict[int, int] = {}
+    for row in rows:
+        whole[row.time] = whole.get(row.time, 0) + moved(row, direction)
+    shown = None
+    for row in rows:
+        when = label(row.time, zone, period) if period is not None else ""
+        cells = [] if period is None else ["" if when == shown else when]
+        shown = when
+        share = moved(row, direction) / (whole[row.time] or 1)
+        out.add_row(
+            *cells, row.subject_kind, row.subject or "(all)", f"{share:.1%}", show_size(moved(row, direction)),
+            show_size(row.rx_bytes), show_size(row.tx_bytes), f"{row.requests:,}", f"{row.connections:,}",
+        )  # fmt: skip
+    return out
+
+
+def label(time: int, zone: tzinfo, period: str) -> str:
+    """A bucket's start, as short as its length allows."""
+    return datetime.fromtimestamp(time, zone).strftime(_NAMES[period])
+
+
+def series(rows: Sequence[Sum], direction: str) -> tuple[list[int], dict[str, list[int]]]:
+    """Times, and for each of the largest subjects its bytes at each; the rest as `(other)`."""
+    times = sorted({r.time for r in rows})
+    sums: dict[str, int] = {}
+    for row in rows:
+        sums[row.subject] = sums.get(row.subject, 0) + moved(row, direction)
+    largest = sorted(sums, key=lambda n: (-sums[n], n))[:_LINES]
+    at = {time: i for i, time in enumerate(times)}
+    lines = {name: [0] * len(times) for name in largest}
+    for row in rows:
+        line = lines.get(row.subject)
+        if line is None:
+            line = lines.setdefault("(other)", [0] * len(times))
+        line[at[row.time]] += moved(row, direction)
+    return times, lines
+
+
+def as_png(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool) -> bytes:
+    """A stacked bar a bucket. Raises UsageError where the library is missing."""
+    return _drawn(rows, zone, period, direction, title, dark, "png")
+
+
+def as_html(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool) -> str:
+    """One file that opens offline: the picture, and the table under it."""
+    picture = _drawn(rows, zone, period, direction, title, dark, "svg").decode()
+    picture = picture[picture.index("<svg") :]
+    body = "".join(
+        f"<tr><td>{html.escape(label(r.time, zone, period))}<td>{html.escape(r.subject_kind)}<td>{html.escape(r.subject or '(all)')}"
+        f"<td>{show_size(moved(r, direction))}<td>{show_size(r.rx_bytes)}<td>{show_size(r.tx_bytes)}<td>{r.requests:,}"
+        for r in rows
+    )
+    ink, paper, rule = ("#e6e6e6", "#16181d", "#3a3f47") if dark else ("#1c1f24", "#ffffff", "#d5d9e0")
+    heads = "".join(
+        f"<th scope=col>{name}"
+        for name in (period, "kind", "subject", "total", "received", "sent", "requests")
+    )
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: {ink}; background: {paper}; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }}
+svg {{ width: 100%; height: auto }} table {{ border-collapse: collapse; width: 100% }}
+th, td {{ text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid {rule} }}
+th:nth-child(n+4), td:nth-child(n+4) {{ text-align: right; font-variant-numeric: tabular-nums }}
+</style>
+<h1>{html.escape(title)}</h1>
+{picture}
+<table><thead><tr>{heads}</thead><tbody>{body}</tbody></table>
+</html>
+"""
+
+
+def _drawn(
+    rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool, kind: str
+) -> bytes:
+    try:
+        import matplotlib
+    except ImportError:
+        raise UsageError("pictures need matplotlib: pip install 'replaykit[charts]'") from None
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    times, lines = series(rows, direction)
+    with pyplot.style.context("dark_background" if dark else "default"):
+        figure, axes = pyplot.subplots(figsize=(11, 4.5), layout="constrained")
+        below = [0.0] * len(times)
+        places = range(len(times))
+        for name, values in lines.items():
+            megabytes = [v / 1e6 for v in values]
+            axes.bar(places, megabytes, bottom=below, label=_plain(name or "all"), width=0.8)
+            below = [a + b for a, b in zip(below, megabytes, strict=True)]
+        step = max(1, len(times) // 12)
+        axes.set_xticks(
+            list(places)[::step], [label(t, zone, period) for t in times[::step]], rotation=30, ha="right"
+        )
+        axes.set_ylabel("MB")
+        axes.set_title(_plain(title))
+        axes.spines[["top", "right"]].set_visible(False)
+        if lines:
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        out = io.BytesIO()
+        figure.savefig(out, format=kind, dpi=110)
+        pyplot.close(figure)
+    return out.getvalue()
+
+
+def _plain(text: str) -> str:
+    """A name is not a formula, and a legend hides what begins with an underscore."""
+    short = text if len(text) <= 40 else text[:39] + "…"
+    return short.replace("$", r"\$").lstrip("_") or "_"
