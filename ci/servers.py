@@ -368,14 +368,7 @@ def elasticsearch(root: Path, port: int = 0, secure: bool = False) -> Iterator[s
     (home / "config" / "jvm.options.d" / "heap.options").write_text(f"-Xms768m\n-Xmx768m\n{QUICK_JAVA[0]}\n")
     scratch = root / "tmp"  # beside its home: it may not read its own plug-ins' folder
     scratch.mkdir(exist_ok=True)
-    prefix: list[str] = []
-    if os.geteuid() == 0:  # it refuses to run as root
-        for path in [root, *root.parents]:
-            if path == Path("/tmp"):
-                break
-            os.chmod(path, path.stat().st_mode | 0o711)
-        subprocess.run(["chown", "-R", "nobody", str(root)], check=True)
-        prefix = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
+    prefix = _as_nobody(root)
     log = root / "out.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -547,6 +540,88 @@ def spark(root: Path) -> Iterator[Spark]:
         yield made
     finally:
         made.kill()
+
+
+def _as_nobody(root: Path) -> list[str]:
+    """What to put before a command that refuses to run as root; the folder becomes its own."""
+    if os.geteuid() != 0:
+        return []
+    for path in [root, *root.parents]:
+        if path == Path("/tmp"):
+            break
+        os.chmod(path, path.stat().st_mode | 0o711)
+    subprocess.run(["chown", "-R", "nobody", str(root)], check=True)
+    return ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
+
+
+@contextmanager
+def postgresql(root: Path) -> Iterator[str]:
+    """A server of its own; gives the URL of its database `usage`."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "password").write_text("long-secret")
+    programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
+    prefix, data, port = _as_nobody(root), root / "data", free_port()
+    made = [
+        *prefix,
+        str(programs / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "replaykit",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+        "-N",
+    ]
+    subprocess.run(
+        [*made, "-A", "scram-sha-256", "--pwfile", str(root / "password")],
+        check=True,
+        capture_output=True,
+        cwd=root,
+    )
+    command = [
+        *prefix,
+        str(programs / "postgres"),
+        "-D",
+        str(data),
+        "-p",
+        str(port),
+        "-k",
+        str(root),
+        "-h",
+        "127.0.0.1",
+    ]
+    with _running(command, port, root / "out.log", cwd=root):
+        subprocess.run(
+            [str(programs / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "replaykit", "usage"],
+            check=True, capture_output=True, env={**os.environ, "PGPASSWORD": "long-secret"},
+        )  # fmt: skip
+        yield f"postgresql://replaykit:long-secret@127.0.0.1:{port}/usage"
+
+
+@contextmanager
+def mariadb(root: Path) -> Iterator[str]:
+    """A server of its own; gives the URL of its database `usage`."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "init.sql").write_text(
+        "CREATE DATABASE IF NOT EXISTS `usage`;\nCREATE USER IF NOT EXISTS replaykit@'127.0.0.1' IDENTIFIED BY 'long-secret';\n"
+        "GRANT ALL ON `usage`.* TO replaykit@'127.0.0.1';\n"
+    )
+    prefix, data, port = _as_nobody(root), root / "data", free_port()
+    made = [
+        "mariadb-install-db",
+        "--no-defaults",
+        f"--datadir={data}",
+        "--auth-root-authentication-method=normal",
+        "--skip-test-db",
+    ]
+    subprocess.run([*prefix, *made], check=True, capture_output=True, cwd=root)
+    command = [
+        *prefix, "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={root / 'socket'}", f"--port={port}", "--bind-address=127.0.0.1",
+        f"--init-file={root / 'init.sql'}", f"--pid-file={root / 'pid'}", "--innodb-buffer-pool-size=64M",
+    ]  # fmt: skip
+    with _running(command, port, root / "out.log", cwd=root):
+        yield f"mysql://replaykit:long-secret@127.0.0.1:{port}/usage"
 
 
 @contextmanager

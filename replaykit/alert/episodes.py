@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 
 from replaykit.alert.rules import BEFORE, Rule, Rules, Verdict, judge
 from replaykit.errors import UsageError
-from replaykit.ship.output import cannot_write, create
+from replaykit.ship.output import write_whole
 
 TOP = 5
 MAX_GROUPS = 1000
@@ -195,16 +194,8 @@ class Watch:
         """Written aside and renamed. Raises UsageError."""
         if self._path is None:
             return
-        part = self._path.with_name(f".{self._path.name}.part")
         data = {"until": self.state.until, "episodes": self.state.episodes, "outbox": self.state.outbox}
-        try:
-            with os.fdopen(create(part), "w") as file:
-                json.dump(data, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self._path)
-        except OSError as error:
-            raise cannot_write(self._path, error) from None
+        write_whole(self._path, json.dumps(data).encode())
 
 
 def _load(path: Path) -> State:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
 from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
 from replaykit.errors import UsageError
-from replaykit.ship.output import cannot_write, create
+from replaykit.ship.output import write_whole
 
 EXAMPLES = (
     "replaykit export usage.db --period day --since 2026-11-01",
@@ -114,12 +113,5 @@ def _write(name: str | None, data: bytes) -> int:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return 0
-    path = Path(name)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with os.fdopen(create(part), "wb") as file:
-            file.write(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise cannot_write(path, error) from None
+    write_whole(Path(name), data)
     return 0

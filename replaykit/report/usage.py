@@ -56,9 +56,10 @@ def table(rows: Sequence[Sum], zone: tzinfo, period: str | None, direction: str)
     out = Table(header_style="bold", box=None, pad_edge=False)
     if period is not None:
         out.add_column(period, no_wrap=True)
-    out.add_column("kind")
+    out.add_column("kind", no_wrap=True)
     out.add_column("subject", overflow="fold", min_width=12)
-    for name in ("share", "total", "received", "sent", "requests", "connections"):
+    counts = [name for name in ("requests", "connections") if any(getattr(r, name) for r in rows)]
+    for name in ("share", "total", "received", "sent", *counts):
         out.add_column(name, justify="right", no_wrap=True)
     whole: dict[int, int] = {}
     for row in rows:
@@ -71,7 +72,7 @@ def table(rows: Sequence[Sum], zone: tzinfo, period: str | None, direction: str)
         share = moved(row, direction) / (whole[row.time] or 1)
         out.add_row(
             *cells, row.subject_kind, row.subject or "(all)", f"{share:.1%}", show_size(moved(row, direction)),
-            show_size(row.rx_bytes), show_size(row.tx_bytes), f"{row.requests:,}", f"{row.connections:,}",
+            show_size(row.rx_bytes), show_size(row.tx_bytes), *(f"{getattr(row, n):,}" for n in counts),
         )  # fmt: skip
     return out
 
@@ -157,7 +158,7 @@ def _drawn(
             list(places)[::step], [label(t, zone, period) for t in times[::step]], rotation=30, ha="right"
         )
         axes.set_ylabel("MB")
-        axes.set_title(_plain(title))
+        axes.set_title(title.replace("$", r"\$"))
         axes.spines[["top", "right"]].set_visible(False)
         if lines:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

@@ -1,0 +1,135 @@
+"""`export` and `cleanup` as a person uses them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from replaykit.ledger import calendar
+from replaykit.ledger.store import Ledger
+from tests.ledger.conftest import BERLIN, used
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'usage.db'}", BERLIN)
+    start = calendar.moment("2026-10-24", ledger.zone)
+    ledger.write(
+        used(name, start + hour * 3600, size, 2 * size, labels={"client": client}, connections=1)
+        for hour in range(49)  # two days, one of 25 hours
+        for name, size, client in (
+            ("30009", 1_000_000, "home"),
+            ("30010", 3_000_000, "office"),
+            ("<b>&$x", 7, "home"),
+        )
+    )
+    ledger.close()
+    return tmp_path / "usage.db"
+
+
+def run(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "replaykit", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        input=text,
+    )
+
+
+SPAN = ("--since", "2026-10-24", "--until", "2026-10-26")
+
+
+def test_export(place: Path, tmp_path: Path) -> None:
+    done = run("export", str(place), *SPAN)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("2026")] == ["2026-10-24", "2026-10-25"]
+    assert "75.0%" in lines[1] and "216 MB" in lines[1] and "144 MB" in lines[1]
+    rows = list(
+        csv.DictReader(
+            run("export", str(place), *SPAN, "--format", "csv", "--subject", "30009").stdout.splitlines()
+        )
+    )
+    assert [(r["time"], r["rx_bytes"]) for r in rows] == [
+        ("2026-10-24T00:00:00+02:00", "24000000"), ("2026-10-25T00:00:00+02:00", "25000000"),
+    ]  # fmt: skip
+    found = json.loads(
+        run(
+            "export", str(place), *SPAN, "--format", "json", "--period", "total", "--by", "label:client"
+        ).stdout
+    )
+    assert {r["subject"]: r["connections"] for r in found["rows"]} == {"home": 98, "office": 49}
+    assert found["time_zone"] == BERLIN and found["until"] == "2026-10-26T00:00:00+01:00"
+    hours = json.loads(
+        run("export", str(place), *SPAN, "--format", "json", "--period", "hour", "--top", "1").stdout
+    )["rows"]
+    assert len(hours) == 49 and {r["subject"] for r in hours} == {"30010"}
+
+
+def test_pictures(place: Path, tmp_path: Path) -> None:
+    page, picture = tmp_path / "report.html", tmp_path / "report.png"
+    done = run("export", str(place), *SPAN, "--format", "html", "--output", str(page), "--dark")
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert "<svg" in text and "&lt;b&gt;&amp;$x" in text and "<b>&" not in text
+    assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert "src=" not in text and page.stat().st_mode & 0o777 == 0o600
+    assert run("export", str(place), *SPAN, "--format", "png", "--output", str(picture)).returncode == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_cleanup(place: Path) -> None:
+    day = ("--subject", "30009", "--since", "2026-10-24", "--until", "2026-10-25")
+    plan = run("cleanup", str(place), *day, "--dry-run")
+    assert (
+        plan.returncode == 0
+        and "72.0 MB of 1 subjects" in plan.stdout
+        and "24 minutes, 24 hours, 1 days, 0 months" in plan.stdout
+    )
+    unasked = run("cleanup", str(place), *day)
+    assert unasked.returncode == 2 and "--yes" in unasked.stderr
+
+    def days() -> list[str]:
+        return run("export", str(place), *SPAN, "--format", "csv", "--subject", "30009").stdout.splitlines()[
+            1:
+        ]
+
+    assert len(days()) == 2
+    done = run("cleanup", str(place), *day, "--yes")
+    assert done.returncode == 0 and done.stdout == plan.stdout + "deleted\n"
+    assert len(days()) == 1
+    kept = run("cleanup", str(place), "--keep-minutes", "1d", "--keep-hours", "2d")
+    assert kept.returncode == 0 and "minutes" in kept.stdout
+    assert len(days()) == 1
+    assert run("cleanup", str(place), "--all", "--yes", "--quiet").stdout == ""
+    assert days() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("export", "nowhere.db"), "no such ledger"),
+        (("export", "{place}", "--since", "today"), "'today' is no time"),
+        (("export", "{place}", "--since", "2026-11-02", "--until", "2026-11-01"), "ends before it begins"),
+        (("export", "{place}", "--by", "colour"), "label:NAME"),
+        (("export", "{place}", "--label", "client"), "NAME=GLOB"),
+        (("export", "{place}", "--output", "/proc/x/y.csv", "--format", "csv"), "/proc/x/y.csv: cannot be written"),
+        (("export", "oracle://h/x"), "there are sqlite://"),
+        (("cleanup", "{place}"), "say what is to be deleted"),
+        (("cleanup", "{place}", "--before", "2026-01-01", "--all"), "one of these"),
+        (("cleanup", "{place}", "--keep-minutes", "9"), "no duration"),
+        (("cleanup", "{place}", "--keep-minutes", "9d", "--keep-hours", "2d"), "minutes may not be kept longer"),
+    ],
+)  # fmt: skip
+def test_wrong_use(place: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = run(*(a.format(place=place) for a in arguments))
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1

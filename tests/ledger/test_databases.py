@@ -1,0 +1,136 @@
+"""The same records into SQLite, PostgreSQL and MariaDB: the same answers, byte for byte."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci.servers import mariadb, postgresql
+from replaykit.errors import UsageError
+from replaykit.ledger import calendar
+from replaykit.ledger.cleanup import DAY_S, Retention, cleanup, retain
+from replaykit.ledger.history import history, subjects, totals
+from replaykit.ledger.selection import Selection
+from replaykit.ledger.store import Ledger
+from replaykit.ledger.usage import Usage
+from tests.conftest import needs
+from tests.ledger.conftest import BERLIN, NOON, stands, used
+
+EVER = 4 * 10**9
+
+
+@pytest.fixture(scope="module")
+def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    needs("pg_ctlcluster", "mariadbd")
+    root = tmp_path_factory.mktemp("databases")
+    with postgresql(root / "postgresql") as one, mariadb(root / "mariadb") as two:
+        yield [f"sqlite:///{root / 'usage.db'}", one, two]
+
+
+def answers(ledger: Ledger) -> list[Any]:
+    """All that can be asked."""
+    found: list[Any] = [history(ledger, p, 0, EVER) for p in calendar.PERIODS]
+    found += [totals(ledger, NOON - 5 * DAY_S + 60 * n, NOON + 5 * DAY_S - 3600 * n) for n in range(4)]
+    found += [
+        subjects(ledger),
+        totals(ledger, 0, EVER, Selection(labels={"client": ("Ä*",)}), by="label:client"),
+    ]
+    return found
+
+
+def test_all_databases_answer_alike(urls: list[str]) -> None:
+    chance = random.Random(3)
+    names = ["30009", "GET /Käse", "GET /käse", "get /kase", "GET /kase ", "🐵", "x" * 4000]
+    records = [
+        used(
+            chance.choice(names), NOON + 60 * chance.randint(-5000, 5000), chance.randint(0, 2**40), chance.randint(0, 9),
+            labels={"client": chance.choice(["Ä", "ä"])}, source=chance.choice(["", "a"]), connections=1,
+        )
+        for _ in range(1500)
+    ]  # fmt: skip
+    given: list[list[Any]] = []
+    for url in urls:
+        ledger = Ledger(url, BERLIN)
+        for part in range(0, len(records), 400):
+            ledger.write(records[part : part + 400])
+            ledger.write(records[max(0, part - 100) : part + 100])
+        ledger.read([stands("alice", NOON, 5, 5)])
+        ledger.read([stands("alice", NOON + 60, 2**41, 1)])
+        found = [answers(ledger)]
+        found.append(
+            [cleanup(ledger, Selection(names=("GET*",)), NOON - DAY_S, NOON + 1800), answers(ledger)]
+        )
+        found.append(
+            [retain(ledger, Retention(minute=DAY_S, hour=3 * DAY_S), NOON + 4 * DAY_S), answers(ledger)]
+        )
+        given.append(found)
+        ledger.close()
+    assert {s.name for s in given[0][0][8]} == {*names, "alice"}
+    assert given[0] == given[1] == given[2]
+
+
+def test_many_writers_at_once(urls: list[str]) -> None:
+    """Each from its own connection, all of the same subjects, some of them new."""
+    for url in urls:
+        troubles: list[Exception] = []
+
+        def write(url: str, source: str, troubles: list[Exception]) -> None:
+            try:
+                ledger = Ledger(url)
+                for n in range(20):
+                    rows: list[Usage] = [
+                        used(
+                            f"s{(n * 7 + m) % 40}",
+                            NOON + 30 * DAY_S + 60 * n,
+                            1,
+                            0,
+                            source=source,
+                            vantage="many",
+                        )
+                        for m in range(25)
+                    ]
+                    ledger.write(rows)
+                ledger.close()
+            except Exception as error:
+                troubles.append(error)
+
+        threads = [threading.Thread(target=write, args=(url, f"w{n}", troubles)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert troubles == [], url
+        ledger = Ledger(url)
+        for period in calendar.PERIODS:
+            rows = history(ledger, period, 0, EVER, Selection("many"), by="all")
+            assert sum(r.rx_bytes for r in rows) == 4 * 20 * 25, (url, period)
+        ledger.close()
+
+
+def test_opened_for_the_first_time_by_several(tmp_path: Path) -> None:
+    troubles: list[Exception] = []
+
+    def use() -> None:
+        try:
+            Ledger(f"sqlite:///{tmp_path / 'usage.db'}", "UTC").close()
+        except Exception as error:
+            troubles.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert troubles == []
+
+
+def test_a_wrong_password_is_not_shown(urls: list[str]) -> None:
+    for url in urls[1:]:
+        with pytest.raises(UsageError) as error:
+            Ledger(url.replace("long-secret", "wrong-secret"))
+        assert "wrong-secret" not in str(error.value) and "127.0.0.1" in str(error.value)
