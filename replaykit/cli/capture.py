@@ -19,7 +19,7 @@ from replaykit.attribution.sizes import parse_duration, parse_size, show_size
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capture.live import Capture, Settings, Totals, changed_options, parse_place
 from replaykit.cli import common
-from replaykit.cli.rules import add_rewrites
+from replaykit.cli.rewrites import add_rewrites
 from replaykit.cli.watching import LiveAlerts
 from replaykit.errors import UsageError
 from replaykit.report import render

@@ -234,7 +234,7 @@ def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
 
 def rewriting(args: argparse.Namespace) -> Callable[[Messages], Messages]:
     """What the rules over messages make of a batch. Raises UsageError."""
-    from replaykit.cli.rules import rules
+    from replaykit.cli.rewrites import rules
     from replaykit.traffic.records import open_records, through
 
     chosen = rules(args, filters=False)

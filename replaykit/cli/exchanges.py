@@ -8,7 +8,7 @@ import sys
 import pyarrow as pa
 
 from replaykit.cli import common
-from replaykit.cli.rules import add_rewrites
+from replaykit.cli.rewrites import add_rewrites
 from replaykit.errors import UsageError
 from replaykit.report.conservation import conservation
 from replaykit.ship.files import CsvOutput, JsonlOutput

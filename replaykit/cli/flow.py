@@ -13,7 +13,7 @@ from typing import Any
 
 from replaykit.cli import capture as capture_command
 from replaykit.cli.main import Parser
-from replaykit.cli.rules import REWRITES
+from replaykit.cli.rewrites import REWRITES
 from replaykit.declared import Section, Value, load
 from replaykit.errors import UsageError
 from replaykit.ship.output import Rotation

@@ -10,7 +10,7 @@ import pyarrow as pa
 from replaykit.attribution.gate import Limits, judge, read_budgets
 from replaykit.attribution.measured import COLUMNS, Measured, measure
 from replaykit.attribution.sizes import parse_size
-from replaykit.cli import common, rules
+from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
 from replaykit.report import gate as shown
 from replaykit.ship.output import cannot_write
@@ -73,7 +73,7 @@ def _limits(args: argparse.Namespace) -> Limits:
     endpoints = []
     for text in args.per_endpoint:
         pattern, size = (
-            rules.split("--per-endpoint", text, "=", "/users/{id}=20MB") if "=" in text else ("*", text)
+            rewrites.split("--per-endpoint", text, "=", "/users/{id}=20MB") if "=" in text else ("*", text)
         )
         endpoints.append((pattern, parse_size(size)))
     limits = Limits(

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from replaykit import __version__
-from replaykit.cli import goflags, rules
+from replaykit.cli import goflags, rewrites
 from replaykit.errors import UsageError
 from replaykit.traffic.limiter import Limiter, parse_percent, split_limit
 from replaykit.traffic.modifier import Rules
@@ -43,7 +43,7 @@ class Gor:
         chosen = SimpleNamespace(
             **{
                 name.replace("-", "_"): getattr(f, "http_" + name.replace("-", "_"))
-                for name, _, _ in rules.REWRITES
+                for name, _, _ in rewrites.REWRITES
             },
             allow_header=f.http_allow_header,
             disallow_header=f.http_disallow_header,
@@ -52,7 +52,7 @@ class Gor:
             allow_url=f.http_allow_url,
             disallow_url=[*f.http_disallow_url, *f.http_black_list],
         )
-        return rules.rules(chosen, prefix="--http-")  # type: ignore[arg-type]
+        return rewrites.rules(chosen, prefix="--http-")  # type: ignore[arg-type]
 
     def open(self) -> None:
         """Outputs first, so that nothing is read that could not be put anywhere."""

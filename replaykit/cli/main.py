@@ -21,6 +21,7 @@ COMMANDS = {
     "anomalies": "bandwidth that the past does not explain, by endpoint",
     "archive": "keeps an archive of Parquet in order: joins small files, deletes old ones",
     "export": "who used how much, from a ledger, by hour, day and month",
+    "rules": "who may use how much: checks, explains and judges rules, and shows what they did",
     "cleanup": "deletes usage from a ledger: a span, a subject, or what is too old",
     "gate": "fails a CI run that uses more bandwidth than it may",
     "diff": "what changed per endpoint between two recordings",

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import parse_duration, show_size
-from replaykit.cli import common, rules
+from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
 from replaykit.replay.compare import Comparison
 from replaykit.replay.job import Sending
@@ -109,7 +109,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="POST and PATCH too; for a target that is not on this machine only idempotent methods are sent unless asked",
     )
     common.add_filters(parser, redaction=False)
-    rules.add_rewrites(parser)
+    rewrites.add_rewrites(parser)
     compare = parser.add_argument_group("comparison with the recorded answers")
     compare.add_argument("--compare", action="store_true", help="exit status 1 if an answer differs")
     compare.add_argument(
@@ -166,7 +166,7 @@ def _pace(args: argparse.Namespace) -> AnyPace:
 def _plan(args: argparse.Namespace, read: Read) -> Plan:
     target = parse_target(args.to)
     pace = _pace(args)
-    chosen = rules.rules(args)
+    chosen = rewrites.rules(args)
     sessions = args.sessions if args.sessions is not None else isinstance(pace, Recorded)
     for name in ("retries", "redirects", "loop", "read_depth"):
         if getattr(args, name) < 0:

@@ -1,96 +1,142 @@
-"""Rules over messages on the move, as flags that `capture`, `replay` and pipelines share."""
+"""`replaykit rules`: who may use how much; checked, explained, judged, and what was done about it."""
 
 from __future__ import annotations
 
 import argparse
-import re
+import json
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
 
+from replaykit.cli.common import say
+from replaykit.cli.ledgers import open_ledger
 from replaykit.errors import UsageError
-from replaykit.traffic.modifier import Rules
-from replaykit.wire.options import header_rule
 
-REWRITES = (
-    ("set-header", "NAME:VALUE", "sets this header in every request"),
-    ("set-param", "NAME=VALUE", "sets this query parameter in every request"),
-    ("rewrite-url", "REGEX:TARGET", "rewrites targets; $1 is the pattern's first group"),
-    ("rewrite-header", "NAME:REGEX,VALUE", "rewrites the values of this header"),
-    ("basic-auth-filter", "REGEX", "only requests whose user:password matches, or that have none"),
-    ("header-limiter", "NAME:PERCENT", "that share of requests, by the hash of this header"),
-    ("param-limiter", "NAME:PERCENT", "that share of requests, by the hash of this parameter"),
+EXAMPLES = (
+    "replaykit rules check --rules rules.yaml",
+    "replaykit rules explain 30009 --rules rules.yaml --ledger usage.db",
+    "replaykit rules run --rules rules.yaml --ledger usage.db --dry-run --once",
+    "replaykit rules log --ledger usage.db --format json",
 )
+WHAT = ("check", "explain", "run", "log", "effects")
 
 
-def add_rewrites(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("rules over messages (GoReplay's; with --http- in front too)")
-    for name, metavar, text in REWRITES:
-        group.add_argument(
-            f"--{name}", f"--http-{name}", action="append", default=[], metavar=metavar, help=text
-        )
-
-
-def split(flag: str, text: str, by: str, example: str) -> tuple[str, str]:
-    """Two parts. Raises UsageError naming the flag."""
-    first, found, second = text.partition(by)
-    if not found:
-        raise UsageError(f"{flag} {text!r}: give both parts with {by!r} between, as in {example}")
-    return first, second
-
-
-def percent(flag: str, text: str) -> tuple[bytes, int]:
-    """`NAME:25%`, or the older `NAME:1/4`. Raises UsageError."""
-    name, value = split(flag, text, ":", "user-id:25%")
-    value = value.strip()
-    if match := re.fullmatch(r"([0-9]+)%", value):
-        return name.encode(), int(match[1])
-    if match := re.fullmatch(r"([0-9]+)/([1-9][0-9]*)", value):
-        return name.encode(), int(int(match[1]) / int(match[2]) * 100)
-    raise UsageError(f"{flag} {text!r}: give a percentage, as in user-id:25%")
-
-
-def rules(args: argparse.Namespace, filters: bool = True, prefix: str = "--") -> Rules:
-    """The rules of a command line; its flags begin so. filters: allow and disallow too, where no engine applies them.
-
-    Raises UsageError.
-    """
-
-    def two(name: str, by: str, example: str) -> list[tuple[str, str]]:
-        values = getattr(args, name.replace("-", "_"))
-        return [split(f"{prefix}{name}", text, by, example) for text in values]
-
-    rewrites = []
-    for name, rest in two("rewrite-header", ":", "Host:(.*).example.com,$1.beta.example.com"):
-        pattern, value = split(
-            f"{prefix}rewrite-header", rest.strip(), ",", "Host:(.*).example.com,$1.beta.example.com"
-        )
-        rewrites.append((name.strip().encode(), pattern, value.encode()))
-    made = Rules(
-        basic_auth=tuple(args.basic_auth_filter),
-        header_limits=tuple(percent(f"{prefix}header-limiter", t) for t in args.header_limiter),
-        param_limits=tuple(percent(f"{prefix}param-limiter", t) for t in args.param_limiter),
-        set_headers=tuple(
-            (n.strip().encode(), v.strip().encode()) for n, v in two("set-header", ":", "User-Agent:Gor")
-        ),
-        set_params=tuple(
-            (n.strip().encode(), v.strip().encode()) for n, v in two("set-param", "=", "api_key=1")
-        ),
-        rewrite_urls=tuple(
-            (p, v.encode()) for p, v in two("rewrite-url", ":", "/v1/user/([^/]+)/ping:/v2/user/$1/ping")
-        ),
-        rewrite_headers=tuple(rewrites),
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", choices=WHAT,
+        help="check: whether the file is right; explain: why a subject is restricted, or is not; run: judges and acts until "
+        "it is stopped; log: what was done; effects: what holds now",
+    )  # fmt: skip
+    parser.add_argument(
+        "subject", nargs="?", metavar="SUBJECT", help="for explain and log: its name, or a glob for explain"
     )
-    for field, text in made.set_headers:
-        if b"\n" in field + text or b"\r" in field + text:
-            raise UsageError("--set-header: a header cannot hold a line end")
-    if not filters:
-        return made
-    from dataclasses import replace
-
-    return replace(
-        made,
-        allow_headers=tuple(map(header_rule, args.allow_header)),
-        deny_headers=tuple(map(header_rule, args.disallow_header)),
-        allow_methods=tuple(f"^{re.escape(m)}$" for m in args.allow_method),
-        deny_methods=tuple(f"^{re.escape(m)}$" for m in args.disallow_method),
-        allow_urls=tuple(args.allow_url),
-        deny_urls=tuple(args.disallow_url),
+    parser.add_argument("--rules", metavar="FILE", help="the rules (YAML)")
+    parser.add_argument("--ledger", metavar="LEDGER", help="a file such as usage.db, or a database's URL")
+    parser.add_argument("--at", metavar="TIME", help="explain: as if it were then")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="run: logs what would be done, and does nothing"
     )
+    parser.add_argument("--once", action="store_true", help="run: judges once, then ends")
+    parser.add_argument(
+        "--most", type=int, default=100, metavar="N", help="log: so many of the newest lines (default 100)"
+    )
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="log and effects: for people or programs"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.what == "explain" and args.subject is None:
+        raise UsageError("rules explain: name the subject, such as a port, a client or '*'")
+    rules = _given(args, "rules") if args.what in ("check", "explain", "run") else ""
+    if args.what == "check":
+        from replaykit.ledger.rules import read_rules
+
+        found = read_rules(rules)
+        for rule in found.rules:
+            off = "" if rule.enabled else " (not enabled)"
+            print(f"{rule.name}: {rule.describe()}{off}")
+        return 0
+    ledger = open_ledger(_given(args, "ledger"))
+    try:
+        if args.what == "explain":
+            from replaykit.ledger.calendar import moment
+            from replaykit.ledger.evaluate import explain
+            from replaykit.ledger.rules import read_rules
+
+            now = int(time.time()) if args.at is None else moment(args.at, ledger.zone)
+            lines = explain(ledger, read_rules(rules).rules, args.subject, now)
+            if not lines:
+                raise UsageError(f"{args.subject}: the ledger knows no such subject")
+            print("\n".join(lines))
+            return 0
+        if args.what == "run":
+            return _run(args, rules, ledger)
+        return _show(args, ledger)
+    finally:
+        ledger.close()
+
+
+def _given(args: argparse.Namespace, name: str) -> str:
+    value = getattr(args, name)
+    if value is None:
+        raise UsageError(f"rules {args.what}: give --{name}")
+    return str(value)
+
+
+def _run(args: argparse.Namespace, rules: str, ledger: object) -> int:
+    from replaykit.ledger.guard import Guard, show, watch
+    from replaykit.ledger.rules import EFFECTS
+    from replaykit.ledger.store import Ledger
+
+    assert isinstance(ledger, Ledger)
+    guard = Guard(ledger, Path(rules), dry_run=args.dry_run)
+    kinds = {a.kind for r in guard.rules.rules for t in r.thresholds for a in t.actions} & set(EFFECTS)
+    if kinds and not args.dry_run:
+        say(
+            f"{', '.join(sorted(kinds))}: done by the process of the vantage, such as replaykit forward --rules; here people are told"
+        )
+    if args.once:
+        for entry in guard.step(int(time.time())):
+            print(show(entry))
+        return 0
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    watch(guard, lambda text: print(text, flush=True), stop)
+    return 0
+
+
+def _show(args: argparse.Namespace, ledger: object) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from replaykit.ledger.calendar import show
+    from replaykit.ledger.guard import effects, log
+    from replaykit.ledger.store import Ledger
+
+    assert isinstance(ledger, Ledger)
+    if args.what == "log":
+        rows = [asdict(e) for e in log(ledger, most=args.most, subject=args.subject)]
+        columns = ["time", "rule", "kind", "subject", "action", "value", "outcome", "reason", "error"]
+    else:
+        rows = effects(ledger)
+        columns = ["since", "rule", "kind", "subject", "effect", "value", "original", "state", "error"]
+    for row in rows:
+        for name in ("time", "since"):
+            if name in row:
+                row[name] = show(row[name], ledger.zone)
+    if args.format == "json":
+        json.dump(rows, sys.stdout, indent=2, ensure_ascii=False)
+        print()
+        return 0
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if row[n] is True else str(row[n]) for n in columns))
+    Console().print(table)
+    return 0

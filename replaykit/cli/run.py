@@ -21,7 +21,7 @@ from replaykit.capture.live import Capture, changed_options
 from replaykit.cli import capture as capture_command
 from replaykit.cli import common
 from replaykit.cli.flow import Flow, Source, Target, read_flow
-from replaykit.cli.rules import rules
+from replaykit.cli.rewrites import rules
 from replaykit.cli.watching import LiveAlerts
 from replaykit.errors import UsageError
 from replaykit.ship.output import open_output

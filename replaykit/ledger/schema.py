@@ -30,6 +30,13 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+def _subject() -> list[Column[Any]]:
+    return [
+        Column(n, Text if n == "subject" else String(64), nullable=False)
+        for n in ("vantage", "kind", "subject")
+    ]
+
+
 meta = Table(
     "ledger_meta",
     metadata,
@@ -79,6 +86,29 @@ counter = Table(
     Column("time", BigInteger, nullable=False),
     Column("epoch", String(128), nullable=False),
     *_counters(), Index("ix_ledger_minute_subject", "subject_id", "time"), **_OPTIONS,
+)  # fmt: skip
+
+
+effect = Table(
+    "ledger_effect", metadata,
+    Column("digest", String(32), primary_key=True),
+    *_subject(), Column("effect", String(32), nullable=False), Column("value", Text, nullable=False),
+    Column("original", Text, nullable=False), Column("state", String(16), nullable=False), Column("rule", Text, nullable=False),
+    Column("since", BigInteger, nullable=False), Column("hold_until", BigInteger, nullable=False), Column("error", Text, nullable=False),
+)  # fmt: skip
+episode = Table(
+    "ledger_episode", metadata,
+    Column("digest", String(32), primary_key=True),
+    Column("rule", Text, nullable=False), *_subject(), Column("event", Text, nullable=False),
+    Column("waiting", Text, nullable=False), Column("since", BigInteger, nullable=False),
+    Column("hold_until", BigInteger, nullable=False), Column("state", String(16), nullable=False),
+)  # fmt: skip
+action = Table(
+    "ledger_action", metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("time", BigInteger, nullable=False), Column("rule", Text, nullable=False), *_subject(),
+    Column("action", String(64), nullable=False), Column("value", Text, nullable=False),
+    Column("outcome", String(16), nullable=False), Column("reason", Text, nullable=False), Column("error", Text, nullable=False),
 )  # fmt: skip
 
 

@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+Key = tuple[str, str, str]
+"""Vantage, kind and name of a subject."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -16,6 +19,10 @@ class Subject:
     kind: str
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        return self.vantage, self.kind, self.name
 
 
 @dataclass(frozen=True)

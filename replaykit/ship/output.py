@@ -111,5 +111,5 @@ def open_output(target: str, rotation: Rotation) -> Output:
             return output
     raise UsageError(
         f"--to {target}: unknown kind of output; use a name ending in .gor, .gor.gz, .parquet, .jsonl or .csv, "
-        "a directory (ending in /), elasticsearch://, kafka://, s3://, influxdb://, otlp:// or prometheus://"
+        "a directory (ending in /), elasticsearch://, kafka://, s3://, influxdb://, otlp://, prometheus://, sqlite:///, postgresql:// or mysql://"
     )

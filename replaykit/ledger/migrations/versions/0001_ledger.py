@@ -56,3 +56,26 @@ def upgrade() -> None:
         sa.Column("time", sa.BigInteger, nullable=False), sa.Column("epoch", sa.String(128), nullable=False),
         *_counters(), **KEYED,
     )  # fmt: skip
+    text = dict.fromkeys(
+        ("rule", "subject", "value", "original", "error", "event", "waiting", "reason"), sa.Text
+    )
+    numbers = ("time", "since", "hold_until")
+    for name, wanted in (
+        (
+            "ledger_effect",
+            "digest vantage kind subject effect value original state rule since hold_until error",
+        ),
+        ("ledger_episode", "digest rule vantage kind subject event waiting since hold_until state"),
+        ("ledger_action", "id time rule vantage kind subject action value outcome reason error"),
+    ):
+        made: list[sa.Column[Any]] = []
+        for column in wanted.split():
+            if column == "id":
+                made.append(sa.Column("id", sa.Integer, primary_key=True, autoincrement=True))
+            elif column == "digest":
+                made.append(sa.Column("digest", sa.String(32), primary_key=True))
+            else:
+                kind = sa.BigInteger() if column in numbers else text.get(column, sa.String(64))
+                made.append(sa.Column(column, kind, nullable=False))
+        op.create_table(name, *made, **OPTIONS)
+    op.create_index("ix_ledger_action_time", "ledger_action", ["time"])

@@ -1,0 +1,96 @@
+"""Rules over messages on the move, as flags that `capture`, `replay` and pipelines share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from replaykit.errors import UsageError
+from replaykit.traffic.modifier import Rules
+from replaykit.wire.options import header_rule
+
+REWRITES = (
+    ("set-header", "NAME:VALUE", "sets this header in every request"),
+    ("set-param", "NAME=VALUE", "sets this query parameter in every request"),
+    ("rewrite-url", "REGEX:TARGET", "rewrites targets; $1 is the pattern's first group"),
+    ("rewrite-header", "NAME:REGEX,VALUE", "rewrites the values of this header"),
+    ("basic-auth-filter", "REGEX", "only requests whose user:password matches, or that have none"),
+    ("header-limiter", "NAME:PERCENT", "that share of requests, by the hash of this header"),
+    ("param-limiter", "NAME:PERCENT", "that share of requests, by the hash of this parameter"),
+)
+
+
+def add_rewrites(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("rules over messages (GoReplay's; with --http- in front too)")
+    for name, metavar, text in REWRITES:
+        group.add_argument(
+            f"--{name}", f"--http-{name}", action="append", default=[], metavar=metavar, help=text
+        )
+
+
+def split(flag: str, text: str, by: str, example: str) -> tuple[str, str]:
+    """Two parts. Raises UsageError naming the flag."""
+    first, found, second = text.partition(by)
+    if not found:
+        raise UsageError(f"{flag} {text!r}: give both parts with {by!r} between, as in {example}")
+    return first, second
+
+
+def percent(flag: str, text: str) -> tuple[bytes, int]:
+    """`NAME:25%`, or the older `NAME:1/4`. Raises UsageError."""
+    name, value = split(flag, text, ":", "user-id:25%")
+    value = value.strip()
+    if match := re.fullmatch(r"([0-9]+)%", value):
+        return name.encode(), int(match[1])
+    if match := re.fullmatch(r"([0-9]+)/([1-9][0-9]*)", value):
+        return name.encode(), int(int(match[1]) / int(match[2]) * 100)
+    raise UsageError(f"{flag} {text!r}: give a percentage, as in user-id:25%")
+
+
+def rules(args: argparse.Namespace, filters: bool = True, prefix: str = "--") -> Rules:
+    """The rules of a command line; its flags begin so. filters: allow and disallow too, where no engine applies them.
+
+    Raises UsageError.
+    """
+
+    def two(name: str, by: str, example: str) -> list[tuple[str, str]]:
+        values = getattr(args, name.replace("-", "_"))
+        return [split(f"{prefix}{name}", text, by, example) for text in values]
+
+    rewrites = []
+    for name, rest in two("rewrite-header", ":", "Host:(.*).example.com,$1.beta.example.com"):
+        pattern, value = split(
+            f"{prefix}rewrite-header", rest.strip(), ",", "Host:(.*).example.com,$1.beta.example.com"
+        )
+        rewrites.append((name.strip().encode(), pattern, value.encode()))
+    made = Rules(
+        basic_auth=tuple(args.basic_auth_filter),
+        header_limits=tuple(percent(f"{prefix}header-limiter", t) for t in args.header_limiter),
+        param_limits=tuple(percent(f"{prefix}param-limiter", t) for t in args.param_limiter),
+        set_headers=tuple(
+            (n.strip().encode(), v.strip().encode()) for n, v in two("set-header", ":", "User-Agent:Gor")
+        ),
+        set_params=tuple(
+            (n.strip().encode(), v.strip().encode()) for n, v in two("set-param", "=", "api_key=1")
+        ),
+        rewrite_urls=tuple(
+            (p, v.encode()) for p, v in two("rewrite-url", ":", "/v1/user/([^/]+)/ping:/v2/user/$1/ping")
+        ),
+        rewrite_headers=tuple(rewrites),
+    )
+    for field, text in made.set_headers:
+        if b"\n" in field + text or b"\r" in field + text:
+            raise UsageError("--set-header: a header cannot hold a line end")
+    if not filters:
+        return made
+    from dataclasses import replace
+
+    return replace(
+        made,
+        allow_headers=tuple(map(header_rule, args.allow_header)),
+        deny_headers=tuple(map(header_rule, args.disallow_header)),
+        allow_methods=tuple(f"^{re.escape(m)}$" for m in args.allow_method),
+        deny_methods=tuple(f"^{re.escape(m)}$" for m in args.disallow_method),
+        allow_urls=tuple(args.allow_url),
+        deny_urls=tuple(args.disallow_url),
+    )
