@@ -133,3 +133,81 @@ def test_wrong_use(place: Path, arguments: tuple[str, ...], said: str) -> None:
     done = run(*(a.format(place=place) for a in arguments))
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+RULES = """
+rules:
+  - { name: quota, kind: mapping, subjects: ["300*"], period: day, limit: 100MB, actions: [block] }
+  - { name: much, period: day, limit: 1TB, actions: [{ command: [touch, SAID] }] }
+"""
+
+
+def test_rules(place: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES.replace("SAID", str(tmp_path / "said")))
+    both = ("--rules", str(rules), "--ledger", str(place))
+    done = run("rules", "check", "--rules", str(rules))
+    assert done.stdout.splitlines() == ["quota: 100 MB in a day", "much: 1.00 TB in a day"]
+    done = run("rules", "explain", "300*", *both, "--at", "2026-10-25T20:00")
+    assert "used 198 MB of 100 MB (198%)" in done.stdout
+    assert done.stdout.count("=> block by quota; until 2026-10-26T00:00:00+01:00") == 1
+    assert run("rules", "run", *both, "--once").stdout == ""  # today nobody used anything
+    for arguments, said in (
+        (("explain", "nobody", *both), "no such subject"),
+        (("explain", *both), "name the subject"),
+        (("check",), "give --rules"),
+        (("log",), "give --ledger"),
+        (("check", "--rules", str(place)), "cannot be read"),
+    ):
+        wrong = run("rules", *arguments)
+        assert wrong.returncode == 2 and said in wrong.stderr and "Traceback" not in wrong.stderr, (
+            wrong.stderr
+        )
+
+
+def test_rules_that_act_on_what_is_used_now(tmp_path: Path) -> None:
+    import time
+
+    place, rules = tmp_path / "usage.db", tmp_path / "rules.yaml"
+    ledger = Ledger(f"sqlite:///{place}", BERLIN)
+    ledger.write([used("30009", int(time.time()) // 60 * 60, 2 * 10**12)])
+    ledger.close()
+    rules.write_text(RULES.replace("SAID", str(tmp_path / "said")))
+    both = ("--rules", str(rules), "--ledger", str(place))
+    dry = run("rules", "run", *both, "--once", "--dry-run")
+    assert "30009: block would" in dry.stdout and not (tmp_path / "said").exists()
+    done = run("rules", "log", "--ledger", str(place), "--format", "json")
+    assert [(e["action"], e["outcome"]) for e in json.loads(done.stdout)] == [
+        ("block", "would"),
+        ("command", "would"),
+    ]
+    assert "would" in run("rules", "log", "--ledger", str(place)).stdout
+    assert json.loads(run("rules", "effects", "--ledger", str(place), "--format", "json").stdout) == []
+
+
+def test_exchanges_into_a_ledger(tmp_path: Path) -> None:
+    """The same file twice counts once, and the sums are those of the report."""
+    from samples.make import OUT
+
+    url = f"sqlite:///{tmp_path / 'usage.db'}"
+    for _ in range(2):
+        done = run("exchanges", str(OUT), "--quiet", "--to", url)
+        assert done.returncode == 0, done.stderr
+    report = json.loads(run("report", str(OUT), "--format", "json", "--quiet").stdout)
+    rows = json.loads(
+        run(
+            "export",
+            str(tmp_path / "usage.db"),
+            "--since",
+            "2020-01-01",
+            "--period",
+            "total",
+            "--format",
+            "json",
+        ).stdout
+    )["rows"]
+    assert {r["subject"]: (r["requests"], r["rx_bytes"], r["tx_bytes"]) for r in rows} == {
+        r["endpoint"]: (r["requests"], r["request_wire_bytes"], r["response_wire_bytes"])
+        for r in report["rows"]
+    }
+    assert {(r["vantage"], r["subject_kind"]) for r in rows} == {("wire", "endpoint")}
