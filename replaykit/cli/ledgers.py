@@ -41,7 +41,7 @@ def place(text: str) -> str:
     return text if "://" in text else f"sqlite:///{text}"
 
 
-def open_ledger(text: str, must_exist: bool = True) -> Ledger:
+def open_ledger(text: str, must_exist: bool = True, time_zone: str | None = None) -> Ledger:
     """Raises UsageError."""
     try:
         from replaykit.ledger.store import Ledger
@@ -51,7 +51,7 @@ def open_ledger(text: str, must_exist: bool = True) -> Ledger:
     path = url.removeprefix("sqlite:///")
     if must_exist and path != url and not Path(path).exists():
         raise UsageError(f"{path}: there is no such ledger")
-    return Ledger(url)
+    return Ledger(url, time_zone)
 
 
 def selection(args: argparse.Namespace) -> Selection:

@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from replaykit.errors import UsageError
 
 PERIODS = ("minute", "hour", "day", "month")
+LATEST = 2**33
+"""No bucket begins later (in the year 2242)."""
 
 
 def zone(name: str) -> ZoneInfo:
@@ -88,15 +90,16 @@ def show(at: int, where: tzinfo) -> str:
 
 def moment(text: str, where: tzinfo) -> int:
     """`2026-11-25`, `2026-11-25T08:00`, with or without an offset, or seconds since the epoch. Raises UsageError."""
-    if text.isdigit():
-        return int(text)
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
+        found = datetime.fromtimestamp(int(text), where) if text.isdigit() else datetime.fromisoformat(text)
+    except (ValueError, OverflowError, OSError):
         raise UsageError(
             f"{text!r} is no time: write 2026-11-25, 2026-11-25T08:00 or seconds since the epoch"
         ) from None
-    return int((found if found.tzinfo else found.replace(tzinfo=where)).timestamp())
+    at = int((found if found.tzinfo else found.replace(tzinfo=where)).timestamp())
+    if not 0 <= at <= LATEST:
+        raise UsageError(f"{text!r} is beyond all time: from 1970 to 2242, please")
+    return at
 
 
 def _offset(at: int, where: tzinfo) -> int:

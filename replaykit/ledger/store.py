@@ -290,8 +290,10 @@ def _check(record: Usage | Reading) -> None:
         raise UsageError(f"{where}: vantage, kind and subject must be named")
     if len(record.subject) > LONGEST_NAME or len(record.vantage) > 64 or len(record.subject_kind) > 32:
         raise UsageError(f"{where}: the name is too long ({LONGEST_NAME} characters at most)")
-    if record.time < 0 or (isinstance(record, Usage) and not 1 <= record.seconds <= 3600):
-        raise UsageError(f"{where}: a bucket begins in or after 1970 and lasts 1 to 3600 s")
+    if not 0 <= record.time < calendar.LATEST or (
+        isinstance(record, Usage) and not 1 <= record.seconds <= 3600
+    ):
+        raise UsageError(f"{where}: a bucket begins from 1970 to 2242 and lasts 1 to 3600 s")
     for name, value in zip(COUNTERS, record.counters(), strict=True):
         if not 0 <= value <= MOST:
             raise UsageError(f"{where}: {name} is {value}; it must be from 0 to 2^63 - 1")

@@ -1,0 +1,255 @@
+"""`replaykit forward`: ports and hosts handed on, counted and limited; with an API."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replaykit.cli.common import say
+from replaykit.cli.ledgers import open_ledger
+from replaykit.errors import UsageError
+from replaykit.ship.settings import secret, state_folder
+
+if TYPE_CHECKING:
+    from replaykit.forwarder.config import Config
+    from replaykit.forwarder.server import Forwarder
+    from replaykit.ledger.guard import Guard
+    from replaykit.ledger.store import Ledger
+
+EXAMPLES = (
+    "replaykit forward --map 30009:127.0.0.1:22",
+    "replaykit forward --map 5300:127.0.0.1:53/udp --ledger usage.db --api 127.0.0.1:8080",
+    "replaykit forward --config forward.yaml --rules rules.yaml",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="[ADDRESS:]PORT:HOST:PORT[/udp]",
+        help="hands on this port; on 127.0.0.1 unless an address is given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", metavar="FILE", help="mappings, hosts and clients (YAML); read again when it changes"
+    )
+    parser.add_argument(
+        "--ledger",
+        metavar="LEDGER",
+        help="a file or a database's URL (default: usage.db in the state folder)",
+    )
+    parser.add_argument(
+        "--state", metavar="FILE", help="keeps what the API makes (default: forward.json in the state folder)"
+    )
+    parser.add_argument("--rules", metavar="FILE", help="rules (YAML); see replaykit rules")
+    parser.add_argument(
+        "--api", default="127.0.0.1:8080", metavar="ADDRESS:PORT",
+        help="where the API listens (default 127.0.0.1:8080); beyond this machine it needs a token in REPLAYKIT_TOKEN or "
+        "the file that REPLAYKIT_TOKEN_FILE names; none: no API",
+    )  # fmt: skip
+    parser.add_argument(
+        "--time-zone", metavar="ZONE", help="of a new ledger: where its days begin (default: this machine's)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="says nothing but troubles")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        import uvloop
+    except ImportError:  # pragma: no cover - a dependency
+        raise UsageError("forward needs uvloop: pip install replaykit") from None
+    extra = _declared(args.map)
+    if args.ledger is None:
+        state_folder().mkdir(parents=True, exist_ok=True)
+    ledger = open_ledger(
+        args.ledger or str(state_folder() / "usage.db"), must_exist=False, time_zone=args.time_zone
+    )
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_forward(args, ledger, extra))
+    finally:
+        ledger.close()
+    return 0
+
+
+def _declared(texts: list[str]) -> list[dict[str, Any]]:
+    """The mappings of --map, as plain values."""
+    found = []
+    for text in texts:
+        rest, _, protocol = text.partition("/")
+        parts = _split(rest)
+        if len(parts) not in (3, 4) or not all(p.isdigit() for p in (parts[-3], parts[-1])):
+            raise UsageError(
+                f"--map {text}: write PORT:HOST:PORT, such as 30009:127.0.0.1:22 or 5300:127.0.0.1:53/udp"
+            )
+        values: dict[str, Any] = {
+            "source_port": int(parts[-3]), "target_host": parts[-2], "target_port": int(parts[-1]), "protocol": protocol or "tcp",
+        }  # fmt: skip
+        if len(parts) == 4:
+            values["listen"] = parts[0]
+        found.append(values)
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """At colons that are not inside brackets."""
+    import re
+
+    return [p.strip("[]") for p in re.findall(r"\[[^\]]*\]|[^:]+", text)]
+
+
+async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[str, Any]]) -> None:
+    from replaykit.forwarder.control import ForwarderControl
+    from replaykit.forwarder.server import Forwarder
+    from replaykit.ledger.guard import Guard
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    state = Path(args.state) if args.state else state_folder() / "forward.json"
+    forwarder = Forwarder(ledger, state, say)
+    guard = None
+    if args.rules is not None:
+        guard = Guard(ledger, Path(args.rules), {"forwarder": ForwarderControl(forwarder)})
+    listening = None if args.api == "none" else _api_socket(args.api)
+    token = secret("REPLAYKIT_TOKEN")
+    if listening is not None and token is None and not _loopback(listening):
+        raise UsageError(f"--api {args.api}: beyond this machine the API needs a token: set REPLAYKIT_TOKEN")
+    config = _read(args.config, extra)
+    try:
+        await forwarder.configure(config.mappings, config.clients)
+        await forwarder.restore()
+        if guard is not None:
+            # What rules hold is in force before the first byte moves.
+            await loop.run_in_executor(None, guard.step, int(time.time()))
+        if not args.quiet:
+            for name, one in sorted(forwarder.mappings.items()):
+                say(f"{one.listen} {name} -> {one.target_host}:{one.target_port}")
+            if listening is not None:
+                host, port = listening.getsockname()[:2]
+                say(f"API on http://{f'[{host}]' if ':' in host else host}:{port}")
+        await _serve(args, ledger, forwarder, guard, listening, token, extra, stop)
+    finally:
+        await forwarder.close()
+
+
+async def _serve(
+    args: argparse.Namespace, ledger: Ledger, forwarder: Forwarder, guard: Guard | None, listening: socket.socket | None,
+    token: str | None, extra: list[dict[str, Any]], stop: asyncio.Event,
+) -> None:  # fmt: skip
+    tasks = [asyncio.ensure_future(forwarder.keep_flushing())]
+    if args.config is not None:
+        tasks.append(asyncio.ensure_future(_follow(args.config, extra, forwarder)))
+    ended = threading.Event()
+    watcher = None
+    if guard is not None:
+        from replaykit.ledger.guard import watch
+
+        watcher = threading.Thread(target=watch, args=(guard, say, ended), daemon=True)
+        watcher.start()
+    server = None
+    if listening is not None:
+        server = _server(ledger, forwarder, token)
+        tasks.append(asyncio.ensure_future(server.serve([listening])))
+    waiting = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    ended.set()
+    if server is not None:
+        server.should_exit = True
+        server.force_exit = True
+        await asyncio.wait(tasks[-1:], timeout=5)
+    for task in (waiting, *tasks):
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, Exception):
+            raise result
+    if watcher is not None:
+        await asyncio.get_running_loop().run_in_executor(None, watcher.join, 5)
+
+
+def _server(ledger: Ledger, forwarder: Forwarder, token: str | None) -> Any:
+    try:
+        import uvicorn
+
+        from replaykit.web.app import create_app
+    except ImportError as error:
+        raise UsageError(
+            f"the API needs {error.name}: pip install 'replaykit[forward]', or give --api none"
+        ) from None
+
+    class Server(uvicorn.Server):
+        """Signals are the command's."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    app = create_app(ledger, forwarder, token)
+    settings = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="websockets-sansio",
+        server_header=False,
+    )
+    return Server(settings)
+
+
+def _api_socket(text: str) -> socket.socket:
+    from replaykit.forwarder.tcp import bound
+
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65_535:
+        raise UsageError(f"--api {text}: write ADDRESS:PORT, such as 127.0.0.1:8080")
+    made = bound(host.strip("[]") or "127.0.0.1", int(port), socket.SOCK_STREAM)
+    made.listen(128)
+    return made
+
+
+def _loopback(listening: socket.socket) -> bool:
+    import ipaddress
+
+    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
+
+
+def _read(path: str | None, extra: list[dict[str, Any]]) -> Config:
+    """The configuration and the mappings of the command line. Raises UsageError."""
+    from replaykit.forwarder.config import Config, read_config
+    from replaykit.forwarder.mapping import mapping
+
+    found = Config() if path is None else read_config(path)
+    return Config((*found.mappings, *(mapping(values) for values in extra)), found.clients)
+
+
+async def _follow(path: str, extra: list[dict[str, Any]], forwarder: Forwarder) -> None:
+    """Takes over what the file says when it changes; what is wrong is said, and changes nothing."""
+
+    def stamp() -> tuple[int, int] | None:
+        try:
+            found = os.stat(path)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+    seen = stamp()
+    while True:
+        await asyncio.sleep(1)
+        now = stamp()
+        if now == seen:
+            continue
+        seen = now
+        try:
+            config = _read(path, extra)
+            await forwarder.configure(config.mappings, config.clients)
+            say(f"{path} was read again")
+        except UsageError as error:
+            say(f"configuration not changed: {error}")

@@ -1,0 +1,110 @@
+"""What a mapping, a client or a tunnel has moved, and how much it may.
+
+Owns the counts (they only grow), the flow limit (MB of 2^20, over everything ever moved, as NPS counts it), the number of
+connections, and the rate. A meter may have a parent, such as a mapping's client, which counts and limits the same bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from replaykit.forwarder.bucket import Bucket
+
+MB = 1 << 20
+EXCEEDED = "Traffic exceeded"
+TOO_MANY = "Connections exceed the current client limit"
+
+
+class Running(Protocol):
+    """A connection, or what stands for one."""
+
+    def close(self, why: str = "") -> None: ...
+
+
+@dataclass(eq=False)
+class Meter:
+    """rx: bytes from visitors; tx: bytes to visitors; connections: begun. before: moved in earlier runs, rx and tx."""
+
+    kind: str
+    name: str
+    parent: Meter | None = None
+    rx: int = 0
+    tx: int = 0
+    connections: int = 0
+    open: int = 0
+    before: tuple[int, int] = (0, 0)
+    flow_limit_bytes: int | None = None
+    max_connections: int | None = None
+    restraints: set[str] = field(default_factory=set)
+    last_update: int = 0
+    own: Bucket = field(default_factory=Bucket)
+    ruled: Bucket = field(default_factory=Bucket)
+    running: set[Running] = field(default_factory=set)
+
+    @property
+    def received(self) -> int:
+        """From visitors, ever."""
+        return self.before[0] + self.rx
+
+    @property
+    def sent(self) -> int:
+        """To visitors, ever."""
+        return self.before[1] + self.tx
+
+    @property
+    def spent(self) -> bool:
+        """Whether its own flow limit is used up."""
+        return self.flow_limit_bytes is not None and self.received + self.sent >= self.flow_limit_bytes
+
+    def left(self) -> int | None:
+        """Bytes until a flow limit is reached; None: there is none."""
+        own = (
+            None
+            if self.flow_limit_bytes is None
+            else max(0, self.flow_limit_bytes - self.received - self.sent)
+        )
+        above = None if self.parent is None else self.parent.left()
+        return own if above is None else above if own is None else min(own, above)
+
+    def refusal(self) -> str:
+        """Why no connection may begin now; empty: it may."""
+        if self.restraints:
+            return "blocked by a rule"
+        if self.spent:
+            return EXCEEDED
+        if self.max_connections is not None and self.open >= self.max_connections:
+            return TOO_MANY
+        return "" if self.parent is None else self.parent.refusal()
+
+    def begin(self, one: Running) -> None:
+        """A connection begins."""
+        self.connections += 1
+        self.open += 1
+        self.running.add(one)
+        if self.parent is not None:
+            self.parent.begin(one)
+
+    def end(self, one: Running) -> None:
+        self.open -= 1
+        self.running.discard(one)
+        if self.parent is not None:
+            self.parent.end(one)
+
+    def count(self, rx: int, tx: int) -> None:
+        """Bytes have moved."""
+        self.rx += rx
+        self.tx += tx
+        self.last_update = int(time.time())
+        if self.parent is not None:
+            self.parent.count(rx, tx)
+
+    def buckets(self) -> list[Bucket]:
+        """Those that limit the rate now."""
+        found = [b for b in (self.own, self.ruled) if b.rate is not None]
+        return found if self.parent is None else found + self.parent.buckets()
+
+    def close_all(self, why: str) -> None:
+        for one in list(self.running):
+            one.close(why)

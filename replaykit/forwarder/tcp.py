@@ -1,0 +1,332 @@
+"""TCP: a visitor is accepted, checked, connected to its target, and relayed. Hosts share a port and are told apart here.
+
+Owns a connection from accept to end. Nothing waits: each step is a callback of the event loop, and each has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+
+from replaykit.errors import UsageError
+from replaykit.forwarder import peek, proxy_protocol
+from replaykit.forwarder.mapping import Mapping, networks
+from replaykit.forwarder.meter import EXCEEDED, Meter
+from replaykit.forwarder.relay import Relay
+
+CONNECT_S = 10.0
+FIRST_BYTES_S = 15.0
+RESOLVE_S = 60.0
+_ACCEPTS = 128
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Route:
+    """A mapping with its meter: who may come, and where they go. Targets are looked up again every minute."""
+
+    def __init__(self, mapping: Mapping, meter: Meter) -> None:
+        self.mapping, self.meter = mapping, meter
+        self._allow, self._deny = networks(mapping.allow), networks(mapping.deny, "deny")
+        self._found: list[tuple[int, tuple[str, int]]] = []
+        self._looked = -RESOLVE_S
+        self.troubles: dict[str, int] = {}
+
+    def admits(self, address: str) -> bool:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        inside = [n for n in (*self._allow, *self._deny) if n.version == ip.version and ip in n]
+        return not any(n in self._deny for n in inside) and (not self._allow or bool(inside))
+
+    def refusal(self, address: str) -> str:
+        """Why this visitor may not connect now; empty: it may."""
+        return self.meter.refusal() if self.admits(address) else "not allowed from there"
+
+    async def lookup(self) -> None:
+        """Raises UsageError."""
+        m = self.mapping
+        kind = socket.SOCK_DGRAM if m.protocol == "udp" else socket.SOCK_STREAM
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(m.target_host, m.target_port, type=kind)
+        except OSError as error:
+            raise UsageError(f"{m.target_host}: {error.strerror}") from None
+        self._found = [(family, address[:2]) for family, _, _, _, address in found]  # type: ignore[misc]
+        self._looked = asyncio.get_running_loop().time()
+
+    @property
+    def targets(self) -> Sequence[tuple[int, tuple[str, int]]]:
+        """Family and address, the first to be tried first."""
+        if asyncio.get_running_loop().time() - self._looked > RESOLVE_S:
+            self._looked = asyncio.get_running_loop().time()
+            task = asyncio.ensure_future(self.lookup())
+            # The addresses of before serve until then.
+            task.add_done_callback(lambda t: self.trouble(str(t.exception())) if t.exception() else None)
+        return self._found
+
+    def trouble(self, what: str) -> None:
+        """Counted by what it was, for the page and the log."""
+        if len(self.troubles) < 64 or what in self.troubles:
+            self.troubles[what] = self.troubles.get(what, 0) + 1
+
+
+class Connection:
+    """A visitor of a route, from its acceptance to its end."""
+
+    def __init__(self, route: Route, visitor: socket.socket, address: str) -> None:
+        self.route, self.visitor, self.address = route, visitor, address
+        self.loop = asyncio.get_running_loop()
+        self.relay: Relay | None = None
+        self._target: socket.socket | None = None
+        self._left: list[tuple[int, tuple[str, int]]] = []
+        self._deadline: asyncio.TimerHandle | None = None
+        self._ended = False
+        route.meter.begin(self)
+
+    @property
+    def rx(self) -> int:
+        """Bytes from the visitor."""
+        return 0 if self.relay is None else self.relay.rx
+
+    @property
+    def tx(self) -> int:
+        """Bytes to the visitor."""
+        return 0 if self.relay is None else self.relay.tx
+
+    def connect(self) -> None:
+        self._left = list(self.route.targets)
+        self._next("no address is known")
+
+    def _next(self, why: str) -> None:
+        if not self._left:
+            m = self.route.mapping
+            self.close(f"{m.target_host}:{m.target_port}: {why}")
+            return
+        family, address = self._left.pop(0)
+        try:
+            target = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            self.close((error.strerror or str(error)).lower())
+            return
+        self._target = target
+        status = target.connect_ex(address)
+        if status in (0, errno.EINPROGRESS):
+            self._deadline = self.loop.call_later(CONNECT_S, self._failed, "does not answer")
+            self.loop.add_writer(target.fileno(), self._connected)
+        else:
+            self._failed(os.strerror(status).lower())
+
+    def _failed(self, why: str) -> None:
+        self._forget()
+        self._next(why)
+
+    def _forget(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._target is not None:
+            self.loop.remove_writer(self._target.fileno())
+            self._target.close()
+            self._target = None
+
+    def _connected(self) -> None:
+        assert self._target is not None and self._deadline is not None
+        status = self._target.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if status:
+            self._failed(os.strerror(status).lower())
+            return
+        self._deadline.cancel()
+        self._deadline = None
+        self.loop.remove_writer(self._target.fileno())
+        target, self._target = self._target, None
+        version = self.route.mapping.proxy_protocol
+        if version:
+            try:
+                target.send(
+                    proxy_protocol.header(
+                        version, self.visitor.getpeername()[:2], self.visitor.getsockname()[:2]
+                    )
+                )
+            except OSError as error:
+                target.close()
+                self.close((error.strerror or str(error)).lower())
+                return
+        self.relay = Relay(self.visitor, target, self.route.meter, self._over)
+        self.relay.start()
+
+    def _over(self, why: str) -> None:
+        if not self._ended:
+            self._ended = True
+            if why:
+                self.route.trouble(why)
+            self.route.meter.end(self)
+
+    def close(self, why: str = "") -> None:
+        if self.relay is not None:
+            self.relay.close(why)
+            return
+        self._forget()
+        self.visitor.close()
+        self._over(why)
+
+
+class Listener:
+    """A listening socket, and what becomes of those who come. Raises UsageError where it cannot listen."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._socket = bound(address, port, socket.SOCK_STREAM)
+        self._socket.listen(4096)
+        self.port = int(self._socket.getsockname()[1])
+        self.loop.add_reader(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                visitor, address = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in _FULL:  # nothing is lost: they wait in the kernel's queue
+                    self.loop.remove_reader(self._socket.fileno())
+                    self.loop.call_later(0.1, self._again)
+                return
+            visitor.setblocking(False)
+            try:
+                self.visited(visitor, address[0])
+            except OSError:
+                visitor.close()
+
+    def _again(self) -> None:
+        if self._socket.fileno() >= 0:
+            self.loop.add_reader(self._socket.fileno(), self._accept)
+
+    def visited(self, visitor: socket.socket, address: str) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        if self._socket.fileno() >= 0:
+            self.loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+
+
+class PortListener(Listener):
+    """All who come go to one target."""
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        super().__init__(route.mapping.listen, route.mapping.source_port)
+
+    def visited(self, visitor: socket.socket, address: str) -> None:
+        why = self.route.refusal(address)
+        if why:
+            self.route.trouble(why)
+            reset(visitor)
+            return
+        Connection(self.route, visitor, address).connect()
+
+
+class HostListener(Listener):
+    """A port of many hosts: the first bytes say which. They are looked at, not taken, so that they count like all others."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self.routes: dict[str, Route] = {}
+        self.unknown = 0
+        self._undecided: set[socket.socket] = set()
+        super().__init__(address, port)
+
+    def route_of(self, host: str) -> Route | None:
+        """The exact name, else the longest that begins with `*.`, else `*`."""
+        found = self.routes.get(host)
+        name = host
+        while found is None and "." in name:
+            name = name.partition(".")[2]
+            found = self.routes.get(f"*.{name}")
+        return found or self.routes.get("*")
+
+    def visited(self, visitor: socket.socket, address: str) -> None:
+        self._undecided.add(visitor)
+        self.loop.add_reader(visitor.fileno(), self._look, visitor, address)
+        self.loop.call_later(FIRST_BYTES_S, self._late, visitor)
+
+    def _late(self, visitor: socket.socket) -> None:
+        """Somebody who does not say whom they want."""
+        if visitor in self._undecided:
+            self._undecided.discard(visitor)
+            self.loop.remove_reader(visitor.fileno())
+            self.unknown += 1
+            visitor.close()
+
+    def _look(self, visitor: socket.socket, address: str) -> None:
+        if visitor not in self._undecided:
+            return
+        self.loop.remove_reader(visitor.fileno())
+        try:
+            data = visitor.recv(peek.MOST, socket.MSG_PEEK)
+        except BlockingIOError:
+            self.loop.add_reader(visitor.fileno(), self._look, visitor, address)
+            return
+        except OSError:
+            data = b""
+        host = peek.host(data) if data else ""
+        if host is None:
+            # The part that is there stays readable: asked again after a while, not at once.
+            self.loop.call_later(0.02, self._look, visitor, address)
+            return
+        self._undecided.discard(visitor)
+        route = self.route_of(host) if host else None
+        if route is None:
+            self.unknown += 1
+            answer(visitor, data, 404, "no such host")
+            return
+        why = route.refusal(address)
+        if why:
+            route.trouble(why)
+            answer(visitor, data, 429 if why == EXCEEDED else 503, why)
+            return
+        Connection(route, visitor, address).connect()
+
+    def close(self) -> None:
+        super().close()
+        for visitor in self._undecided:
+            self.loop.remove_reader(visitor.fileno())
+            visitor.close()
+        self._undecided.clear()
+
+
+def answer(visitor: socket.socket, data: bytes, status: int, text: str) -> None:
+    """One line for who speaks HTTP in the clear; the end for everybody else."""
+    if data and data[:1] != b"\x16":
+        words = {404: "Not Found", 429: "Too Many Requests", 503: "Service Unavailable"}
+        body = f"{text}\n".encode()
+        head = f"HTTP/1.1 {status} {words[status]}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        with suppress(OSError):
+            visitor.recv(peek.MOST)  # what is unread would turn the end into a reset
+            visitor.send(head.encode() + body)
+            visitor.shutdown(socket.SHUT_WR)
+    visitor.close()
+
+
+def reset(visitor: socket.socket) -> None:
+    """The visitor is told at once."""
+    with suppress(OSError):
+        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    visitor.close()
+
+
+def bound(address: str, port: int, kind: int) -> socket.socket:
+    """Raises UsageError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    made = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if kind == socket.SOCK_STREAM:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, port))
+    except OSError as error:
+        made.close()
+        raise UsageError(f"{address} port {port}: {(error.strerror or str(error)).lower()}") from None
+    return made
