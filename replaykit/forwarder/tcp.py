@@ -53,8 +53,9 @@ class Route:
         kind = socket.SOCK_DGRAM if m.protocol == "udp" else socket.SOCK_STREAM
         try:
             found = await asyncio.get_running_loop().getaddrinfo(m.target_host, m.target_port, type=kind)
-        except OSError as error:
-            raise UsageError(f"{m.target_host}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # a name may be one that cannot be asked for
+            why = getattr(error, "strerror", None) or "not a name of the DNS"
+            raise UsageError(f"{m.target_host[:100]}: {why}") from None
         self._found = [(family, address[:2]) for family, _, _, _, address in found]  # type: ignore[misc]
         self._looked = asyncio.get_running_loop().time()
 

@@ -89,7 +89,7 @@ class ErrorAnswer(BaseModel):
 class NewMapping(BaseModel):
     """A mapping; what it has already is changed. `rate_limit` in bytes a second; `flow_limit_mb` in MB of 2^20."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     source_port: int = Field(ge=1, le=65_535)
     target_host: str = Field(min_length=1, max_length=255)
     target_port: int = Field(ge=1, le=65_535)
@@ -110,7 +110,7 @@ class NewMapping(BaseModel):
 class NewClient(BaseModel):
     """Who owns mappings; its limits are over all of them together."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     name: str = Field(min_length=1, max_length=255)
     flow_limit_mb: int | None = Field(None, ge=0, le=2**43)
     max_connections: int | None = Field(None, ge=0, le=2**31)
@@ -122,7 +122,7 @@ class NewClient(BaseModel):
 class Named(BaseModel):
     """Which mapping: its `name` as the list gives it, or the `source_port` of a TCP mapping."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     name: str | None = Field(None, max_length=300)
     source_port: int | None = Field(None, ge=1, le=65_535)
 
@@ -363,23 +363,25 @@ def talkers(forwarder: Forwarder, name: str, most: int = 5) -> list[dict[str, An
     ]
 
 
+def chosen(
+    vantage: str | None = None,
+    kind: str | None = None,
+    subject: str | None = None,
+    client: str | None = None,
+) -> Selection:
+    return Selection(
+        vantage,
+        kind,
+        () if subject is None else (subject,),
+        (),
+        {} if client is None else {"client": (client,)},
+    )
+
+
+Chosen = Annotated[Selection, Depends(chosen)]
+
+
 def _history(api: APIRouter, ledger: Ledger) -> None:
-    def chosen(
-        vantage: str | None = None,
-        kind: str | None = None,
-        subject: str | None = None,
-        client: str | None = None,
-    ) -> Selection:
-        return Selection(
-            vantage,
-            kind,
-            () if subject is None else (subject,),
-            (),
-            {} if client is None else {"client": (client,)},
-        )
-
-    Chosen = Annotated[Selection, Depends(chosen)]
-
     def span(period: str, since: str | None, until: str | None) -> tuple[int, int]:
         end = int(time.time()) + 1 if until is None else calendar.moment(until, ledger.zone)
         begin = end - _LAST[period] if since is None else calendar.moment(since, ledger.zone)
