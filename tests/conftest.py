@@ -38,6 +38,18 @@ def live() -> None:
         (pytest.fail if CI else pytest.skip)(f"live tests need {', '.join(lacking)}")
 
 
+LONGEST = ("ship/test_restarts.py", "ship/test_fleet.py", "ship/test_elastic.py", "capture/", "forwarder/", "cli/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first, so that no worker is left alone with one at the end."""
+
+    def place(item: pytest.Item) -> int:
+        return next((n for n, part in enumerate(LONGEST) if f"tests/{part}" in item.nodeid), len(LONGEST))
+
+    items.sort(key=place)
+
+
 def needs(*programs: str) -> None:
     """Skips at home, and fails in CI, where a program or a server of .servers is missing."""
     lacking = [p for p in programs if not (SERVERS / p).exists() and missing(p)]

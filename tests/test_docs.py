@@ -160,3 +160,49 @@ def test_the_examples_of_alerts_and_pipelines(tmp_path: Path, monkeypatch: pytes
     assert len(read_flow(str(tmp_path / "p.yaml")).targets) == 3
     named = {p.name for p in (ROOT / "pipelines").glob("*.yaml")} - {"alerts.yaml"}
     assert [n for n in named if f"`{n}`" not in pipelines] == []
+
+
+def test_the_examples_of_the_ledger_its_rules_and_the_forwarder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from replaykit.forwarder.config import read_config
+    from replaykit.ledger.rules import EFFECTS, parse_rules
+
+    ledger, rules, forward = ((ROOT / "docs" / f"{n}.md").read_text() for n in ("ledger", "rules", "forward"))
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    exec(
+        re.search(r"```python\n(.*?)```", ledger, re.DOTALL)[1],
+        {"print": lambda *a: said.append(" ".join(map(str, a)))},
+    )  # type: ignore[index]
+    assert said == ["30009 52700", "1795561200 home 52000"]
+    monkeypatch.setenv("SLACK_URL", "https://example.org/hook")
+    first, second = parse_rules(re.search(r"```yaml\n(.*?)```", rules, re.DOTALL)[1]).rules  # type: ignore[index]
+    assert (first.limit, first.start_day, len(first.thresholds)) == (100e9, 15, 2) and second.hold_s == 1800
+    assert [e for e in EFFECTS if f"`{e}" not in rules] == []
+    (tmp_path / "f.yaml").write_text(re.search(r"```yaml\n(.*?)```", forward, re.DOTALL)[1])  # type: ignore[index]
+    config = read_config(str(tmp_path / "f.yaml"))
+    assert [m.name for m in config.mappings] == [
+        "30009",
+        "5300/udp",
+        "*.example.org:8443",
+        "www.example.org:8443",
+    ]
+    assert config.clients[0].rate_limit == 10_000_000
+
+
+def test_every_call_of_the_api_is_described() -> None:
+    from replaykit.forwarder.server import Forwarder
+    from replaykit.ledger.store import Ledger
+    from replaykit.web.app import create_app
+
+    async def described() -> dict[str, Any]:
+        made = Ledger("sqlite://", "UTC")
+        return create_app(made, Forwarder(made)).openapi()
+
+    import asyncio
+
+    page = (ROOT / "docs" / "forward.md").read_text()
+    paths = asyncio.run(described())["paths"]
+    assert len(paths) >= 14
+    assert [p for p in paths if f" {p.partition('{')[0]}" not in page.replace("`", " ")] == []

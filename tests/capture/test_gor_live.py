@@ -178,7 +178,7 @@ def test_streams_of_bytes(tmp_path: Path) -> None:
                     time.sleep(0.2)
                     return out.exists() and b"\x01msg2" in out.read_bytes()
 
-                until(seen, 30)
+                until(seen, 100)
 
         await asyncio.to_thread(talk)
         server.close()

@@ -1,0 +1,227 @@
+"""A mapping beside other proxies: iperf3 through each in turn, new connections, idle connections.
+
+The others are Go's io.Copy in thirty lines (built here with `go`), HAProxy in TCP mode and socat.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.measure import process_cpu_s
+from ci.servers import free_port, nginx
+
+ROUNDS, SECONDS, IDLE = 3, 5, 10_000
+GO = """package main
+
+import (
+	"io"
+	"net"
+	"os"
+)
+
+func main() {
+	listener, err := net.Listen("tcp", os.Args[1])
+	if err != nil {
+		panic(err)
+	}
+	for {
+		visitor, err := listener.Accept()
+		if err != nil {
+			continue
+		}
+		go func() {
+			target, err := net.Dial("tcp", os.Args[2])
+			if err != nil {
+				visitor.Close()
+				return
+			}
+			go func() { io.Copy(target, visitor); target.(*net.TCPConn).CloseWrite() }()
+			io.Copy(visitor, target)
+			visitor.Close()
+			target.Close()
+		}()
+	}
+}
+"""
+HAPROXY = """global
+  maxconn 30000
+  nbthread 1
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 600s
+  timeout server 600s
+listen it
+  bind 127.0.0.1:{port}
+  server s 127.0.0.1:{target}
+"""
+Starter = Callable[[Path, int, int], list[str]]
+
+
+def replaykit(root: Path, port: int, target: int) -> list[str]:
+    return [
+        sys.executable, "-m", "replaykit", "forward", "--map", f"{port}:127.0.0.1:{target}", "--api", "none", "--quiet",
+        "--ledger", str(root / f"{port}.db"), "--state", str(root / f"{port}.json"),
+    ]  # fmt: skip
+
+
+def limited(root: Path, port: int, target: int) -> list[str]:
+    """With every limit set, none of which is reached."""
+    config = root / f"{port}.yaml"
+    limits = "flow_limit_mb: 100000000, max_connections: 100000, rate_limit: 100GB/s"
+    config.write_text(
+        f"clients: [{{ name: c, {limits} }}]\nmappings: [{{ source_port: {port}, target: '127.0.0.1:{target}', client: c, {limits} }}]\n"
+    )
+    return [*replaykit(root, port, target)[:4], "--config", str(config), *replaykit(root, port, target)[6:]]
+
+
+def go(root: Path, port: int, target: int) -> list[str]:
+    program = root / "copy"
+    if not program.exists():
+        (root / "copy.go").write_text(GO)
+        subprocess.run(["go", "build", "-o", str(program), str(root / "copy.go")], check=True, cwd=root)
+    return [str(program), f"127.0.0.1:{port}", f"127.0.0.1:{target}"]
+
+
+def haproxy(root: Path, port: int, target: int) -> list[str]:
+    config = root / f"{port}.cfg"
+    config.write_text(HAPROXY.format(port=port, target=target))
+    return ["haproxy", "-db", "-f", str(config)]
+
+
+def socat(root: Path, port: int, target: int) -> list[str]:
+    return ["socat", f"TCP-LISTEN:{port},fork,reuseaddr,bind=127.0.0.1", f"TCP:127.0.0.1:{target}"]
+
+
+PROXIES: dict[str, Starter] = {
+    "replaykit": replaykit, "replaykit, all limits set": limited, "Go's io.Copy": go, "HAProxy, TCP mode, one thread": haproxy, "socat": socat,
+}  # fmt: skip
+
+
+@contextmanager
+def started(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        time.sleep(0.5)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    """Of a process and, for who forks, its children that have ended and those that run."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    ended = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return process_cpu_s(process.pid) + ended + sum(process_cpu_s(int(c)) for c in children)
+
+
+def throughput(root: Path, wanted: list[str]) -> dict[str, tuple[float, float]]:
+    """Gbit/s and seconds of CPU per GB; the best of the rounds."""
+    best: dict[str, tuple[float, float]] = {}
+    server = free_port()
+    with started(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(server)], server):
+        for _ in range(ROUNDS):
+            for name in wanted:
+                port = free_port()
+                with started(PROXIES[name](root, port, server), port) as process:
+                    before = cpu_s(process)
+                    done = subprocess.run(
+                        ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", str(SECONDS), "-J"], capture_output=True, check=True
+                    )  # fmt: skip
+                    end = json.loads(done.stdout)["end"]["sum_received"]
+                    cost = (cpu_s(process) - before) / (end["bytes"] / 1e9)
+                rate, least = best.get(name, (0.0, 1e9))
+                best[name] = max(rate, end["bits_per_second"] / 1e9), min(least, cost)
+                time.sleep(0.3)
+    return best
+
+
+def connections(root: Path, wanted: list[str]) -> dict[str, float]:
+    """New connections a second: requests of wrk that each ask for the end of theirs."""
+    found: dict[str, float] = {}
+    with nginx(root / "nginx", log=False) as web:
+        for _ in range(ROUNDS):
+            for name in wanted:
+                port = free_port()
+                with started(PROXIES[name](root, port, web.port), port):
+                    done = subprocess.run(
+                        ["wrk", "-t1", "-c64", f"-d{SECONDS}s", "-H", "Connection: close", f"http://127.0.0.1:{port}/api/item"],
+                        capture_output=True, check=True, text=True,
+                    )  # fmt: skip
+                    rate = float(done.stdout.partition("Requests/sec:")[2].split()[0])
+                    found[name] = max(found.get(name, 0.0), rate)
+    return found
+
+
+def idle(root: Path, wanted: list[str]) -> dict[str, float]:
+    """MB that it holds with IDLE connections that have moved a little and are silent."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    echo = "import asyncio\nasync def e(r, w):\n    while d := await r.read(9): w.write(d)\nasync def m():\n    s = await asyncio.start_server(e, '127.0.0.1', {port}, backlog=4096)\n    await s.serve_forever()\nasyncio.run(m())"
+    found: dict[str, float] = {}
+    for name in wanted:
+        server, port = free_port(), free_port()
+        with (
+            started([sys.executable, "-c", echo.format(port=server)], server),
+            started(PROXIES[name](root, port, server), port) as process,
+        ):
+            open_ = []
+            for n in range(IDLE):
+                s = socket.socket()
+                s.bind((f"127.0.0.{2 + n // 5000}", 0))
+                s.connect(("127.0.0.1", port))
+                s.send(b"hello")
+                open_.append(s)
+            for s in open_:
+                s.settimeout(20)
+                assert s.recv(5) == b"hello"
+            text = Path(f"/proc/{process.pid}/status").read_text()
+            found[name] = int(text.partition("VmRSS:")[2].split()[0]) / 1024
+            for s in open_:
+                s.close()
+    return found
+
+
+def results() -> tuple[str, list[list[str]]]:
+    """A text and a table for bench/RESULTS.md."""
+    lacking = {"Go's io.Copy": "go", "HAProxy, TCP mode, one thread": "haproxy", "socat": "socat"}
+    wanted = [name for name in PROXIES if name not in lacking or shutil.which(lacking[name])]
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        speed = throughput(root, wanted)
+        new = connections(root, [w for w in wanted if w != "socat"])
+        held = idle(root, [w for w in wanted if w not in ("socat", "replaykit, all limits set")])
+    rows = [["", "Gbit/s", "CPU s per GB", "new connections/s", f"memory with {IDLE:,} idle"]]
+    for proxy in wanted:
+        rate, cost = speed[proxy]
+        rows.append([
+            proxy, f"{rate:.1f}", f"{cost:.2f}", f"{new[proxy]:,.0f}" if proxy in new else "",
+            f"{held[proxy]:,.0f} MB" if proxy in held else "",
+        ])  # fmt: skip
+    return (
+        f"On loopback, client, server and proxy on two cores; the best of {ROUNDS} rounds in turn of {SECONDS} s each.\n\n",
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    text, table = results()
+    print(text + "\n".join(" | ".join(row) for row in table))
