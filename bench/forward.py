@@ -69,6 +69,11 @@ listen it
 Starter = Callable[[Path, int, int], list[str]]
 
 
+def tunnelled(root: Path, port: int, target: int) -> list[str]:
+    """Through TLS and HTTP/2, both ends on this machine."""
+    return [sys.executable, "-m", "bench.tunnelled", str(root), str(port), str(target)]
+
+
 def replaykit(root: Path, port: int, target: int) -> list[str]:
     return [
         sys.executable, "-m", "replaykit", "forward", "--map", f"{port}:127.0.0.1:{target}", "--api", "none", "--quiet",
@@ -105,7 +110,8 @@ def socat(root: Path, port: int, target: int) -> list[str]:
 
 
 PROXIES: dict[str, Starter] = {
-    "replaykit": replaykit, "replaykit, all limits set": limited, "Go's io.Copy": go, "HAProxy, TCP mode, one thread": haproxy, "socat": socat,
+    "replaykit": replaykit, "replaykit, all limits set": limited, "replaykit, through a tunnel, both ends": tunnelled,
+    "Go's io.Copy": go, "HAProxy, TCP mode, one thread": haproxy, "socat": socat,
 }  # fmt: skip
 
 
@@ -133,6 +139,18 @@ def cpu_s(process: subprocess.Popen[bytes]) -> float:
     return process_cpu_s(process.pid) + ended + sum(process_cpu_s(int(c)) for c in children)
 
 
+def measured(process: subprocess.Popen[bytes], port: int) -> tuple[dict[str, float], float]:
+    """iperf3's sums through a proxy, and the proxy's seconds of CPU per GB."""
+    for _ in range(10):
+        before = cpu_s(process)
+        command = ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", str(SECONDS), "-J"]
+        end = json.loads(subprocess.run(command, capture_output=True, check=False).stdout).get("end", {})
+        if end.get("sum_received", {}).get("bytes"):
+            return end["sum_received"], (cpu_s(process) - before) / (end["sum_received"]["bytes"] / 1e9)
+        time.sleep(0.5)  # its server still has to do with our look whether the proxy is there
+    raise RuntimeError("iperf3 does not get through")
+
+
 def throughput(root: Path, wanted: list[str]) -> dict[str, tuple[float, float]]:
     """Gbit/s and seconds of CPU per GB; the best of the rounds."""
     best: dict[str, tuple[float, float]] = {}
@@ -142,12 +160,7 @@ def throughput(root: Path, wanted: list[str]) -> dict[str, tuple[float, float]]:
             for name in wanted:
                 port = free_port()
                 with started(PROXIES[name](root, port, server), port) as process:
-                    before = cpu_s(process)
-                    done = subprocess.run(
-                        ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-t", str(SECONDS), "-J"], capture_output=True, check=True
-                    )  # fmt: skip
-                    end = json.loads(done.stdout)["end"]["sum_received"]
-                    cost = (cpu_s(process) - before) / (end["bytes"] / 1e9)
+                    end, cost = measured(process, port)
                 rate, least = best.get(name, (0.0, 1e9))
                 best[name] = max(rate, end["bits_per_second"] / 1e9), min(least, cost)
                 time.sleep(0.3)
@@ -208,7 +221,9 @@ def results() -> tuple[str, list[list[str]]]:
         root = Path(name)
         speed = throughput(root, wanted)
         new = connections(root, [w for w in wanted if w != "socat"])
-        held = idle(root, [w for w in wanted if w not in ("socat", "replaykit, all limits set")])
+        held = idle(
+            root, [w for w in wanted if w in ("replaykit", "Go's io.Copy", "HAProxy, TCP mode, one thread")]
+        )
     rows = [["", "Gbit/s", "CPU s per GB", "new connections/s", f"memory with {IDLE:,} idle"]]
     for proxy in wanted:
         rate, cost = speed[proxy]

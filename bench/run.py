@@ -391,6 +391,8 @@ def main() -> int:
         "Shipping to Elasticsearch": lambda: _loaded("ship", "shipping"),
         "Shipping beside a live capture": lambda: _loaded("ship", "live"),
         "A day of 100 million exchanges": lambda: _loaded("archive", "day"),
+        "The ledger": lambda: _loaded("ledger", "results"),
+        "Forwarding": lambda: _loaded("forward", "results"),
         "Anomalies": lambda: _loaded("anomalies", "results"),
     }
     alone = bool(wanted) and all(any(w.lower() in n.lower() for n in own) for w in wanted)

@@ -38,7 +38,14 @@ def live() -> None:
         (pytest.fail if CI else pytest.skip)(f"live tests need {', '.join(lacking)}")
 
 
-LONGEST = ("ship/test_restarts.py", "ship/test_fleet.py", "ship/test_elastic.py", "capture/", "forwarder/", "cli/")
+LONGEST = (
+    "ship/test_restarts.py",
+    "ship/test_fleet.py",
+    "ship/test_elastic.py",
+    "capture/",
+    "forwarder/",
+    "cli/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

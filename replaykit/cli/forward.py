@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -58,6 +59,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--time-zone", metavar="ZONE", help="of a new ledger: where its days begin (default: this machine's)"
     )
     parser.add_argument("--quiet", action="store_true", help="says nothing but troubles")
+
+    group = parser.add_argument_group("tunnels from behind a NAT (see replaykit tunnel)")
+    group.add_argument("--tunnel", metavar="ADDRESS:PORT", help="takes tunnels here; needs the next three")
+    group.add_argument("--tunnel-certificate", metavar="FILE", help="this server's, PEM")
+    group.add_argument("--tunnel-key", metavar="FILE", help="its key, PEM")
+    group.add_argument(
+        "--tunnel-ca", metavar="FILE", help="who signed the certificates of those that may come, PEM"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -119,12 +128,20 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
     guard = None
     if args.rules is not None:
         guard = Guard(ledger, Path(args.rules), {"forwarder": ForwarderControl(forwarder)})
-    listening = None if args.api == "none" else _api_socket(args.api)
+    listening = None if args.api == "none" else _socket("--api", args.api)
     token = secret("REPLAYKIT_TOKEN")
     if listening is not None and token is None and not _loopback(listening):
         raise UsageError(f"--api {args.api}: beyond this machine the API needs a token: set REPLAYKIT_TOKEN")
     config = _read(args.config, extra)
     try:
+        if args.tunnel is not None:
+            names = ("tunnel_certificate", "tunnel_key", "tunnel_ca")
+            if not all(getattr(args, name) for name in names):
+                raise UsageError(
+                    "--tunnel needs --tunnel-certificate, --tunnel-key and --tunnel-ca (replaykit tunnel --make-keys DIR)"
+                )
+            context = tls(True, *(getattr(args, name) for name in names))
+            await forwarder.listen_for_tunnels(_socket("--tunnel", args.tunnel), context)
         await forwarder.configure(config.mappings, config.clients)
         await forwarder.restore()
         if guard is not None:
@@ -204,12 +221,30 @@ def _server(ledger: Ledger, forwarder: Forwarder, token: str | None) -> Any:
     return Server(settings)
 
 
-def _api_socket(text: str) -> socket.socket:
+def tls(server: bool, certificate: str, key: str, ca: str) -> ssl.SSLContext:
+    """Mutual, TLS 1.3 only. Raises UsageError that names the file."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["h2"])
+    for names, load in (
+        ((certificate, key), context.load_cert_chain),
+        ((ca,), context.load_verify_locations),
+    ):
+        try:
+            load(*names)
+        except (OSError, ssl.SSLError) as error:
+            why = (getattr(error, "strerror", None) or str(error)).lower()
+            raise UsageError(f"{' and '.join(names)}: cannot be used: {why}") from None
+    return context
+
+
+def _socket(flag: str, text: str) -> socket.socket:
     from replaykit.forwarder.tcp import bound
 
     host, _, port = text.rpartition(":")
     if not port.isdigit() or int(port) > 65_535:
-        raise UsageError(f"--api {text}: write ADDRESS:PORT, such as 127.0.0.1:8080")
+        raise UsageError(f"{flag} {text}: write ADDRESS:PORT, such as 127.0.0.1:8080")
     made = bound(host.strip("[]") or "127.0.0.1", int(port), socket.SOCK_STREAM)
     made.listen(128)
     return made

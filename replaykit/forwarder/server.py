@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +24,9 @@ from replaykit.forwarder.mapping import Client, client, plain
 from replaykit.forwarder.mapping import Mapping as Mapped
 from replaykit.forwarder.mapping import mapping as read_mapping
 from replaykit.forwarder.meter import MB, Meter
+from replaykit.forwarder.relay import Relay
 from replaykit.forwarder.tcp import Connection, HostListener, PortListener, Route
+from replaykit.forwarder.tunnel import Line
 from replaykit.forwarder.udp import UdpListener
 from replaykit.ledger import calendar
 from replaykit.ledger.history import totals
@@ -45,6 +49,7 @@ class Forwarder:
         self.clients: dict[str, Client] = {}
         self.routes: dict[str, Route] = {}
         self.meters: dict[tuple[str, str], Meter] = {}
+        self.tunnels: dict[str, Line] | None = None
         self.trouble = ""
         self._configured: dict[tuple[str, str], Any] = {}
         self._listeners: dict[str, PortListener | UdpListener] = {}
@@ -57,6 +62,7 @@ class Forwarder:
         self._minutes: dict[tuple[str, str], tuple[int, int, int, int]] = {}
         self._pending: dict[tuple[str, str, int], Usage] = {}
         self._labels: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._tunnel_server: asyncio.Server | None = None
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._changing = asyncio.Lock()
 
@@ -115,16 +121,20 @@ class Forwarder:
         owner = self.clients.get(one.client)
         if one.client and owner is None:
             raise UsageError(f"client: there is no client {one.client!r}")
-        if one.use_tunnel:
-            raise UsageError("use_tunnel: no tunnel is connected")
+        if one.use_tunnel and (self.tunnels is None or one.protocol == "udp"):
+            raise UsageError(
+                "use_tunnel: "
+                + ("not for udp" if self.tunnels is not None else "this forwarder has no --tunnel")
+            )
         before = self.mappings.get(one.name)
         moves = before is None or before.client != one.client
         owned = sum(m.client == one.client for m in self.mappings.values())
         if owner is not None and owner.max_mappings is not None and moves and owned >= owner.max_mappings:
             raise UsageError(f"client: {one.client} may have {owner.max_mappings} mappings")
         meter = self.meter("mapping", one.name)
-        route = Route(one, meter)
-        await route.lookup()
+        route = Route(one, meter, (lambda: self.line(one.client)) if one.use_tunnel else None)
+        if not one.use_tunnel:  # a tunnel's target is known at its other end
+            await route.lookup()
         if before is None or _place(before) != _place(one) or one.name not in self.routes:
             self._close(one.name)
             self._open(one, route)
@@ -223,6 +233,35 @@ class Forwarder:
             found = self.meters[kind, name] = Meter(kind, name, before=self._before.get((kind, name), (0, 0)))
         return found
 
+    # Tunnels.
+
+    async def listen_for_tunnels(self, listening: socket.socket, context: ssl.SSLContext) -> None:
+        """Takes tunnels of those whose certificate the context accepts; its common name is their name."""
+        self.tunnels = {}
+        self._tunnel_server = await asyncio.get_running_loop().create_server(
+            lambda: Line(True, self._tunnel_up, self._tunnel_down), sock=listening, ssl=context
+        )
+
+    def _tunnel_up(self, line: Line) -> None:
+        assert self.tunnels is not None
+        before = self.tunnels.get(line.name)
+        self.tunnels[line.name] = line
+        if before is not None:  # it came back before we noticed that it had gone
+            before.close()
+        line.meter = self.meter("tunnel", line.name)
+        line.meter.connections += 1
+        self.say(f"tunnel {line.name} is connected")
+
+    def _tunnel_down(self, line: Line) -> None:
+        if self.tunnels is not None and self.tunnels.get(line.name) is line:
+            del self.tunnels[line.name]
+            self.say(f"tunnel {line.name} is gone")
+
+    def line(self, name: str) -> Line | None:
+        """The tunnel of this client; without a name the only one."""
+        lines = self.tunnels or {}
+        return lines.get(name) if name else next(iter(lines.values())) if len(lines) == 1 else None
+
     # What was moved.
 
     def _records(self, now: int) -> None:
@@ -275,7 +314,7 @@ class Forwarder:
         """Ends connections of which one side died unnoticed."""
         for name in self.mappings:
             for one in list(self.meter("mapping", name).running):
-                if isinstance(one, Connection) and one.relay is not None:
+                if isinstance(one, Connection) and isinstance(one.relay, Relay):
                     one.relay.check()
 
     async def keep_flushing(self) -> None:
@@ -293,6 +332,10 @@ class Forwarder:
             meter.close_all("the forwarder ends")
         for name in list(self.mappings):
             self._close(name)
+        if self._tunnel_server is not None:
+            self._tunnel_server.close()
+            for line in list((self.tunnels or {}).values()):
+                line.close()
         await self.flush()
         self._thread.shutdown()
         if self._pending:

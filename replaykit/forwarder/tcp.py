@@ -10,7 +10,7 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from replaykit.errors import UsageError
@@ -18,6 +18,7 @@ from replaykit.forwarder import peek, proxy_protocol
 from replaykit.forwarder.mapping import Mapping, networks
 from replaykit.forwarder.meter import EXCEEDED, Meter
 from replaykit.forwarder.relay import Relay
+from replaykit.forwarder.tunnel import Line, Stream
 
 CONNECT_S = 10.0
 FIRST_BYTES_S = 15.0
@@ -27,10 +28,13 @@ _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Route:
-    """A mapping with its meter: who may come, and where they go. Targets are looked up again every minute."""
+    """A mapping with its meter: who may come, and where they go. Targets are looked up again every minute.
 
-    def __init__(self, mapping: Mapping, meter: Meter) -> None:
-        self.mapping, self.meter = mapping, meter
+    line: gives the tunnel that is connected, for a mapping that uses one.
+    """
+
+    def __init__(self, mapping: Mapping, meter: Meter, line: Callable[[], Line | None] | None = None) -> None:
+        self.mapping, self.meter, self.line = mapping, meter, line
         self._allow, self._deny = networks(mapping.allow), networks(mapping.deny, "deny")
         self._found: list[tuple[int, tuple[str, int]]] = []
         self._looked = -RESOLVE_S
@@ -81,7 +85,7 @@ class Connection:
     def __init__(self, route: Route, visitor: socket.socket, address: str) -> None:
         self.route, self.visitor, self.address = route, visitor, address
         self.loop = asyncio.get_running_loop()
-        self.relay: Relay | None = None
+        self.relay: Relay | Stream | None = None
         self._target: socket.socket | None = None
         self._left: list[tuple[int, tuple[str, int]]] = []
         self._deadline: asyncio.TimerHandle | None = None
@@ -99,8 +103,56 @@ class Connection:
         return 0 if self.relay is None else self.relay.tx
 
     def connect(self) -> None:
+        if self.route.line is not None:
+            self._through(self.route.line())
+            return
         self._left = list(self.route.targets)
         self._next("no address is known")
+
+    def _through(self, line: Line | None) -> None:
+        """By a tunnel, whose other end connects to the target."""
+        m = self.route.mapping
+        target = (
+            f"[{m.target_host}]:{m.target_port}"
+            if ":" in m.target_host
+            else f"{m.target_host}:{m.target_port}"
+        )
+        number = (
+            line.connect(target, lambda status: self._answered(line, number, status))
+            if line is not None
+            else None
+        )
+        if number is None or line is None:
+            self.close("no tunnel is connected")
+            return
+        self._deadline = self.loop.call_later(
+            CONNECT_S + 5, self.close, f"{target}: no answer through the tunnel"
+        )
+
+    def _answered(self, line: Line, number: int | None, status: int) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if number is None or self._ended:
+            if number is not None and status == 200:
+                line.forget(number, True)
+            return
+        if status != 200:
+            words = {403: "not allowed there", 502: "cannot be reached", 504: "does not answer"}
+            m = self.route.mapping
+            self.close(f"{m.target_host}:{m.target_port} through the tunnel: {words.get(status, status)}")
+            return
+        version = self.route.mapping.proxy_protocol
+        if version:
+            line.send(
+                number,
+                proxy_protocol.header(
+                    version, self.visitor.getpeername()[:2], self.visitor.getsockname()[:2]
+                ),
+            )
+        stream = Stream(line, number, self.visitor, self.route.meter, self._over)
+        line.streams[number] = self.relay = stream
+        stream.start()
 
     def _next(self, why: str) -> None:
         if not self._left:

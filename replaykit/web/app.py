@@ -221,7 +221,11 @@ def traffic(forwarder: Forwarder) -> Traffic:
                 last_update=meter.last_update,
             )
         )
-    tunnel = Moved(bytes_sent=0, bytes_received=0, last_update=0)
+    lines = [meter for (kind, _), meter in forwarder.meters.items() if kind == "tunnel"]
+    tunnel = Moved(
+        bytes_sent=sum(m.sent for m in lines), bytes_received=sum(m.received for m in lines),
+        last_update=max((m.last_update for m in lines), default=0),
+    )  # fmt: skip
     return Traffic(
         tunnel=tunnel, mappings=mappings, timestamp=int(time.time()),
         total_sent=tunnel.bytes_sent + sum(m.bytes_sent for m in mappings),

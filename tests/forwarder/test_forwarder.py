@@ -317,7 +317,7 @@ async def test_targets_that_are_away() -> None:
             ({**to(1), "target_host": "no-such-host.invalid"}, "no-such-host.invalid"),
             ({**to(1), "source_port": one.source_port, "protocol": "tcp", "listen": "192.0.2.1"}, "192.0.2.1"),
             (to(1, client="nobody"), "no client 'nobody'"),
-            (to(1, use_tunnel=True), "no tunnel is connected"),
+            (to(1, use_tunnel=True), "has no --tunnel"),
         ):  # fmt: skip
             with pytest.raises(UsageError, match=said):
                 await forwarder.put(mapping(values))

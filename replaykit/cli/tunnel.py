@@ -1,0 +1,94 @@
+"""`replaykit tunnel`: the end of a tunnel that is behind a NAT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from pathlib import Path
+
+from replaykit.cli.common import say
+from replaykit.errors import UsageError
+
+EXAMPLES = (
+    "replaykit tunnel --make-keys keys/ --server tunnel.example.org --client home",
+    "replaykit forward --tunnel 0.0.0.0:7000 --tunnel-certificate keys/server.pem --tunnel-key keys/server.key --tunnel-ca keys/ca.pem",
+    "replaykit tunnel tunnel.example.org:7000 --certificate home.pem --key home.key --ca ca.pem",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("place", nargs="?", metavar="SERVER:PORT", help="where a forwarder takes tunnels")
+    parser.add_argument(
+        "--certificate", metavar="FILE", help="this client's, PEM; its common name is the client's name"
+    )
+    parser.add_argument("--key", metavar="FILE", help="its key, PEM")
+    parser.add_argument("--ca", metavar="FILE", help="who signed the server's certificate, PEM")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="HOST:PORT",
+        help="what the server may ask for, a glob such as 192.168.1.*:22 (default: this machine only); may be repeated",
+    )  # fmt: skip
+    group = parser.add_argument_group("keys")
+    group.add_argument(
+        "--make-keys",
+        metavar="DIR",
+        help="makes an authority, unless DIR has one, and what --server and --client name",
+    )
+    group.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the server's name or address; may be repeated",
+    )
+    group.add_argument(
+        "--client", action="append", default=[], metavar="NAME", help="a client's name; may be repeated"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.make_keys is not None:
+        return _keys(args)
+    if args.server or args.client:
+        raise UsageError("--server and --client are of --make-keys DIR")
+    if args.place is None:
+        raise UsageError("tunnel: name the server, such as tunnel.example.org:7000")
+    host, _, port = args.place.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise UsageError(f"tunnel: {args.place!r}: write SERVER:PORT")
+    if not (args.certificate and args.key and args.ca):
+        raise UsageError(
+            "tunnel: give --certificate, --key and --ca (replaykit tunnel --make-keys DIR makes them)"
+        )
+    import uvloop
+
+    from replaykit.cli.forward import tls
+    from replaykit.forwarder.agent import LOOPBACK, Agent
+
+    context = tls(False, args.certificate, args.key, args.ca)
+
+    async def forever() -> None:
+        agent = Agent((host.strip("[]"), int(port)), context, args.allow or LOOPBACK, say)
+        task = asyncio.ensure_future(agent.run())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(forever())
+    return 0
+
+
+def _keys(args: argparse.Namespace) -> int:
+    from replaykit.forwarder.keys import make
+
+    wrong = [n for n in args.client if "/" in n or n in ("ca", "server") or n.startswith(".")]
+    if wrong:
+        raise UsageError(f"--client {wrong[0]}: not a name for a file of its own")
+    if not args.server and not args.client:
+        raise UsageError("--make-keys: name whom they are for, with --server and --client")
+    for path in make(Path(args.make_keys), args.server, args.client):
+        print(path)
+    return 0
