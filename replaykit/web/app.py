@@ -11,14 +11,16 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 
 from replaykit import __version__
 from replaykit.errors import UsageError
@@ -33,6 +35,13 @@ from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger
 from replaykit.report import usage as shown
 
+STATIC = Path(__file__).parent / "static"
+_PAGE = {
+    # Nothing is loaded from elsewhere, and nobody may frame it. Vue makes functions of its templates.
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self' ws: wss:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
+}  # fmt: skip
 PUSH_S = 1.0
 MOST_ROWS = 100_000
 _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400}
@@ -159,6 +168,13 @@ def create_app(ledger: Ledger, forwarder: Forwarder, token: str | None = None) -
     _mappings(api, forwarder)
     _history(api, ledger)
     app.include_router(api)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/api/stats/monitor", response_class=FileResponse)
+    async def monitor() -> FileResponse:
+        """The live page. It asks for the token itself, where one is needed."""
+        return FileResponse(STATIC / "index.html", media_type="text/html", headers=_PAGE)
 
     @app.get("/health")
     async def health() -> DataAnswer:

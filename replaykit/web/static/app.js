@@ -1,0 +1,171 @@
+// The live page: one application with a page for each vantage. What is pushed is shown at once; where nothing can be
+// pushed it is asked for every three seconds. Nothing is loaded from another host.
+import { WORDS } from '/static/words.js';
+
+const POINTS = 20, POLL_MS = 3000;
+const RANGES = { hour: ['minute', 3600], day: ['hour', 86400], month: ['day', 31 * 86400], year: ['month', 366 * 86400] };
+const SECONDS = { minute: 60, hour: 3600, day: 86400, month: 30 * 86400 };
+const { createApp } = Vue;
+const kept = name => { try { return localStorage.getItem(name); } catch { return null; } };
+const keep = (name, value) => { try { localStorage.setItem(name, value); } catch { /* private mode: not kept */ } };
+
+createApp({
+  data: () => ({
+    pages: ['mappings', 'endpoints', 'rules'], page: 'mappings', link: 'off', locked: false, refused: false, typed: '',
+    language: kept('language') || (navigator.language.startsWith('zh') ? 'zh' : 'en'),
+    dark: kept('dark') ? kept('dark') === 'yes' : matchMedia('(prefers-color-scheme: dark)').matches,
+    traffic: null, points: [], mappings: [], before: {}, opened: '', sought: '',
+    ranges: ['live', 'hour', 'day', 'month', 'year'], range: 'live', past: [],
+    spans: ['hour', 'day', 'month'], span: 'hour', endpoints: [], endpoint: '', endpointPast: [], effects: [], log: [],
+  }),
+  computed: {
+    cards() {
+      const d = this.traffic, p = this.points.at(-1) || {};
+      return [
+        { name: 'total_sent', bytes: d?.total_sent, rate: p.sent }, { name: 'total_received', bytes: d?.total_received, rate: p.received },
+        { name: 'tunnel_sent', bytes: d?.tunnel.bytes_sent, rate: p.tunnelSent }, { name: 'tunnel_received', bytes: d?.tunnel.bytes_received, rate: p.tunnelReceived },
+      ];
+    },
+    shownMappings() {
+      const word = this.sought.toLowerCase();
+      return this.mappings.filter(m => !word || [m.name, m.client, m.target_host, m.remark].join(' ').toLowerCase().includes(word));
+    },
+    chartText() {
+      const last = (this.range === 'live' ? this.points : this.past).at(-1) || {};
+      return this.t('chart_text').replace('{s}', this.rate(last.sent)).replace('{r}', this.rate(last.received));
+    },
+  },
+  watch: {
+    language(v) { keep('language', v); document.documentElement.lang = v; this.draw(); },
+    dark(v) { keep('dark', v ? 'yes' : 'no'); document.documentElement.classList.toggle('dark', v); this.redraw(); },
+    range() { this.loadPast(); }, page() { this.$nextTick(() => { this.redraw(); this.refresh(); }); },
+    span() { this.refresh(); }, endpoint() { this.loadEndpoint(); },
+  },
+  mounted() {
+    document.documentElement.lang = this.language;
+    document.documentElement.classList.toggle('dark', this.dark);
+    const turn = () => { const name = location.hash.slice(1); if (this.pages.includes(name)) this.page = name; };
+    addEventListener('hashchange', turn); turn();
+    addEventListener('resize', () => { for (const id of ['chart', 'endpoint-chart']) this.chartOf(id, false)?.resize(); });
+    this.push(); this.poll();
+  },
+  methods: {
+    t(name) { return (WORDS[name] || [name, name])[this.language === 'zh' ? 1 : 0]; },
+    size(bytes) {
+      if (bytes === undefined || bytes === null) return '–';
+      for (const unit of ['B', 'kB', 'MB', 'GB']) { if (bytes < 999.5) return (unit === 'B' || bytes >= 99.95 ? bytes.toFixed(0) : bytes.toPrecision(3)) + ' ' + unit; bytes /= 1000; }
+      return bytes.toPrecision(3) + ' TB';
+    },
+    rate(bytes) { return bytes === undefined || bytes === null ? '–' : (bytes / 1024).toLocaleString(this.language, { maximumFractionDigits: 1 }) + ' ' + this.t('kilobytes'); },
+    when(seconds) { return new Date(seconds * 1000).toLocaleString(this.language); },
+    token() { try { return sessionStorage.getItem('token') || ''; } catch { return ''; } },
+    unlock() { sessionStorage.setItem('token', this.typed); this.typed = ''; this.locked = false; this.again = true; this.push(); this.refresh(); },
+    async ask(path) {
+      const token = this.token();
+      const answer = await fetch(path, { headers: { 'Accept-Language': this.language, ...(token ? { Authorization: 'Bearer ' + token } : {}) } });
+      if (answer.status === 401) { this.locked = true; this.refused = Boolean(token); throw new Error('locked'); }
+      if (!answer.ok) throw new Error((await answer.json()).message);
+      this.refused = false;
+      return answer;
+    },
+    async get(path) { return (await (await this.ask(path)).json()).data; },
+    push() {
+      if (this.locked) return;
+      const token = this.token(), place = location.origin.replace(/^http/, 'ws') + '/api/stats/ws';
+      const socket = token ? new WebSocket(place, ['bearer', token]) : new WebSocket(place);
+      socket.onmessage = event => { this.link = 'live'; this.took(JSON.parse(event.data)); };
+      socket.onclose = () => { if (this.link === 'live') this.link = 'off'; setTimeout(() => this.push(), 5000); };
+    },
+    async poll() {
+      if (!this.locked) {
+        try {
+          if (this.link !== 'live') { this.took(await this.get('/api/stats/traffic')); this.link = 'polling'; }
+          await this.refresh();
+        } catch { if (this.link !== 'live') this.link = 'off'; }
+      }
+      setTimeout(() => this.poll(), POLL_MS);
+    },
+    took(now) {
+      const last = this.traffic, at = performance.now() / 1000, seconds = at - this.tookAt;
+      if (last && seconds > .2) {
+        const grown = (a, b) => Math.max(0, a - b) / seconds;
+        this.points = [...this.points, {
+          at: now.timestamp, sent: grown(now.total_sent, last.total_sent), received: grown(now.total_received, last.total_received),
+          tunnelSent: grown(now.tunnel.bytes_sent, last.tunnel.bytes_sent), tunnelReceived: grown(now.tunnel.bytes_received, last.tunnel.bytes_received),
+        }].slice(-POINTS);
+      }
+      this.traffic = now; this.tookAt = at;
+      if (this.range === 'live') this.draw();
+    },
+    async refresh() {
+      if (this.page === 'mappings') {
+        const at = performance.now() / 1000;
+        this.mappings = (await this.get('/api/mapping/list')).map(m => {
+          const moved = m.bytes_sent + m.bytes_received, last = this.before[m.name];
+          const rate = last ? Math.max(0, moved - last.moved) / (at - last.at) : undefined;
+          this.before[m.name] = { moved, at };
+          return { ...m, rate, used: moved, share: m.flow_limit_mb ? moved / (m.flow_limit_mb * 1048576) : 0 };
+        });
+        if (this.range !== 'live') await this.loadPast();
+      } else if (this.page === 'endpoints') {
+        const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1];
+        const rows = (await this.get(`/api/totals?vantage=wire&kind=endpoint&since=${since}`)).rows;
+        const whole = rows.reduce((sum, r) => sum + r.total_bytes, 0) || 1;
+        this.endpoints = rows.slice(0, 100).map(r => ({ ...r, share: r.total_bytes / whole }));
+        await this.loadEndpoint();
+      } else {
+        this.effects = await this.get('/api/rules/effects');
+        this.log = (await this.get('/api/rules/log?most=200')).reverse();
+      }
+    },
+    open(name) { this.opened = this.opened === name ? '' : name; },
+    zoom(turned) {
+      const next = this.ranges[this.ranges.indexOf(this.range) + (turned > 0 ? 1 : -1)];
+      const now = Date.now();
+      if (next && now - (this.zoomed || 0) > 300) { this.zoomed = now; this.range = next; }
+    },
+    async history(range, question) {
+      const [period, seconds] = RANGES[range], since = Math.floor(Date.now() / 1000) - seconds;
+      const rows = (await this.get(`/api/history?period=${period}&since=${since}&by=all&${question}`)).rows;
+      return rows.map(r => ({ at: Date.parse(r.time) / 1000, sent: r.tx_bytes / SECONDS[period], received: r.rx_bytes / SECONDS[period] }));
+    },
+    async loadPast() {
+      if (this.range !== 'live') this.past = await this.history(this.range, 'vantage=forwarder&kind=mapping');
+      this.draw();
+    },
+    async loadEndpoint() {
+      if (!this.endpoint) return;
+      const name = encodeURIComponent(this.endpoint.replace(/[[*?]/g, '[$&]'));
+      this.endpointPast = await this.history(this.span, `vantage=wire&kind=endpoint&subject=${name}`);
+      await this.$nextTick();
+      this.paint('endpoint-chart', this.endpointPast, this.span !== 'hour');
+    },
+    chartOf(id, make = true) {
+      const place = document.getElementById(id);
+      return !place ? null : echarts.getInstanceByDom(place) || (make ? echarts.init(place, null, { renderer: 'svg' }) : null);
+    },
+    redraw() { for (const id of ['chart', 'endpoint-chart']) this.chartOf(id, false)?.dispose(); this.$nextTick(() => { this.draw(); if (this.endpoint) this.loadEndpoint(); }); },
+    draw() { if (this.page === 'mappings' && !this.locked) this.paint('chart', this.range === 'live' ? this.points : this.past, !['live', 'hour'].includes(this.range)); },
+    paint(id, points, days) {
+      const chart = this.chartOf(id);
+      if (!chart) return;
+      const style = getComputedStyle(document.documentElement), colour = name => style.getPropertyValue(name).trim();
+      const shown = at => days ? new Date(at * 1000).toLocaleString(this.language, { month: 'numeric', day: 'numeric', hour: '2-digit', minute: '2-digit' }) : new Date(at * 1000).toLocaleTimeString(this.language);
+      const line = (name, key, ink) => ({ name, type: 'line', showSymbol: points.length < 3, smooth: false, areaStyle: { opacity: .12 }, color: colour(ink), data: points.map(p => +(p[key] / 1024).toFixed(2)) });
+      chart.setOption({
+        animation: false, textStyle: { color: colour('--ink') }, grid: { left: 64, right: 16, top: 36, bottom: 28 }, legend: { top: 0, textStyle: { color: colour('--ink') } },
+        tooltip: { trigger: 'axis', valueFormatter: v => v + ' ' + this.t('kilobytes') },
+        xAxis: { type: 'category', data: points.map(p => shown(p.at)), axisLabel: { color: colour('--soft') } },
+        yAxis: { type: 'value', name: this.t('kilobytes'), axisLabel: { color: colour('--soft') }, splitLine: { lineStyle: { color: colour('--line') } } },
+        series: [line(this.t('sent'), 'sent', '--sent'), line(this.t('received'), 'received', '--received')],
+      }, true);
+    },
+    async report(format) {
+      const question = this.page === 'endpoints' ? 'vantage=wire&kind=endpoint' : 'vantage=forwarder&kind=mapping';
+      const body = await (await this.ask(`/api/report?format=${format}&period=day&dark=${this.dark}&${question}`)).blob();
+      const link = Object.assign(document.createElement('a'), { href: URL.createObjectURL(body), download: `usage.${format}` });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    },
+  },
+}).mount('#app');

@@ -1,0 +1,23 @@
+// Every word of the page, in English and Chinese.
+export const WORDS = {
+  skip: ['Skip to content', '跳到内容'], question: ['who is using the bandwidth?', '谁在使用带宽?'], pages: ['Pages', '页面'],
+  mappings: ['Port mappings', '端口映射'], endpoints: ['Endpoints', '接口'], rules: ['Rules', '规则'],
+  link_live: ['live', '实时'], link_polling: ['polling', '轮询'], link_off: ['not connected', '未连接'],
+  switch_language: ['Switch to Chinese', '切换到英文'], dark: ['Dark', '深色'],
+  token_needed: ['This page needs the token', '需要访问令牌'], enter: ['Enter', '进入'], token_wrong: ['That is not the token', '令牌错误'],
+  overview: ['Overview', '总览'], total_sent: ['Sent', '总发送流量'], total_received: ['Received', '总接收流量'],
+  tunnel_sent: ['Tunnel sent', '隧道发送流量'], tunnel_received: ['Tunnel received', '隧道接收流量'],
+  traffic: ['Traffic', '流量趋势'], range: ['Range', '范围'], range_live: ['Live', '实时'], range_hour: ['Hour', '小时'], range_day: ['Day', '天'],
+  range_month: ['Month', '月'], range_year: ['Year', '年'], zoom_hint: ['Turn the wheel over the chart to see further back.', '在图表上滚动滚轮可查看更久的历史。'],
+  search: ['Search', '搜索'], port: ['Port', '端口'], target: ['Target', '目标'], client: ['Client', '客户端'], rate: ['Rate', '速率'],
+  sent: ['Sent', '发送'], received: ['Received', '接收'], connections: ['connections', '连接'], limit: ['Flow limit', '流量限制'], limits: ['Limits', '限制'],
+  tunnel: ['tunnel', '隧道'], talkers: ['Top talkers', '主要访客'], nobody: ['Nobody is connected.', '没有连接。'], rate_limit: ['Rate limit', '限速'],
+  by_rule: ['Rate limit by a rule', '规则限速'], none: ['none', '无'], max_connections: ['Most connections', '最大连接数'], troubles: ['Troubles', '问题'],
+  no_mappings: ['There is no mapping yet. Create one with POST /api/mapping/create.', '尚无映射。请使用 POST /api/mapping/create 创建。'],
+  top_endpoints: ['Top endpoints', '流量最大的接口'], endpoint: ['Endpoint', '接口'], share: ['Share', '占比'], requests: ['Requests', '请求数'],
+  no_endpoints: ['No exchange was captured in this time. Try replaykit capture --to sqlite:///usage.db', '此时段没有捕获到请求。可运行 replaykit capture --to sqlite:///usage.db'],
+  effects: ['What rules hold now', '当前生效的规则'], no_effects: ['Nothing is restricted.', '没有任何限制。'], log: ['Action log', '操作日志'],
+  time: ['Time', '时间'], rule: ['Rule', '规则'], subject: ['Subject', '对象'], action: ['Action', '操作'], outcome: ['Outcome', '结果'], reason: ['Reason', '原因'],
+  no_log: ['No rule has acted yet.', '尚无规则操作。'], reports: ['Report of the last 30 days', '最近 30 天的报表'],
+  kilobytes: ['KB/s', 'KB/s'], chart_text: ['Sent and received in KB/s, newest {s} and {r}', '发送与接收速率 (KB/s),最新 {s} 和 {r}'],
+};
