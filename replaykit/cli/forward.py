@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -75,6 +76,10 @@ def run(args: argparse.Namespace) -> int:
     except ImportError:  # pragma: no cover - a dependency
         raise UsageError("forward needs uvloop: pip install replaykit") from None
     extra = _declared(args.map)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (most, most)
+    )  # a connection is two files, and one moving data four
     if args.ledger is None:
         state_folder().mkdir(parents=True, exist_ok=True)
     ledger = open_ledger(

@@ -244,7 +244,7 @@ def test_every_field_is_in_the_template() -> None:
 
 
 def test_passwords_and_tls(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
-    """A node with security: a password from a file, a CA; and what is wrong is said. It lacks what API keys need."""
+    """A node with security: a password from a file, an API key, a CA; and what is wrong is said."""
     import base64
     import ssl
 
@@ -264,6 +264,20 @@ def test_passwords_and_tls(tmp_path_factory: pytest.TempPathFactory, tmp_path: P
 
         until(lambda: asked("_security/_authenticate")["username"] == "replaykit", 60)
         (tmp_path / "password").write_text("long-secret\n")
+        # A key that may do what shipping needs, and no more.
+        allowed = {
+            "cluster": ["monitor", "manage_index_templates", "manage_ilm"],
+            "indices": [
+                {
+                    "names": ["key-*"],
+                    "privileges": ["create_index", "create", "view_index_metadata", "auto_configure"],
+                }
+            ],
+        }
+        made = asked("_security/api_key", {"name": "replaykit", "role_descriptors": {"ship": allowed}})
+        (tmp_path / "api.key").write_text(
+            base64.b64encode(f"{made['id']}:{made['api_key']}".encode()).decode() + "\n"
+        )
         host = url.removeprefix("https://")
         ways = {
             "file": (
@@ -273,6 +287,8 @@ def test_passwords_and_tls(tmp_path_factory: pytest.TempPathFactory, tmp_path: P
                 },
                 0,
             ),
+            "key": ({"ELASTICSEARCH_API_KEY_FILE": str(tmp_path / "api.key")}, 0),
+            "no-key": ({"ELASTICSEARCH_API_KEY": base64.b64encode(b"none:guessed-secret").decode()}, 2),
             "wrong": ({"ELASTICSEARCH_USERNAME": "replaykit", "ELASTICSEARCH_PASSWORD": "guessed-secret"}, 2),
         }
         for name, (environment, status) in ways.items():
@@ -282,8 +298,9 @@ def test_passwords_and_tls(tmp_path_factory: pytest.TempPathFactory, tmp_path: P
                 done.returncode == status and "secret" not in done.stderr and "Traceback" not in done.stderr
             ), done.stderr
             assert status == 0 or "unable to authenticate" in done.stderr
-        asked("file-*/_refresh", b"")
-        assert asked("file-exchanges*/_count")["count"] == 20
+        for name in ("file", "key"):
+            asked(f"{name}-*/_refresh", b"")
+            assert asked(f"{name}-exchanges*/_count")["count"] == 20
         untrusted = run(
             "ship", str(pcap), "--to", f"elasticsearch://{host}/none?tls=1&spool={tmp_path / 'none'}"
         )
