@@ -50,6 +50,7 @@ def opened(browser: Any, f: Running, page: str = "mappings") -> None:
     browser.get(f"http://127.0.0.1:{f.api}/api/stats/monitor#{page}")
     browser.execute_script("localStorage.clear(); sessionStorage.clear()")
     browser.get("about:blank")
+    browser.get_log("browser")  # of pages before, whose server has ended
     browser.get(f"http://127.0.0.1:{f.api}/api/stats/monitor#{page}")
     until(lambda: browser.find_elements(By.CSS_SELECTOR, "main section, main form"), 20)
 

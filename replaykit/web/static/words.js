@@ -10,7 +10,7 @@ export const WORDS = {
   traffic: ['Traffic', '流量趋势'], range: ['Range', '范围'], range_live: ['Live', '实时'], range_hour: ['Hour', '小时'], range_day: ['Day', '天'],
   range_month: ['Month', '月'], range_year: ['Year', '年'], zoom_hint: ['Turn the wheel over the chart to see further back.', '在图表上滚动滚轮可查看更久的历史。'],
   search: ['Search', '搜索'], port: ['Port', '端口'], target: ['Target', '目标'], client: ['Client', '客户端'], rate: ['Rate', '速率'],
-  sent: ['Sent', '发送'], received: ['Received', '接收'], connections: ['connections', '连接'], limit: ['Flow limit', '流量限制'], limits: ['Limits', '限制'],
+  sent: ['Sent', '发送'], received: ['Received', '接收'], connections: ['connections', '连接'], connections_open: ['Connections', '连接数'], limit: ['Flow limit', '流量限制'], limits: ['Limits', '限制'],
   tunnel: ['tunnel', '隧道'], talkers: ['Top talkers', '主要访客'], nobody: ['Nobody is connected.', '没有连接。'], rate_limit: ['Rate limit', '限速'],
   by_rule: ['Rate limit by a rule', '规则限速'], none: ['none', '无'], max_connections: ['Most connections', '最大连接数'], troubles: ['Troubles', '问题'],
   no_mappings: ['There is no mapping yet. Create one with POST /api/mapping/create.', '尚无映射。请使用 POST /api/mapping/create 创建。'],
