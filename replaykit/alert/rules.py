@@ -142,13 +142,9 @@ def parse_rules(text: str, file: str = "rules.yaml") -> Rules:
 
 
 def _rules(top: Section) -> Rules:
-    notify: dict[str, Mapping[str, Any]] = {}
-    declared = top.get("notify")
-    if declared is not None:
-        from replaykit.ship.notify import read_notifier
+    from replaykit.ship.notify import read_notifiers
 
-        for name, value in declared.section().pairs():
-            notify[name] = read_notifier(value.section())
+    notify = read_notifiers(top.get("notify"))
     zone: tzinfo = UTC
     named = top.get("time_zone")
     if named is not None:

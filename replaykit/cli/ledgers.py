@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def add_ledger(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "ledger", metavar="LEDGER", help="a file such as usage.db, or sqlite:///…, postgresql://…, mysql://…"
+        "ledger",
+        metavar="LEDGER",
+        help="a file such as usage.db, files:FOLDER, or sqlite:///…, postgresql://…, mysql://…",
     )
 
 
@@ -38,20 +40,20 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 
 def place(text: str) -> str:
     """The URL of a ledger that was named on a command line."""
-    return text if "://" in text else f"sqlite:///{text}"
+    return text if "://" in text or text.startswith("files:") else f"sqlite:///{text}"
 
 
 def open_ledger(text: str, must_exist: bool = True, time_zone: str | None = None) -> Ledger:
     """Raises UsageError."""
     try:
-        from replaykit.ledger.store import Ledger
+        from replaykit.ledger.files import open_url
     except ImportError as error:
         raise UsageError(f"a ledger needs {error.name}: pip install 'replaykit[ledger]'") from None
     url = place(text)
-    path = url.removeprefix("sqlite:///")
+    path = url.removeprefix("sqlite:///").removeprefix("files:")
     if must_exist and path != url and not Path(path).exists():
         raise UsageError(f"{path}: there is no such ledger")
-    return Ledger(url, time_zone)
+    return open_url(url, time_zone)
 
 
 def selection(args: argparse.Namespace) -> Selection:

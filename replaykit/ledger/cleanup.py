@@ -65,6 +65,8 @@ def retain(ledger: Ledger, retention: Retention, now: int) -> dict[str, int]:
             row = {"name": f"kept_from_{period}", "value": str(kept)}
             ledger.database.put(connection, schema.meta, [row], ("value",))
         gone[period] = _delete_before(ledger, period, kept)
+        if period == "minute":
+            ledger.retained(kept)
     return gone
 
 
@@ -115,6 +117,8 @@ def cleanup(
                 rows[period] = _count(connection, period, *inside, named, dry_run)
         if not dry_run:
             _drop_empty(connection, named)
+    if not dry_run:
+        ledger.cleaned([(v, k, n) for v, k, n, _ in named.values()], since, until)
     names = tuple(sorted(named[who][2] for who in moved))
     return Cleaned(since, until, rows, len(moved), sum(moved.values()), names)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import add
+from operator import add, sub
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from replaykit.errors import UsageError
 from replaykit.ledger import calendar, schema
 from replaykit.ledger.database import Database
+from replaykit.ledger.selection import Key
 from replaykit.ledger.usage import COUNTERS, MOST, Reading, Usage
 
 LONGEST_NAME = 4096
@@ -39,6 +40,8 @@ class Written:
     late: int = 0
 
 
+Change = tuple[Usage, tuple[int, ...]]
+"""A record as it is now, and what each of COUNTERS grew by."""
 Row = tuple[int, ...]
 """time, subject, and each of COUNTERS."""
 
@@ -88,6 +91,7 @@ class Ledger:
             oldest = self.kept_from(connection, "minute")
             there = self._there(connection, {k[2] for k in rows}, set(sources.values()))
             deltas: list[tuple[int, ...]] = []
+            changes: list[Change] = []
             new = changed = late = 0
             for (who, source, time), record in rows.items():
                 if time < oldest:
@@ -98,15 +102,13 @@ class Ledger:
                 before = there.get(at)
                 if before == values:
                     continue
-                if before is None:
-                    new += 1
-                    deltas.append((*at, record.seconds, *values))
-                else:
-                    changed += 1
-                    deltas.append(
-                        (*at, record.seconds, *(a - b for a, b in zip(values, before, strict=True)))
-                    )
+                new, changed = new + (before is None), changed + (before is not None)
+                moved = values if before is None else tuple(map(sub, values, before))
+                deltas.append((*at, record.seconds, *moved))
+                changes.append((record, moved))
             self._apply(connection, deltas)
+            self.changing(connection, changes)
+        self.changed()
         self._remember(subjects, {k[0]: r.labels for k, r in rows.items()}, sources)
         return Written(new, changed, given - new - changed - late, late)
 
@@ -140,7 +142,11 @@ class Ledger:
                 if any(moved):
                     minute = reading.time - reading.time % 60
                     deltas.append((minute, who, sources[READINGS], 60, *moved))
-            self._apply(connection, joined(deltas, 4))
+            deltas = joined(deltas, 4)
+            self._apply(connection, deltas)
+            self.changing(
+                connection, self._minutes_of(connection, deltas, {n: w for w, n in subjects.items()}, labels)
+            )
             rows = [
                 {
                     "subject_id": who,
@@ -152,8 +158,38 @@ class Ledger:
                 for (who, digest), (time, epoch, values) in sorted(stands.items())
             ]
             self.database.put(connection, schema.counter, rows, ("time", "epoch", *COUNTERS))
+        self.changed()
         self._remember(subjects, labels, sources)
         return Written(new, 0, repeated)
+
+    def changing(self, connection: sa.Connection, changes: Sequence[Change]) -> None:
+        """For a ledger that also keeps its records elsewhere: within the transaction that writes them."""
+
+    def changed(self) -> None:
+        """After the transaction."""
+
+    def cleaned(self, subjects: Iterable[Key], since: int, until: int) -> None:
+        """The traffic of these subjects in this span was deleted."""
+
+    def retained(self, oldest: int) -> None:
+        """Minutes before were deleted."""
+
+    def _minutes_of(
+        self, connection: sa.Connection, deltas: Sequence[tuple[int, ...]], names: Mapping[int, Key], labels: Mapping[Key, Mapping[str, str]]
+    ) -> list[Change]:  # fmt: skip
+        """The rows of readings' minutes as they stand now, and what they grew by."""
+        there = self._there(connection, {d[0] for d in deltas}, {d[2] for d in deltas}) if deltas else {}
+        out = []
+        for row in deltas:
+            vantage, kind, name = names[row[1]]
+            now = dict(zip(COUNTERS, there[row[0], row[1], row[2]], strict=True))
+            out.append(
+                (
+                    Usage(row[0], 60, vantage, kind, name, labels[names[row[1]]], **now, source=READINGS),
+                    row[4:],
+                )
+            )
+        return out
 
     def add(self, connection: sa.Connection, period: str, sums: Sequence[Row]) -> list[Row]:
         """Adds to the sums of one length of bucket, and gives what was added. sums: of smaller buckets, one for each key."""

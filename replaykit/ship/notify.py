@@ -25,7 +25,7 @@ from urllib.parse import quote_plus, urlsplit
 
 from replaykit.alert.rules import shown
 from replaykit.attribution.sizes import show_size
-from replaykit.declared import Section
+from replaykit.declared import Section, Value
 from replaykit.errors import UsageError
 
 KINDS = ("webhook", "slack", "dingtalk", "feishu", "wecom", "alertmanager", "email", "command")
@@ -64,6 +64,11 @@ def read_notifier(section: Section) -> dict[str, Any]:
         raise section.error(f"give one of {', '.join(KINDS)}")
     section.done()
     return found
+
+
+def read_notifiers(declared: Value | None) -> dict[str, dict[str, Any]]:
+    """What stands under `notify:`, by name. Raises UsageError."""
+    return {} if declared is None else {n: read_notifier(v.section()) for n, v in declared.section().pairs()}
 
 
 def headline(event: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Exchanges into a ledger: `--to sqlite:///usage.db`, `postgresql://…`, `mysql://…`.
+"""Exchanges into a ledger: `--to sqlite:///usage.db`, `files:FOLDER`, `postgresql://…`, `mysql://…`.
 
 Each minute's sums are written with the run as their source, so the same file read twice counts once, and so does a
 minute that is written again as it grows. A database that is away is tried again; what is not yet written stays in memory,
@@ -22,7 +22,7 @@ from replaykit.wire.message import Messages
 if TYPE_CHECKING:
     from replaykit.ledger.store import Ledger
 
-SCHEMES = ("sqlite://", "postgresql://", "mysql://", "mariadb://")
+SCHEMES = ("sqlite://", "postgresql://", "mysql://", "mariadb://", "files:")
 EVERY_S = 5.0
 
 
@@ -33,10 +33,10 @@ class LedgerOutput:
 
     def __init__(self, target: str, rotation: Rotation) -> None:
         try:
-            from replaykit.ledger.store import Ledger
+            from replaykit.ledger.files import open_url
         except ImportError as error:
             raise UsageError(f"a ledger needs {error.name}: pip install 'replaykit[ledger]'") from None
-        self._ledger: Ledger = Ledger(target)
+        self._ledger: Ledger = open_url(target)
         self.target = self._ledger.database.shown
         self._usage: EndpointUsage | None = None
         self._next = 0.0
