@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -159,6 +160,8 @@ def create_app(ledger: Ledger, forwarder: Forwarder, token: str | None = None) -
     """The application. token: what every call but /health must bring; None: nothing."""
 
     async def authorized(request: Request) -> None:
+        if token is None and not local(request.headers.get("host", "")):
+            raise Problem(400, "without a token the API answers to 127.0.0.1, [::1] and localhost only")
         if not permitted(request.headers.get("authorization", ""), token):
             raise Problem(401, "give the token: Authorization: Bearer …")
 
@@ -195,6 +198,17 @@ def permitted(header: str, token: str | None) -> bool:
         return True
     kind, _, given = header.partition(" ")
     return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
+
+
+def local(host: str) -> bool:
+    """Whether a Host header names this machine: a page of somebody else's could have its own name lead here."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 async def _problem(request: Request, error: Exception) -> Response:
@@ -283,7 +297,7 @@ def _traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder, token: str | No
         """The statistics every second. A browser cannot set headers here, so the token may be the subprotocol too."""
         offered = socket.headers.get("sec-websocket-protocol", "")
         header = socket.headers.get("authorization", "") or f"bearer {offered.rpartition(',')[2].strip()}"
-        if not permitted(header, token):
+        if not permitted(header, token) or (token is None and not local(socket.headers.get("host", ""))):
             await socket.close(4401, "give the token")
             return
         await socket.accept(subprotocol=offered.partition(",")[0].strip() or None)

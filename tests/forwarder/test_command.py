@@ -398,6 +398,20 @@ def test_answers_to_what_is_wrong(files: int, tmp_path: Path) -> None:
         )
         assert f.ask("/api/history?since=today")[1]["message"].startswith("'today' is no time")
         assert f.ask("/api/mapping/list")[1]["data"] == []
+        for host, status in (
+            ("evil.example", 400),
+            (f"evil.example:{f.api}", 400),
+            ("localhost", 200),
+            ("[::1]:80", 200),
+            ("127.0.0.1", 200),
+        ):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{f.api}/api/mapping/list", headers={"Host": host}
+            )
+            try:
+                assert urllib.request.urlopen(request, timeout=10).status == status
+            except urllib.error.HTTPError as error:
+                assert error.code == status, host
 
 
 @pytest.mark.parametrize(
