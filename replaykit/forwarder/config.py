@@ -51,7 +51,7 @@ def _made(section: Section, kind: type[T]) -> T:
             values["target_host"], values["target_port"] = host.strip("[]"), int(port)
         elif name in ("allow", "deny"):
             values[name] = value.texts()
-        elif name == "use_tunnel":
+        elif name in ("use_tunnel", "accept_proxy"):
             values[name] = value.flag()
         elif name in ("source_port", "target_port", "flow_limit_mb", "max_connections", "max_mappings"):
             values[name] = int(value.number())

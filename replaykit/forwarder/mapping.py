@@ -35,6 +35,7 @@ class Mapping:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     proxy_protocol: str = ""
+    accept_proxy: bool = False
     remark: str = ""
 
     @property
@@ -78,8 +79,9 @@ def mapping(given: Dict[str, Any]) -> Mapping:
         raise UsageError(f"listen: {values['listen']!r} is no address") from None
     if values.get("proxy_protocol", "") not in ("", "v1", "v2"):
         raise UsageError("proxy_protocol: choose from v1 and v2")
-    if values.get("proxy_protocol") and protocol == "udp":
-        raise UsageError("proxy_protocol is not for udp")
+    for name in ("proxy_protocol", "accept_proxy"):
+        if values.get(name) and protocol == "udp":
+            raise UsageError(f"{name} is not for udp")
     for name in ("allow", "deny"):
         values[name] = tuple(_list(name, values.get(name, ())))
         networks(values[name], name)
@@ -121,8 +123,8 @@ def _plain(given: Dict[str, Any], kind: type[Mapping] | type[Client]) -> dict[st
         if name not in known:
             raise UsageError(f"{name}: not known; there are {', '.join(known)}")
     values = {n: v for n, v in given.items() if v is not None}
-    for name in ("client", "remark", "host", "use_tunnel"):
-        wanted = bool if name == "use_tunnel" else str
+    for name in ("client", "remark", "host", "use_tunnel", "accept_proxy"):
+        wanted = bool if name in ("use_tunnel", "accept_proxy") else str
         if name in values and not isinstance(values[name], wanted):
             raise UsageError(f"{name}: give {'true or false' if wanted is bool else 'a text'}")
     return values

@@ -24,3 +24,48 @@ def header(version: str, source: Address, destination: Address) -> bytes:
         return f"PROXY {kind} {ends[0]} {ends[1]} {ports[0]} {ports[1]}\r\n".encode()
     body = ends[0].packed + ends[1].packed + b"".join(p.to_bytes(2, "big") for p in ports)
     return SIGNATURE + bytes([0x21, 0x11 if four else 0x21]) + len(body).to_bytes(2, "big") + body
+
+
+def parse(data: bytes) -> tuple[int, Address | None] | None:
+    """The length of the header that data begins with, and who it says the visitor is; None of whom: the proxy itself.
+
+    None where more bytes are needed. Raises ValueError where there is no such header.
+    """
+    if data[: len(SIGNATURE)] == SIGNATURE[: len(data)] and data:
+        return _second(data)
+    if data[:6] == b"PROXY "[: len(data)]:
+        return _first(data)
+    raise ValueError("no PROXY header")
+
+
+def _first(data: bytes) -> tuple[int, Address | None] | None:
+    end = data.find(b"\r\n", 0, 107)
+    if end < 0:
+        if len(data) >= 107:
+            raise ValueError("a PROXY line without end")
+        return None
+    parts = data[:end].decode("ascii", "replace").split(" ")
+    if parts[1:2] == ["UNKNOWN"]:
+        return end + 2, None
+    if (
+        len(parts) != 6
+        or parts[1] not in ("TCP4", "TCP6")
+        or not (parts[4].isdigit() and int(parts[4]) < 65_536)
+    ):
+        raise ValueError("a PROXY line of another form")
+    return end + 2, (str(ipaddress.ip_address(parts[2])), int(parts[4]))
+
+
+def _second(data: bytes) -> tuple[int, Address | None] | None:
+    if len(data) < 16:
+        return None
+    length = 16 + int.from_bytes(data[14:16], "big")
+    if data[12] >> 4 != 2 or length > 16 + 2048:
+        raise ValueError("a PROXY header of another version")
+    if len(data) < length:
+        return None
+    size = {1: 4, 2: 16}.get(data[13] >> 4)
+    if data[12] & 15 == 0 or size is None or length < 16 + 2 * size + 4:
+        return length, None
+    port = int.from_bytes(data[16 + 2 * size : 18 + 2 * size], "big")
+    return length, (str(ipaddress.ip_address(data[16 : 16 + size])), port)

@@ -82,8 +82,9 @@ class Route:
 class Connection:
     """A visitor of a route, from its acceptance to its end."""
 
-    def __init__(self, route: Route, visitor: socket.socket, address: str) -> None:
-        self.route, self.visitor, self.address = route, visitor, address
+    def __init__(self, route: Route, visitor: socket.socket, address: str, port: int | None = None) -> None:
+        """address, port: of the visitor, where a proxy says so not the socket's."""
+        self.route, self.visitor, self.address, self._port = route, visitor, address, port
         self.loop = asyncio.get_running_loop()
         self.relay: Relay | Stream | None = None
         self._target: socket.socket | None = None
@@ -146,9 +147,7 @@ class Connection:
         if version:
             line.send(
                 number,
-                proxy_protocol.header(
-                    version, self.visitor.getpeername()[:2], self.visitor.getsockname()[:2]
-                ),
+                self._introduction(version),
             )
         stream = Stream(line, number, self.visitor, self.route.meter, self._over)
         line.streams[number] = self.relay = stream
@@ -199,17 +198,18 @@ class Connection:
         version = self.route.mapping.proxy_protocol
         if version:
             try:
-                target.send(
-                    proxy_protocol.header(
-                        version, self.visitor.getpeername()[:2], self.visitor.getsockname()[:2]
-                    )
-                )
+                target.send(self._introduction(version))
             except OSError as error:
                 target.close()
                 self.close((error.strerror or str(error)).lower())
                 return
         self.relay = Relay(self.visitor, target, self.route.meter, self._over)
         self.relay.start()
+
+    def _introduction(self, version: str) -> bytes:
+        """Who the visitor is, for the target."""
+        port = self.visitor.getpeername()[1] if self._port is None else self._port
+        return proxy_protocol.header(version, (self.address, port), self.visitor.getsockname()[:2])
 
     def _over(self, why: str) -> None:
         if not self._ended:
@@ -232,6 +232,8 @@ class Listener:
 
     def __init__(self, address: str, port: int) -> None:
         self.loop = asyncio.get_running_loop()
+        self.unknown = 0
+        self._undecided: dict[socket.socket, Callable[[bytes], bool]] = {}
         self._socket = bound(address, port, socket.SOCK_STREAM)
         self._socket.listen(4096)
         self.port = int(self._socket.getsockname()[1])
@@ -261,10 +263,45 @@ class Listener:
     def visited(self, visitor: socket.socket, address: str) -> None:
         raise NotImplementedError
 
+    def look(self, visitor: socket.socket, decide: Callable[[bytes], bool]) -> None:
+        """Shows `decide` the first bytes, which stay where they are, until it says that they were enough."""
+        self._undecided[visitor] = decide
+        self.loop.add_reader(visitor.fileno(), self._peeked, visitor)
+        self.loop.call_later(FIRST_BYTES_S, self._late, visitor)
+
+    def _peeked(self, visitor: socket.socket) -> None:
+        decide = self._undecided.get(visitor)
+        if decide is None:
+            return
+        self.loop.remove_reader(visitor.fileno())
+        try:
+            data = visitor.recv(peek.MOST, socket.MSG_PEEK)
+        except BlockingIOError:
+            self.loop.add_reader(visitor.fileno(), self._peeked, visitor)
+            return
+        except OSError:
+            data = b""
+        if decide(data):
+            self._undecided.pop(visitor, None)
+        else:
+            # The part that is there stays readable: asked again after a while, not at once.
+            self.loop.call_later(0.02, self._peeked, visitor)
+
+    def _late(self, visitor: socket.socket) -> None:
+        """Somebody who does not say whom they want."""
+        if self._undecided.pop(visitor, None) is not None:
+            self.loop.remove_reader(visitor.fileno())
+            self.unknown += 1
+            visitor.close()
+
     def close(self) -> None:
         if self._socket.fileno() >= 0:
             self.loop.remove_reader(self._socket.fileno())
             self._socket.close()
+        for visitor in self._undecided:
+            self.loop.remove_reader(visitor.fileno())
+            visitor.close()
+        self._undecided.clear()
 
 
 class PortListener(Listener):
@@ -275,12 +312,34 @@ class PortListener(Listener):
         super().__init__(route.mapping.listen, route.mapping.source_port)
 
     def visited(self, visitor: socket.socket, address: str) -> None:
+        if self.route.mapping.accept_proxy:
+            self.look(visitor, lambda data: self._introduced(visitor, data))
+        else:
+            self._admit(visitor, address)
+
+    def _introduced(self, visitor: socket.socket, data: bytes) -> bool:
+        """A proxy says who it comes for."""
+        try:
+            found = proxy_protocol.parse(data)
+        except ValueError as error:
+            self.route.trouble(str(error))
+            reset(visitor)
+            return True
+        if found is None:
+            return False
+        length, source = found
+        visitor.recv(length)
+        address, port = source or visitor.getpeername()[:2]
+        self._admit(visitor, address, port)
+        return True
+
+    def _admit(self, visitor: socket.socket, address: str, port: int | None = None) -> None:
         why = self.route.refusal(address)
         if why:
             self.route.trouble(why)
             reset(visitor)
             return
-        Connection(self.route, visitor, address).connect()
+        Connection(self.route, visitor, address, port).connect()
 
 
 class HostListener(Listener):
@@ -288,8 +347,6 @@ class HostListener(Listener):
 
     def __init__(self, address: str, port: int) -> None:
         self.routes: dict[str, Route] = {}
-        self.unknown = 0
-        self._undecided: set[socket.socket] = set()
         super().__init__(address, port)
 
     def route_of(self, host: str) -> Route | None:
@@ -302,53 +359,24 @@ class HostListener(Listener):
         return found or self.routes.get("*")
 
     def visited(self, visitor: socket.socket, address: str) -> None:
-        self._undecided.add(visitor)
-        self.loop.add_reader(visitor.fileno(), self._look, visitor, address)
-        self.loop.call_later(FIRST_BYTES_S, self._late, visitor)
+        self.look(visitor, lambda data: self._asked(visitor, address, data))
 
-    def _late(self, visitor: socket.socket) -> None:
-        """Somebody who does not say whom they want."""
-        if visitor in self._undecided:
-            self._undecided.discard(visitor)
-            self.loop.remove_reader(visitor.fileno())
-            self.unknown += 1
-            visitor.close()
-
-    def _look(self, visitor: socket.socket, address: str) -> None:
-        if visitor not in self._undecided:
-            return
-        self.loop.remove_reader(visitor.fileno())
-        try:
-            data = visitor.recv(peek.MOST, socket.MSG_PEEK)
-        except BlockingIOError:
-            self.loop.add_reader(visitor.fileno(), self._look, visitor, address)
-            return
-        except OSError:
-            data = b""
+    def _asked(self, visitor: socket.socket, address: str, data: bytes) -> bool:
         host = peek.host(data) if data else ""
         if host is None:
-            # The part that is there stays readable: asked again after a while, not at once.
-            self.loop.call_later(0.02, self._look, visitor, address)
-            return
-        self._undecided.discard(visitor)
+            return False
         route = self.route_of(host) if host else None
         if route is None:
             self.unknown += 1
             answer(visitor, data, 404, "no such host")
-            return
+            return True
         why = route.refusal(address)
         if why:
             route.trouble(why)
             answer(visitor, data, 429 if why == EXCEEDED else 503, why)
-            return
+            return True
         Connection(route, visitor, address).connect()
-
-    def close(self) -> None:
-        super().close()
-        for visitor in self._undecided:
-            self.loop.remove_reader(visitor.fileno())
-            visitor.close()
-        self._undecided.clear()
+        return True
 
 
 def answer(visitor: socket.socket, data: bytes, status: int, text: str) -> None:

@@ -114,6 +114,7 @@ class NewMapping(BaseModel):
     allow: list[str] = []
     deny: list[str] = []
     proxy_protocol: Literal["", "v1", "v2"] = ""
+    accept_proxy: bool = False
     remark: str = Field("", max_length=255)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import random
 import socket
@@ -304,6 +305,65 @@ async def test_proxy_protocol_says_who_it_is() -> None:
             assert await reader.readexactly(len(wanted) + 5) == wanted + b"hello"
             assert forwarder.meter("mapping", name).received == 5  # the header is not the visitor's
             writer.close()
+
+
+def test_proxy_headers() -> None:
+    from replaykit.forwarder.proxy_protocol import header, parse
+
+    for version in ("v1", "v2"):
+        for source, destination in (
+            (("192.0.2.7", 4711), ("127.0.0.1", 80)),
+            (("2001:db8::1", 1), ("::1", 65_535)),
+        ):
+            whole = header(version, source, destination)
+            assert parse(whole + b"rest") == (len(whole), source)
+            for cut in range(1, len(whole)):
+                assert parse(whole[:cut]) is None, (version, cut)
+        mixed = parse(header(version, ("192.0.2.7", 1), ("::1", 2)))
+        assert mixed is not None and mixed[1] is not None
+        assert ipaddress.ip_address(mixed[1][0]) == ipaddress.ip_address("::ffff:192.0.2.7")
+    assert parse(b"PROXY UNKNOWN\r\nx") == (15, None)
+    assert parse(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0x") == (16, None)  # of the proxy itself
+    for wrong in (
+        b"",
+        b"GET / HTTP/1.1\r\n",
+        b"PROXY TCP4 x y 1 2\r\n",
+        b"PROXY " + b"x" * 200,
+        b"\r\n\r\n\0\r\nQUIT\n\x11\x11\0\x0c" + bytes(12),
+    ):
+        with pytest.raises(ValueError):
+            parse(wrong)
+
+
+@asynchronous
+async def test_visitors_that_come_by_a_proxy() -> None:
+    async with (
+        serving(echo) as target,
+        forwarding(to(target, accept_proxy=True, proxy_protocol="v1", deny=["192.0.2.9"])) as forwarder,
+    ):
+        ((name, one),) = forwarder.mappings.items()
+
+        async def visit(*pieces: bytes) -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", one.source_port)
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+            with contextlib.suppress(OSError):
+                writer.write_eof()
+            try:
+                return await asyncio.wait_for(reader.read(-1), 5)
+            except ConnectionError:
+                return b"reset"
+            finally:
+                writer.close()
+
+        said = await visit(b"PROXY TCP4 192.0.2.7 127.0", b".0.1 4711 80\r", b"\nhello")
+        assert said == f"PROXY TCP4 192.0.2.7 127.0.0.1 4711 {one.source_port}\r\nhello".encode()
+        assert forwarder.meter("mapping", name).received == 5
+        assert await visit(b"PROXY TCP4 192.0.2.9 127.0.0.1 4711 80\r\nhello") in (b"reset", b"")
+        assert await visit(b"hello, I am nobody's proxy") in (b"reset", b"")
+        assert forwarder.routes[name].troubles == {"not allowed from there": 1, "no PROXY header": 1}
 
 
 @asynchronous
