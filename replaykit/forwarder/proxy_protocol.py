@@ -31,9 +31,9 @@ def parse(data: bytes) -> tuple[int, Address | None] | None:
 
     None where more bytes are needed. Raises ValueError where there is no such header.
     """
-    if data[: len(SIGNATURE)] == SIGNATURE[: len(data)] and data:
+    if data and data[: len(SIGNATURE)] == SIGNATURE[: len(data)]:
         return _second(data)
-    if data[:6] == b"PROXY "[: len(data)]:
+    if data and data[:6] == b"PROXY "[: len(data)]:
         return _first(data)
     raise ValueError("no PROXY header")
 
