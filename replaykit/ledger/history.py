@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -27,8 +27,7 @@ Span = tuple[str, int, int]
 """Buckets of a length, from one start to before another."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(NamedTuple):
     """What was moved from `time` to before `until`. subject: its name, or the value of a label; labels: of a subject."""
 
     time: int

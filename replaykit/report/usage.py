@@ -6,7 +6,6 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -31,7 +30,7 @@ def records(rows: Sequence[Sum], zone: tzinfo) -> list[dict[str, Any]]:
     """Plain values: times as RFC 3339 in the zone, counters, `total_bytes`."""
     out = []
     for row in rows:
-        found = asdict(row)
+        found = row._asdict()
         for name in ("time", "until"):
             found[name] = datetime.fromtimestamp(found[name], zone).isoformat()
         out.append({**found, "total_bytes": row.bytes})
