@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from replaykit.errors import UsageError
 from replaykit.forwarder.mapping import Client, client, plain
 from replaykit.forwarder.mapping import Mapping as Mapped
 from replaykit.forwarder.mapping import mapping as read_mapping
-from replaykit.forwarder.meter import MB, Meter
+from replaykit.forwarder.meter import EXCEEDED, MB, Meter
 from replaykit.forwarder.relay import Relay
 from replaykit.forwarder.tcp import Connection, HostListener, PortListener, Route
 from replaykit.forwarder.tunnel import Line
@@ -69,22 +70,37 @@ class Forwarder:
     # What is declared.
 
     async def configure(self, mappings: Sequence[Mapped], clients: Sequence[Client]) -> None:
-        """What the configuration says now: new ones begin, others end, changed ones change. Raises UsageError."""
+        """What the configuration says now: new ones begin, others end, changed ones change. Raises UsageError.
+
+        Where something cannot be opened, what was configured before is there again.
+        """
         wanted: dict[tuple[str, str], Any] = {("client", c.name): c for c in clients}
         for one in mappings:
             if ("mapping", one.name) in wanted:
                 raise UsageError(f"there are two mappings of {one.name}")
             wanted["mapping", one.name] = one
+        async with self._changing:
+            before = self._configured
+            try:
+                await self._apply(wanted)
+            except UsageError:
+                with suppress(UsageError):  # what it was before cannot be had any more either
+                    await self._apply(before)
+                raise
+
+    async def _apply(self, wanted: dict[tuple[str, str], Any]) -> None:
         gone = [key for key in self._configured if key not in wanted]
-        self._configured = {}
+        self._configured = dict(wanted)
         for kind, name in sorted(gone, key=lambda k: k[0] == "client"):
-            await (self.remove(name) if kind == "mapping" else self.remove_client(name))
-        for key, one in wanted.items():
-            if key[0] == "client":
-                await self.put_client(one)
-            elif self.mappings.get(one.name) != one:
-                await self.put(one)
-            self._configured[key] = one
+            if kind == "client":
+                self._remove_client(name)
+            elif name in self.mappings:
+                self._remove(name)
+        for (kind, name), one in wanted.items():
+            if kind == "client":
+                self._put_client(one)
+            elif self.mappings.get(name) != one:
+                await self._put(one)
 
     async def restore(self) -> None:
         """What the API made in earlier runs. What cannot be opened now is said, and stays declared."""
@@ -102,11 +118,12 @@ class Forwarder:
             ) from None
         for one in clients:
             if ("client", one.name) not in self._configured:
-                await self.put_client(one)
+                self._put_client(one)
         for each in mappings:
             if ("mapping", each.name) not in self._configured:
                 try:
-                    await self.put(each)
+                    async with self._changing:
+                        await self._put(each)
                 except UsageError as error:
                     self.mappings[each.name] = each
                     self.say(f"{each.name}: {error}")
@@ -114,10 +131,12 @@ class Forwarder:
     async def put(self, one: Mapped) -> Mapped:
         """Begins a mapping, or changes it; connections of one that only changes its limits go on. Raises UsageError."""
         async with self._changing:
-            return await self._put(one)
+            self._own("mapping", one.name)
+            await self._put(one)
+            self._save()
+            return one
 
-    async def _put(self, one: Mapped) -> Mapped:
-        self._own("mapping", one.name)
+    async def _put(self, one: Mapped) -> None:
         owner = self.clients.get(one.client)
         if one.client and owner is None:
             raise UsageError(f"client: there is no client {one.client!r}")
@@ -151,10 +170,8 @@ class Forwarder:
         meter.parent = self.meter("client", one.client) if one.client else None
         _limit(meter, one.flow_limit_mb, one.max_connections, one.rate_limit)
         if meter.spent:
-            meter.close_all("Traffic exceeded")
+            meter.close_all(EXCEEDED)
         self.routes[one.name], self.mappings[one.name] = route, one
-        self._save()
-        return one
 
     def _open(self, one: Mapped, route: Route) -> None:
         if one.protocol == "host":
@@ -179,38 +196,46 @@ class Forwarder:
     async def remove(self, name: str) -> Mapped:
         """Ends a mapping and its connections; what it moved stays in the ledger. Raises UsageError."""
         async with self._changing:
-            found = self.mappings.get(name)
-            if found is None:
+            if name not in self.mappings:
                 raise UsageError(f"there is no mapping {name}")
             self._own("mapping", name)
-            self._close(name)
-            self.routes.pop(name, None)
-            del self.mappings[name]
-            self.meter("mapping", name).close_all("the mapping was deleted")
+            found = self._remove(name)
             self._save()
             return found
 
+    def _remove(self, name: str) -> Mapped:
+        self._close(name)
+        self.routes.pop(name, None)
+        self.meter("mapping", name).close_all("the mapping was deleted")
+        return self.mappings.pop(name)
+
     async def put_client(self, one: Client) -> Client:
         self._own("client", one.name)
+        self._put_client(one)
+        self._save()
+        return one
+
+    def _put_client(self, one: Client) -> None:
         self.clients[one.name] = one
         meter = self.meter("client", one.name)
         _limit(meter, one.flow_limit_mb, one.max_connections, one.rate_limit)
         if meter.spent:
-            meter.close_all("Traffic exceeded")
-        self._save()
-        return one
+            meter.close_all(EXCEEDED)
 
     async def remove_client(self, name: str) -> Client:
         """Raises UsageError where it still owns mappings."""
         if name not in self.clients:
             raise UsageError(f"there is no client {name}")
         self._own("client", name)
+        found = self._remove_client(name)
+        self._save()
+        return found
+
+    def _remove_client(self, name: str) -> Client:
         owned = [m.name for m in self.mappings.values() if m.client == name]
         if owned:
             raise UsageError(f"{name} owns {', '.join(sorted(owned))}; delete these first")
-        found = self.clients.pop(name)
-        self._save()
-        return found
+        return self.clients.pop(name)
 
     def _own(self, kind: str, name: str) -> None:
         if (kind, name) in self._configured:

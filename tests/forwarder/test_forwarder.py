@@ -557,3 +557,31 @@ async def test_a_visitor_that_died_after_it_had_finished_sending() -> None:
         await asyncio.sleep(0.1)
         forwarder.sweep()
         assert meter.open == 0
+
+
+@asynchronous
+async def test_configuration_and_what_the_api_made_do_not_mix(tmp_path: Path) -> None:
+    async with serving(echo) as target:
+        made, configured = mapping(to(target)), mapping(to(target))
+        async with forwarding(path=tmp_path) as forwarder:
+            await forwarder.configure([configured], [])
+            await forwarder.restore()
+            await forwarder.put(made)
+        async with forwarding(path=tmp_path) as forwarder:
+            await forwarder.configure([configured], [])  # before what the API made is known again
+            await forwarder.restore()
+            assert set(forwarder.mappings.values()) == {made, configured}
+        async with forwarding(path=tmp_path) as forwarder:  # taken out of the configuration, it is gone
+            await forwarder.restore()
+            assert set(forwarder.mappings.values()) == {made}
+            # A configuration that cannot be opened changes nothing.
+            await forwarder.configure([configured], [client({"name": "home"})])
+            taken = socket.create_server(("127.0.0.1", 0))
+            wrong = mapping({**to(target), "source_port": taken.getsockname()[1]})
+            with pytest.raises(UsageError, match="in use"):
+                await forwarder.configure([wrong], [])
+            taken.close()
+            assert set(forwarder.mappings.values()) == {made, configured} and set(forwarder.clients) == {
+                "home"
+            }
+            assert not await is_cut(configured.source_port, 0.3)
