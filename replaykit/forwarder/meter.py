@@ -7,6 +7,7 @@ connections, and the rate. A meter may have a parent, such as a mapping's client
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -93,10 +94,12 @@ class Meter:
             self.parent.end(one)
 
     def count(self, rx: int, tx: int) -> None:
-        """Bytes have moved."""
+        """Bytes have moved; they are taken from the rates too."""
         self.rx += rx
         self.tx += tx
         self.last_update = int(time.time())
+        self.own.spend(rx + tx)
+        self.ruled.spend(rx + tx)
         if self.parent is not None:
             self.parent.count(rx, tx)
 
@@ -104,6 +107,28 @@ class Meter:
         """Those that limit the rate now."""
         found = [b for b in (self.own, self.ruled) if b.rate is not None]
         return found if self.parent is None else found + self.parent.buckets()
+
+    def allowance(self, want: int, resume: Callable[[], None]) -> int:
+        """How much may move now; 0: nothing, and `resume` is called when that has changed; -1: nothing more, ever."""
+        left = self.left()
+        if left is not None:
+            if left <= 0:
+                return -1
+            want = min(want, left)
+        for bucket in self.buckets():
+            allowed = bucket.allowed(want)
+            if allowed <= 0:
+                bucket.wait(resume)
+                return 0
+            want = min(want, allowed)
+        return want
+
+    def cut_spent(self) -> None:
+        """Where a flow limit is used up, here or above, nothing that it counts goes on."""
+        if self.spent:
+            self.close_all(EXCEEDED)
+        if self.parent is not None:
+            self.parent.cut_spent()
 
     def close_all(self, why: str) -> None:
         for one in list(self.running):

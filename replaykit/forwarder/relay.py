@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -73,22 +74,14 @@ class Direction:
         meter = self._relay.meter
         try:
             for _ in range(TURNS):
-                want = CHUNK
-                left = meter.left()
-                if left is not None:
-                    if left <= 0:
-                        self._relay.exceeded()
-                        return
-                    want = min(want, left)
-                buckets = meter.buckets()
-                for bucket in buckets:
-                    allowed = bucket.allowed(want)
-                    if allowed <= 0:
-                        self._read_off()
-                        self._waiting = True
-                        bucket.wait(self._resume)
-                        return
-                    want = min(want, allowed)
+                want = meter.allowance(CHUNK, self._resume)
+                if want < 0:
+                    self._relay.exceeded()
+                    return
+                if not want:
+                    self._read_off()
+                    self._waiting = True
+                    return
                 if self._pipe is None:
                     self._pipe = _pipe()
                 count = os.splice(self._from, self._pipe[1], want, flags=_FLAGS)
@@ -98,8 +91,6 @@ class Direction:
                     self._finish()
                     return
                 self._held += count
-                for bucket in buckets:
-                    bucket.spend(count)
                 if self._received:
                     self._relay.rx += count
                     meter.count(count, 0)
@@ -218,12 +209,7 @@ class Relay:
         self.close("reset" if gone else error.strerror or str(error))
 
     def exceeded(self) -> None:
-        """The flow limit is reached: nothing that it counts goes on."""
-        meter: Meter | None = self.meter
-        while meter is not None:
-            if meter.spent:
-                meter.close_all(EXCEEDED)
-            meter = meter.parent
+        self.meter.cut_spent()
         self.close(EXCEEDED)
 
     def close(self, why: str = "") -> None:
@@ -233,11 +219,15 @@ class Relay:
         self._in.close()
         self._out.close()
         for one in self._sockets:
-            if why:  # cut: the other side shall notice, not take it for a whole answer
-                with suppress(OSError):
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-            one.close()
+            (reset if why else socket.socket.close)(one)
         self._ended(why)
+
+
+def reset(one: socket.socket) -> None:
+    """Cut: the other side shall notice at once, and not take it for a whole answer."""
+    with suppress(OSError):
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.close()
 
 
 def _close(ends: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from replaykit.errors import UsageError
 from replaykit.forwarder import peek, proxy_protocol
 from replaykit.forwarder.mapping import Mapping, networks
 from replaykit.forwarder.meter import EXCEEDED, Meter
-from replaykit.forwarder.relay import Relay
+from replaykit.forwarder.relay import Relay, reset
 from replaykit.forwarder.tunnel import Line, Stream
 
 CONNECT_S = 10.0
@@ -389,13 +389,6 @@ def answer(visitor: socket.socket, data: bytes, status: int, text: str) -> None:
             visitor.recv(peek.MOST)  # what is unread would turn the end into a reset
             visitor.send(head.encode() + body)
             visitor.shutdown(socket.SHUT_WR)
-    visitor.close()
-
-
-def reset(visitor: socket.socket) -> None:
-    """The visitor is told at once."""
-    with suppress(OSError):
-        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
     visitor.close()
 
 

@@ -54,7 +54,7 @@ class Stream:
         self._fd = near.fileno()
         self._arrived: deque[memoryview] = deque()
         self._reading = self._writing = self._near_over = self._far_over = self._shut = False
-        self._waiting = False
+        self._waiting = self._stalled = False
         self.closed = False
         self.rx = self.tx = 0
 
@@ -74,27 +74,13 @@ class Stream:
             self._line.loop.remove_reader(self._fd)
 
     def _allowed(self, want: int, resume: Callable[[], None]) -> int:
-        """How much may move now; 0: it is called back; -1: nothing more, ever."""
-        if self._meter is None:
-            return want
-        left = self._meter.left()
-        if left is not None and left <= 0:
-            return -1
-        want = want if left is None else min(want, left)
-        for bucket in self._meter.buckets():
-            allowed = bucket.allowed(want)
-            if allowed <= 0:
-                bucket.wait(resume)
-                return 0
-            want = min(want, allowed)
-        return want
+        """As `Meter.allowance`."""
+        return want if self._meter is None else self._meter.allowance(want, resume)
 
-    def _spend(self, rx: int, tx: int) -> None:
+    def _count(self, rx: int, tx: int) -> None:
         self.rx += rx
         self.tx += tx
         if self._meter is not None:
-            for bucket in self._meter.buckets():
-                bucket.spend(rx + tx)
             self._meter.count(rx, tx)
 
     def _readable(self) -> None:
@@ -118,7 +104,7 @@ class Stream:
                     self._line.end(self.number)
                     self._over()
                     return
-                self._spend(len(data), 0)
+                self._count(len(data), 0)
                 self._line.send(self.number, data)
         except BlockingIOError:
             return
@@ -132,26 +118,33 @@ class Stream:
     def arrived(self, data: bytes) -> None:
         """From the far end; its window opens again when the near end has taken it."""
         self._arrived.append(memoryview(data))
-        if not self._writing:
+        if not (self._writing or self._stalled):
+            self._writable()
+
+    def _deliver(self) -> None:
+        """A rate has room again."""
+        self._stalled = False
+        if not self.closed:
             self._writable()
 
     def far_over(self) -> None:
         self._far_over = True
-        if not self._writing:
+        if not (self._writing or self._stalled):
             self._writable()
 
     def _writable(self) -> None:
         try:
             while self._arrived:
                 piece = self._arrived[0]
-                want = self._allowed(len(piece), self._writable)
+                want = self._allowed(len(piece), self._deliver)
                 if want <= 0:
                     self._write_off()
+                    self._stalled = want == 0
                     if want < 0:
                         self._exceeded()
                     return
                 count = self._near.send(piece[:want])
-                self._spend(0, count)
+                self._count(0, count)
                 self._line.taken(self.number, count)
                 if count == len(piece):
                     self._arrived.popleft()
@@ -178,11 +171,8 @@ class Stream:
             self._line.loop.remove_writer(self._fd)
 
     def _exceeded(self) -> None:
-        meter = self._meter
-        while meter is not None:
-            if meter.spent:
-                meter.close_all(EXCEEDED)
-            meter = meter.parent
+        if self._meter is not None:
+            self._meter.cut_spent()
         self.close(EXCEEDED)
 
     def _over(self) -> None:
@@ -200,12 +190,7 @@ class Stream:
             self._line.taken(self.number, left)
             self._arrived.clear()
         self._line.forget(self.number, bool(why))
-        if why:
-            with suppress(OSError):
-                self._near.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
-                )
-        self._near.close()
+        (reset if why else socket.socket.close)(self._near)
         self._ended(why)
 
 

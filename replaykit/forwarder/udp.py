@@ -41,7 +41,7 @@ class Session:
             except OSError as error:  # the target's port is closed; it may be opened yet
                 self._listener.route.trouble((error.strerror or str(error)).lower())
                 return
-            if self._listener.spend(len(data)):
+            if self._listener.passes(len(data)):
                 self.seen = self._listener.loop.time()
                 self.tx += len(data)
                 self._listener.route.meter.count(0, len(data))
@@ -76,7 +76,7 @@ class UdpListener:
             except (BlockingIOError, ConnectionError):
                 return
             session = self.sessions.get(visitor) or self._begin(visitor)
-            if session is None or not self.spend(len(data)):
+            if session is None or not self.passes(len(data)):
                 continue
             session.seen = self.loop.time()
             self.sessions.move_to_end(visitor)
@@ -102,19 +102,16 @@ class UdpListener:
         self.sessions[visitor] = session
         return session
 
-    def spend(self, size: int) -> bool:
+    def passes(self, size: int) -> bool:
         """Whether a datagram may pass."""
         meter = self.route.meter
         left = meter.left()
         if meter.restraints or (left is not None and left < size):
             self.route.trouble(EXCEEDED)
             return False
-        buckets = meter.buckets()
-        if any(b.allowed(size) < size for b in buckets):
+        if any(b.allowed(size) < size for b in meter.buckets()):
             self.route.trouble("over the rate limit")
             return False
-        for bucket in buckets:
-            bucket.spend(size)
         return True
 
     def _sweep(self) -> None:
