@@ -32,6 +32,7 @@ from h2.settings import SettingCodes, Settings
 from hyperframe.frame import DataFrame
 
 from replaykit.forwarder.meter import EXCEEDED, Meter
+from replaykit.forwarder.relay import reset
 
 WINDOW = 4 << 20
 FRAME = 1 << 16
