@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaykit.cli.common import say
+from replaykit.cli.common import event_loops, say
 from replaykit.cli.ledgers import open_ledger
 from replaykit.errors import UsageError
 from replaykit.ship.settings import secret, state_folder
@@ -71,10 +71,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        import uvloop
-    except ImportError:  # pragma: no cover - a dependency
-        raise UsageError("forward needs uvloop: pip install replaykit") from None
     extra = _declared(args.map)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(
@@ -86,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         args.ledger or str(state_folder() / "usage.db"), must_exist=False, time_zone=args.time_zone
     )
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with event_loops() as runner:
             runner.run(_forward(args, ledger, extra))
     finally:
         ledger.close()
@@ -146,7 +142,7 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
                     "--tunnel needs --tunnel-certificate, --tunnel-key and --tunnel-ca (replaykit tunnel --make-keys DIR)"
                 )
             context = tls(True, *(getattr(args, name) for name in names))
-            await forwarder.listen_for_tunnels(_socket("--tunnel", args.tunnel), context)
+            forwarder.listen_for_tunnels(*_place("--tunnel", args.tunnel), context)
         await forwarder.configure(config.mappings, config.clients)
         await forwarder.restore()
         if guard is not None:
@@ -244,13 +240,17 @@ def tls(server: bool, certificate: str, key: str, ca: str) -> ssl.SSLContext:
     return context
 
 
-def _socket(flag: str, text: str) -> socket.socket:
-    from replaykit.forwarder.tcp import bound
-
+def _place(flag: str, text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isdigit() or int(port) > 65_535:
         raise UsageError(f"{flag} {text}: write ADDRESS:PORT, such as 127.0.0.1:8080")
-    made = bound(host.strip("[]") or "127.0.0.1", int(port), socket.SOCK_STREAM)
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _socket(flag: str, text: str) -> socket.socket:
+    from replaykit.forwarder.tcp import bound
+
+    made = bound(*_place(flag, text), socket.SOCK_STREAM)
     made.listen(128)
     return made
 

@@ -398,9 +398,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(0, f"gor by replaykit {__version__}, PID {os.getpid()}")
         if flags["input_file_dry_run"] and flags["input_file"]:
             return _dry_run(flags)
-        import uvloop
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        from replaykit.cli.common import event_loops
+
+        with event_loops() as runner:
             return runner.run(_run(flags, log))
     except UsageError as error:
         print(f"{'' if str(error).startswith('gor: ') else 'gor: '}{error}", file=sys.stderr)

@@ -228,7 +228,6 @@ def _sets_host(chosen: Any) -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    import uvloop
 
     read = Read()
     plan = _plan(args, read)
@@ -238,7 +237,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--save {args.save}: the name ends in .gor or .gor.gz")
         saved = GorOutput(args.save, Rotation())
         plan.saved = saved.messages
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with common.event_loops() as runner:
         try:
             replay = runner.run(_go(plan, args))
         finally:

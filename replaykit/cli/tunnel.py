@@ -7,7 +7,7 @@ import asyncio
 import signal
 from pathlib import Path
 
-from replaykit.cli.common import say
+from replaykit.cli.common import event_loops, say
 from replaykit.errors import UsageError
 
 EXAMPLES = (
@@ -60,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "tunnel: give --certificate, --key and --ca (replaykit tunnel --make-keys DIR makes them)"
         )
-    import uvloop
 
     from replaykit.cli.forward import tls
     from replaykit.forwarder.agent import LOOPBACK, Agent
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         if not task.cancelled():
             task.result()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with event_loops() as runner:
         runner.run(forever())
     return 0
 

@@ -11,10 +11,12 @@ import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from replaykit.forwarder.tunnel import Line, Stream
+from replaykit.forwarder.tunnel import Asked, Datagrams, Line, Stream
 
 CONNECT_S = 10.0
+LARGEST = 65_535
 _LONGEST_WAIT_S = 30.0
+_TURNS = 64
 LOOPBACK = ("127.0.0.1:*", "localhost:*", "[[]::1]:*")
 """What may be asked for unless told."""
 
@@ -61,38 +63,57 @@ class Agent:
                 self.line.close()
 
     async def _connect(self, gone: asyncio.Event) -> None:
-        def down(line: Line) -> None:
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = loop.create_future()
+
+        def down(line: Line, error: Exception | None) -> None:
             self.line = None
             gone.set()
+            if not opened.done():
+                opened.set_exception(error or ConnectionError("closed by the other side"))
 
         def up(line: Line) -> None:
             self.line = line
+            if not opened.done():
+                opened.set_result(None)
 
-        await asyncio.get_running_loop().create_connection(
-            lambda: Line(False, up, down, self._asked),
-            *self._server,
-            ssl=self._context,
-            server_hostname=self._server[0],
-        )
+        near, trouble = None, OSError("no such host")
+        for family, _, _, _, address in await loop.getaddrinfo(*self._server, type=socket.SOCK_STREAM):
+            near = _socket(family, socket.SOCK_STREAM)
+            try:
+                await loop.sock_connect(near, address)
+                break
+            except OSError as error:
+                near.close()
+                near, trouble = None, error
+            except BaseException:
+                near.close()
+                raise
+        if near is None:
+            raise trouble
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        Line(near, self._context, self._server[0], public=False, up=up, down=down, asked=self._asked)
+        await opened
 
-    def _asked(self, line: Line, number: int, target: str) -> None:
-        if not any(fnmatch.fnmatchcase(target, pattern) for pattern in self._allow):
-            self._say(f"{target}: asked for, and not allowed (see --allow)")
+    def _asked(self, line: Line, number: int, wanted: Asked) -> None:
+        if not any(fnmatch.fnmatchcase(wanted.target, pattern) for pattern in self._allow):
+            self._say(f"{wanted.target}: asked for, and not allowed (see --allow)")
             line.refuse(number, 403)
             return
-        task = asyncio.ensure_future(self._dial(line, number, target))
+        task = asyncio.ensure_future(self._dial(line, number, wanted))
         task.add_done_callback(lambda t: None if t.cancelled() else t.exception())
 
-    async def _dial(self, line: Line, number: int, target: str) -> None:
-        host, _, port = target.rpartition(":")
+    async def _dial(self, line: Line, number: int, wanted: Asked) -> None:
+        host, _, port = wanted.target.rpartition(":")
         loop = asyncio.get_running_loop()
         status = 502
+        kind = socket.SOCK_DGRAM if wanted.datagrams else socket.SOCK_STREAM
         try:
-            addresses = await loop.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+            addresses = await loop.getaddrinfo(host.strip("[]"), int(port), type=kind)
         except (OSError, ValueError):
             addresses = []
         for family, _, _, _, address in addresses:
-            near = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            near = _socket(family, kind)
             try:
                 await asyncio.wait_for(loop.sock_connect(near, address), CONNECT_S)
             except TimeoutError:
@@ -100,6 +121,9 @@ class Agent:
             except OSError as error:
                 status = 504 if error.errno == errno.ETIMEDOUT else 502
             else:
+                if wanted.datagrams:
+                    _datagrams(line, number, near)
+                    return
                 with suppress(OSError):
                     near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 stream = Stream(line, number, near, None, lambda why: None)
@@ -109,3 +133,31 @@ class Agent:
                 return
             near.close()
         line.refuse(number, status)
+
+
+def _datagrams(line: Line, number: int, near: socket.socket) -> None:
+    """What a connected UDP socket gives goes to the tunnel, and the other way."""
+
+    def readable() -> None:
+        for _ in range(_TURNS):
+            try:
+                stream.send(near.recv(LARGEST))
+            except OSError:  # nothing more, or the target's port is closed, and may be opened yet
+                return
+
+    def received(data: bytes) -> None:
+        with suppress(OSError):
+            near.send(data)
+
+    def ended(why: str) -> None:
+        line.loop.remove_reader(near.fileno())
+        near.close()
+
+    stream = Datagrams(line, number, received, ended)
+    line.streams[number] = stream
+    line.accept(number)
+    line.loop.add_reader(near.fileno(), readable)
+
+
+def _socket(family: int, kind: int) -> socket.socket:
+    return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

@@ -23,6 +23,8 @@ TURNS = 4
 _F_SETPIPE_SZ = 1031
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if hasattr(os, "SPLICE_F_MOVE") else 3
 _MOST_IDLE_PIPES = 64
+_BURST = 1 << 16
+_YIELDS = 8
 _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),  # a peer that vanished is found within two minutes
@@ -43,6 +45,16 @@ def _pipe() -> tuple[int, int]:
 
         fcntl.fcntl(ends[1], _F_SETPIPE_SZ, CHUNK)
     return ends
+
+
+def _splice(source: int, target: int, want: int, burst: bool) -> int:
+    """As splice(2). Amid a burst the one who would have to be waited for may run first: to sleep and wake costs more than that."""
+    for _ in range(_YIELDS if burst else 0):
+        try:
+            return os.splice(source, target, want, flags=_FLAGS)
+        except BlockingIOError:
+            os.sched_yield()
+    return os.splice(source, target, want, flags=_FLAGS)
 
 
 class Direction:
@@ -71,7 +83,7 @@ class Direction:
             self._relay.loop.remove_reader(self._from)
 
     def _readable(self) -> None:
-        meter = self._relay.meter
+        meter, count = self._relay.meter, 0
         try:
             for _ in range(TURNS):
                 want = meter.allowance(CHUNK, self._resume)
@@ -84,7 +96,7 @@ class Direction:
                     return
                 if self._pipe is None:
                     self._pipe = _pipe()
-                count = os.splice(self._from, self._pipe[1], want, flags=_FLAGS)
+                count = _splice(self._from, self._pipe[1], want, count >= _BURST)
                 if not count:
                     self._ended = True
                     self._read_off()
@@ -116,7 +128,7 @@ class Direction:
         assert self._pipe is not None
         try:
             while self._held:
-                self._held -= os.splice(self._pipe[0], self._to, self._held, flags=_FLAGS)
+                self._held -= _splice(self._pipe[0], self._to, self._held, self._held >= _BURST)
         except BlockingIOError:
             self._read_off()
             if not self._writing:

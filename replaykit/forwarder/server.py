@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 import time
 import uuid
@@ -26,7 +25,7 @@ from replaykit.forwarder.mapping import Mapping as Mapped
 from replaykit.forwarder.mapping import mapping as read_mapping
 from replaykit.forwarder.meter import EXCEEDED, MB, Meter
 from replaykit.forwarder.relay import Relay
-from replaykit.forwarder.tcp import Connection, HostListener, PortListener, Route
+from replaykit.forwarder.tcp import Connection, HostListener, PortListener, Route, TunnelListener
 from replaykit.forwarder.tunnel import Line
 from replaykit.forwarder.udp import UdpListener
 from replaykit.ledger import calendar
@@ -63,7 +62,7 @@ class Forwarder:
         self._minutes: dict[tuple[str, str], tuple[int, int, int, int]] = {}
         self._pending: dict[tuple[str, str, int], Usage] = {}
         self._labels: dict[tuple[str, str], Mapping[str, str]] = {}
-        self._tunnel_server: asyncio.Server | None = None
+        self._tunnel_listener: TunnelListener | None = None
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._changing = asyncio.Lock()
 
@@ -140,11 +139,8 @@ class Forwarder:
         owner = self.clients.get(one.client)
         if one.client and owner is None:
             raise UsageError(f"client: there is no client {one.client!r}")
-        if one.use_tunnel and (self.tunnels is None or one.protocol == "udp"):
-            raise UsageError(
-                "use_tunnel: "
-                + ("not for udp" if self.tunnels is not None else "this forwarder has no --tunnel")
-            )
+        if one.use_tunnel and self.tunnels is None:
+            raise UsageError("use_tunnel: this forwarder has no --tunnel")
         before = self.mappings.get(one.name)
         moves = before is None or before.client != one.client
         owned = sum(m.client == one.client for m in self.mappings.values())
@@ -260,12 +256,10 @@ class Forwarder:
 
     # Tunnels.
 
-    async def listen_for_tunnels(self, listening: socket.socket, context: ssl.SSLContext) -> None:
-        """Takes tunnels of those whose certificate the context accepts; its common name is their name."""
+    def listen_for_tunnels(self, address: str, port: int, context: ssl.SSLContext) -> None:
+        """Takes tunnels of those whose certificate the context accepts; its common name is their name. Raises UsageError."""
+        self._tunnel_listener = TunnelListener(address, port, context, self._tunnel_up, self._tunnel_down)
         self.tunnels = {}
-        self._tunnel_server = await asyncio.get_running_loop().create_server(
-            lambda: Line(True, self._tunnel_up, self._tunnel_down), sock=listening, ssl=context
-        )
 
     def _tunnel_up(self, line: Line) -> None:
         assert self.tunnels is not None
@@ -277,7 +271,7 @@ class Forwarder:
         line.meter.connections += 1
         self.say(f"tunnel {line.name} is connected")
 
-    def _tunnel_down(self, line: Line) -> None:
+    def _tunnel_down(self, line: Line, error: Exception | None) -> None:
         if self.tunnels is not None and self.tunnels.get(line.name) is line:
             del self.tunnels[line.name]
             self.say(f"tunnel {line.name} is gone")
@@ -357,8 +351,8 @@ class Forwarder:
             meter.close_all("the forwarder ends")
         for name in list(self.mappings):
             self._close(name)
-        if self._tunnel_server is not None:
-            self._tunnel_server.close()
+        if self._tunnel_listener is not None:
+            self._tunnel_listener.close()
             for line in list((self.tunnels or {}).values()):
                 line.close()
         await self.flush()

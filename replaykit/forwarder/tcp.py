@@ -10,6 +10,7 @@ import errno
 import ipaddress
 import os
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -18,7 +19,7 @@ from replaykit.forwarder import peek, proxy_protocol
 from replaykit.forwarder.mapping import Mapping, networks
 from replaykit.forwarder.meter import EXCEEDED, Meter
 from replaykit.forwarder.relay import Relay, reset
-from replaykit.forwarder.tunnel import Line, Stream
+from replaykit.forwarder.tunnel import Asked, Line, Stream
 
 CONNECT_S = 10.0
 FIRST_BYTES_S = 15.0
@@ -39,6 +40,13 @@ class Route:
         self._found: list[tuple[int, tuple[str, int]]] = []
         self._looked = -RESOLVE_S
         self.troubles: dict[str, int] = {}
+
+    @property
+    def asked(self) -> Asked:
+        """What the end of a tunnel is asked for."""
+        m = self.mapping
+        host = f"[{m.target_host}]" if ":" in m.target_host else m.target_host
+        return Asked(f"{host}:{m.target_port}", m.protocol == "udp")
 
     def admits(self, address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
@@ -112,14 +120,9 @@ class Connection:
 
     def _through(self, line: Line | None) -> None:
         """By a tunnel, whose other end connects to the target."""
-        m = self.route.mapping
-        target = (
-            f"[{m.target_host}]:{m.target_port}"
-            if ":" in m.target_host
-            else f"{m.target_host}:{m.target_port}"
-        )
+        asked = self.route.asked
         number = (
-            line.connect(target, lambda status: self._answered(line, number, status))
+            line.connect(asked, lambda status: self._answered(line, number, status))
             if line is not None
             else None
         )
@@ -127,7 +130,7 @@ class Connection:
             self.close("no tunnel is connected")
             return
         self._deadline = self.loop.call_later(
-            CONNECT_S + 5, self.close, f"{target}: no answer through the tunnel"
+            CONNECT_S + 5, self.close, f"{asked.target}: no answer through the tunnel"
         )
 
     def _answered(self, line: Line, number: int | None, status: int) -> None:
@@ -139,18 +142,13 @@ class Connection:
                 line.forget(number, True)
             return
         if status != 200:
-            words = {403: "not allowed there", 502: "cannot be reached", 504: "does not answer"}
-            m = self.route.mapping
-            self.close(f"{m.target_host}:{m.target_port} through the tunnel: {words.get(status, status)}")
+            self.close(self.route.asked.refused(status))
             return
-        version = self.route.mapping.proxy_protocol
-        if version:
-            line.send(
-                number,
-                self._introduction(version),
-            )
         stream = Stream(line, number, self.visitor, self.route.meter, self._over)
         line.streams[number] = self.relay = stream
+        version = self.route.mapping.proxy_protocol
+        if version:
+            stream.introduce(self._introduction(version))
         stream.start()
 
     def _next(self, why: str) -> None:
@@ -377,6 +375,21 @@ class HostListener(Listener):
             return True
         Connection(route, visitor, address).connect()
         return True
+
+
+class TunnelListener(Listener):
+    """Those who come are the other ends of tunnels, if the context accepts their certificate."""
+
+    def __init__(
+        self, address: str, port: int, context: ssl.SSLContext, up: Callable[[Line], None],
+        down: Callable[[Line, Exception | None], None],
+    ) -> None:  # fmt: skip
+        self._context, self._up, self._down = context, up, down
+        super().__init__(address, port)
+
+    def visited(self, visitor: socket.socket, address: str) -> None:
+        visitor.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        Line(visitor, self._context, None, public=True, up=self._up, down=self._down)
 
 
 def answer(visitor: socket.socket, data: bytes, status: int, text: str) -> None:

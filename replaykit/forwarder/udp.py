@@ -1,4 +1,5 @@
-"""UDP: datagrams of a visitor go to the target from a socket of their own, and what comes back goes to the visitor.
+"""UDP: datagrams of a visitor go to the target from a socket of their own, or by a stream of a tunnel, and what comes back
+goes to the visitor.
 
 A visitor that is silent for IDLE_S is forgotten. Datagrams over a limit are dropped, as a full line would; they are counted.
 """
@@ -8,53 +9,128 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from replaykit.forwarder.meter import EXCEEDED, TOO_MANY
 from replaykit.forwarder.tcp import Route, bound
+from replaykit.forwarder.tunnel import Datagrams, Line
 
 IDLE_S = 60.0
 MOST_SESSIONS = 8192
 LARGEST = 65_535
 _TURNS = 64
+_MOST_WAITING = 64
 
 
-class Session:
-    """One visitor, by address and port."""
+class Far(Protocol):
+    """The way to a target."""
 
-    def __init__(self, listener: UdpListener, visitor: tuple[str, int]) -> None:
-        self._listener, self.visitor, self.address = listener, visitor, visitor[0]
-        family, target = listener.route.targets[0]
-        self.socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        self.socket.connect(target)
-        self.seen = listener.loop.time()
-        self.rx = self.tx = 0
-        listener.loop.add_reader(self.socket.fileno(), self._back)
-        listener.route.meter.begin(self)
+    def send(self, data: bytes) -> None:
+        """Raises OSError."""
 
-    def _back(self) -> None:
+    def close(self) -> None: ...
+
+
+class Direct:
+    """A socket of the visitor's own. Raises OSError and IndexError where there is no way."""
+
+    def __init__(self, route: Route, back: Callable[[bytes], None]) -> None:
+        family, target = route.targets[0]
+        self._route, self._back, self._loop = route, back, asyncio.get_running_loop()
+        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._socket.connect(target)
+        self._loop.add_reader(self._socket.fileno(), self._readable)
+
+    def _readable(self) -> None:
         for _ in range(_TURNS):
             try:
-                data = self.socket.recv(LARGEST)
+                data = self._socket.recv(LARGEST)
             except BlockingIOError:
                 return
             except OSError as error:  # the target's port is closed; it may be opened yet
-                self._listener.route.trouble((error.strerror or str(error)).lower())
+                self._route.trouble((error.strerror or str(error)).lower())
                 return
-            if self._listener.passes(len(data)):
-                self.seen = self._listener.loop.time()
-                self.tx += len(data)
-                self._listener.route.meter.count(0, len(data))
-                with suppress(OSError):
-                    self._listener.socket.sendto(data, self.visitor)
+            self._back(data)
+
+    def send(self, data: bytes) -> None:
+        self._socket.send(data)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+
+
+class Tunnelled:
+    """A stream of the tunnel; what is sent before the far end has answered waits. ended: it is over, with why."""
+
+    def __init__(
+        self, route: Route, line: Line | None, back: Callable[[bytes], None], ended: Callable[[str], None]
+    ) -> None:
+        self._route, self._line, self._back, self._ended = route, line, back, ended
+        self._waiting: list[bytes] = []
+        self._stream: Datagrams | None = None
+        self._closed = False
+        self._number = None if line is None else line.connect(route.asked, self._answered)
+        if self._number is None:
+            raise OSError(0, "no tunnel is connected")
+
+    def _answered(self, status: int) -> None:
+        assert self._line is not None and self._number is not None
+        if self._closed:
+            self._line.forget(self._number, True)
+        elif status != 200:
+            self._ended(self._route.asked.refused(status))
+        else:
+            self._stream = Datagrams(self._line, self._number, self._back, self._ended)
+            self._line.streams[self._number] = self._stream
+            for data in self._waiting:
+                self._stream.send(data)
+        self._waiting.clear()
+
+    def send(self, data: bytes) -> None:
+        if self._stream is None:
+            if len(self._waiting) < _MOST_WAITING:
+                self._waiting.append(data)
+        elif not self._stream.send(data):
+            raise OSError(0, "the tunnel is full")
+
+    def close(self) -> None:
+        self._closed = True
+        if self._stream is not None:
+            self._stream.close()
+
+
+class Session:
+    """One visitor, by address and port. Raises OSError where there is no way to the target."""
+
+    def __init__(self, listener: UdpListener, visitor: tuple[str, int]) -> None:
+        self._listener, self.visitor, self.address = listener, visitor, visitor[0]
+        self.seen = listener.loop.time()
+        self.rx = self.tx = 0
+        route = listener.route
+        self.far: Far = (
+            Direct(route, self._back)
+            if route.line is None
+            else Tunnelled(route, route.line(), self._back, self.close)
+        )
+        route.meter.begin(self)
+
+    def _back(self, data: bytes) -> None:
+        if self._listener.passes(len(data)):
+            self.seen = self._listener.loop.time()
+            self.tx += len(data)
+            self._listener.route.meter.count(0, len(data))
+            with suppress(OSError):
+                self._listener.socket.sendto(data, self.visitor)
 
     def close(self, why: str = "") -> None:
         if self._listener.sessions.pop(self.visitor, None) is None:
             return
         if why:
             self._listener.route.trouble(why)
-        self._listener.loop.remove_reader(self.socket.fileno())
-        self.socket.close()
+        self.far.close()
         self._listener.route.meter.end(self)
 
 
@@ -83,7 +159,7 @@ class UdpListener:
             session.rx += len(data)
             self.route.meter.count(len(data), 0)
             try:
-                session.socket.send(data)
+                session.far.send(data)
             except OSError as error:
                 self.route.trouble((error.strerror or str(error)).lower())
 
@@ -96,8 +172,8 @@ class UdpListener:
             return None
         try:
             session = Session(self, visitor)
-        except (OSError, IndexError):
-            self.route.trouble("no way to the target")
+        except (OSError, IndexError) as error:
+            self.route.trouble(getattr(error, "strerror", None) or "no way to the target")
             return None
         self.sessions[visitor] = session
         return session

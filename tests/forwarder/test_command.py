@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -241,34 +241,28 @@ def test_iperf3_both_ways(tmp_path: Path) -> None:
             assert control < 10_000
 
 
+def dns(port: int, folder: Path) -> AbstractContextManager[None]:
+    """A real name server that answers for example.test."""
+    server = ["dnsmasq", "-k", "-C", "/dev/null", "-R", "-p", str(port), "-a", "127.0.0.1", "-z"]
+    return running([*server, "--address=/example.test/192.0.2.7", "--pid-file="], port, folder)
+
+
+def dig(port: int, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+    command = ["dig", "@127.0.0.1", "-p", str(port), name, "+tries=1", *more]
+    return subprocess.run(command, capture_output=True, check=False, text=True)
+
+
+def len_of_answer(port: int, name: str) -> int:
+    done = dig(port, name)
+    assert "192.0.2.7" in done.stdout, done.stdout
+    return int(re.search(r"MSG SIZE  rcvd: (\d+)", done.stdout)[1])  # type: ignore[index]
+
+
 def test_names_over_udp(tmp_path: Path) -> None:
     needs("dnsmasq", "dig")
     port, mapped = free_port(), free_port()
-    server = [
-        "dnsmasq",
-        "-k",
-        "-C",
-        "/dev/null",
-        "-R",
-        "-p",
-        str(port),
-        "-a",
-        "127.0.0.1",
-        "-z",
-        "--address=/example.test/192.0.2.7",
-        "--pid-file=",
-    ]
-    with running(server, port, tmp_path), forward(tmp_path, "--map", f"{mapped}:127.0.0.1:{port}/udp") as f:
-        sizes = 0
-        for n in range(20):
-            done = subprocess.run(
-                ["dig", "@127.0.0.1", "-p", str(mapped), f"n{n}.example.test", "+tries=1"],
-                capture_output=True,
-                check=True,
-                text=True,
-            )
-            assert "192.0.2.7" in done.stdout
-            sizes += int(re.search(r"MSG SIZE  rcvd: (\d+)", done.stdout)[1])  # type: ignore[index]
+    with dns(port, tmp_path), forward(tmp_path, "--map", f"{mapped}:127.0.0.1:{port}/udp") as f:
+        sizes = sum(len_of_answer(mapped, f"n{n}.example.test") for n in range(20))
         received, sent = f.moved(mapped)
         assert sent == sizes and 20 * 30 < received < 20 * 100
         (row,) = f.ask("/api/mapping/list")[1]["data"]

@@ -19,7 +19,7 @@ import pytest
 
 from ci.servers import free_port
 from tests.conftest import needs
-from tests.forwarder.test_command import Running, files, forward, running
+from tests.forwarder.test_command import Running, dig, dns, files, forward, len_of_answer, running
 from tests.target import until
 
 assert files  # a fixture
@@ -201,6 +201,37 @@ def test_limits_hold_in_it(keys: Path, files: int, tmp_path: Path) -> None:
         assert curl(little, "large").returncode != 0
         assert sum(f.moved(little)) == 2 << 20
         assert curl(little, "small").returncode != 0
+
+
+def test_dns_by_udp_through_it(keys: Path, tmp_path: Path) -> None:
+    needs("dnsmasq", "dig")
+    target = free_port()
+    with dns(target, tmp_path), both(keys, tmp_path) as (f, tunnel):
+        port = mapped(f, target, protocol="udp")
+        sizes = sum(len_of_answer(port, f"n{n}.example.test") for n in range(20))
+        received, sent = f.moved(port)
+        assert sent == sizes and 20 * 30 < received < 20 * 100
+        # All sorts of sizes, many at once: an echo of them.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as echo:
+            echo.bind(("127.0.0.1", 0))
+            echo.settimeout(10)
+            port = mapped(f, echo.getsockname()[1], protocol="udp")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as visitor:
+                visitor.settimeout(10)
+                visitor.connect(("127.0.0.1", port))
+                total = 0
+                for size in (0, 1, 61, 62, 63, 64, 1400, 16_381, 16_383, 16_384, 65_507):
+                    data = os.urandom(size)
+                    visitor.send(data)
+                    got, back = echo.recvfrom(70_000)
+                    assert got == data
+                    echo.sendto(data[::-1], back)
+                    assert visitor.recv(70_000) == data[::-1]
+                    total += size
+                assert f.moved(port) == (total, total)
+        tunnel.process.kill()
+        until(lambda: "tunnel home is gone" in f.log, 20)
+        assert dig(port, "n.example.test", "+timeout=1").returncode != 0
 
 
 def test_what_may_not_be_or_is_not_there(keys: Path, files: int, tmp_path: Path) -> None:
