@@ -11,15 +11,14 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.cli.common import event_loops, say
 from replaykit.cli.ledgers import open_ledger
+from replaykit.cli.serving import add_api, listen, place, url, uvicorn_server
 from replaykit.errors import UsageError
-from replaykit.ship.settings import secret, state_folder
+from replaykit.ship.settings import state_folder
 
 if TYPE_CHECKING:
     from replaykit.forwarder.config import Config
@@ -51,11 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--state", metavar="FILE", help="keeps what the API makes (default: forward.json in the state folder)"
     )
     parser.add_argument("--rules", metavar="FILE", help="rules (YAML); see replaykit rules")
-    parser.add_argument(
-        "--api", default="127.0.0.1:8080", metavar="ADDRESS:PORT",
-        help="where the API listens (default 127.0.0.1:8080); beyond this machine it needs a token in REPLAYKIT_TOKEN or "
-        "the file that REPLAYKIT_TOKEN_FILE names; none: no API",
-    )  # fmt: skip
+    add_api(parser)
     parser.add_argument(
         "--time-zone", metavar="ZONE", help="of a new ledger: where its days begin (default: this machine's)"
     )
@@ -129,10 +124,7 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
     guard = None
     if args.rules is not None:
         guard = Guard(ledger, Path(args.rules), {"forwarder": ForwarderControl(forwarder)})
-    listening = None if args.api == "none" else _socket("--api", args.api)
-    token = secret("REPLAYKIT_TOKEN")
-    if listening is not None and token is None and not _loopback(listening):
-        raise UsageError(f"--api {args.api}: beyond this machine the API needs a token: set REPLAYKIT_TOKEN")
+    listening, token = listen(args.api)
     config = _read(args.config, extra)
     try:
         if args.tunnel is not None:
@@ -142,7 +134,7 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
                     "--tunnel needs --tunnel-certificate, --tunnel-key and --tunnel-ca (replaykit tunnel --make-keys DIR)"
                 )
             context = tls(True, *(getattr(args, name) for name in names))
-            forwarder.listen_for_tunnels(*_place("--tunnel", args.tunnel), context)
+            forwarder.listen_for_tunnels(*place("--tunnel", args.tunnel), context)
         await forwarder.configure(config.mappings, config.clients)
         await forwarder.restore()
         if guard is not None:
@@ -152,8 +144,7 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
             for name, one in sorted(forwarder.mappings.items()):
                 say(f"{one.listen} {name} -> {one.target_host}:{one.target_port}")
             if listening is not None:
-                host, port = listening.getsockname()[:2]
-                say(f"API on http://{f'[{host}]' if ':' in host else host}:{port}")
+                say(f"API on {url(listening)}")
         await _serve(args, ledger, forwarder, guard, listening, token, extra, stop)
     finally:
         await forwarder.close()
@@ -175,7 +166,7 @@ async def _serve(
         watcher.start()
     server = None
     if listening is not None:
-        server = _server(ledger, forwarder, token)
+        server = uvicorn_server(ledger, forwarder, token, exchanges=args.exchanges)
         tasks.append(asyncio.ensure_future(server.serve([listening])))
     waiting = asyncio.ensure_future(stop.wait())
     await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -191,35 +182,6 @@ async def _serve(
             raise result
     if watcher is not None:
         await asyncio.get_running_loop().run_in_executor(None, watcher.join, 5)
-
-
-def _server(ledger: Ledger, forwarder: Forwarder, token: str | None) -> Any:
-    try:
-        import uvicorn
-
-        from replaykit.web.app import create_app
-    except ImportError as error:
-        raise UsageError(
-            f"the API needs {error.name}: pip install 'replaykit[forward]', or give --api none"
-        ) from None
-
-    class Server(uvicorn.Server):
-        """Signals are the command's."""
-
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    app = create_app(ledger, forwarder, token)
-    settings = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        ws="websockets-sansio",
-        server_header=False,
-    )
-    return Server(settings)
 
 
 def tls(server: bool, certificate: str, key: str, ca: str) -> ssl.SSLContext:
@@ -238,27 +200,6 @@ def tls(server: bool, certificate: str, key: str, ca: str) -> ssl.SSLContext:
             why = (getattr(error, "strerror", None) or str(error)).lower()
             raise UsageError(f"{' and '.join(names)}: cannot be used: {why}") from None
     return context
-
-
-def _place(flag: str, text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not port.isdigit() or int(port) > 65_535:
-        raise UsageError(f"{flag} {text}: write ADDRESS:PORT, such as 127.0.0.1:8080")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _socket(flag: str, text: str) -> socket.socket:
-    from replaykit.forwarder.tcp import bound
-
-    made = bound(*_place(flag, text), socket.SOCK_STREAM)
-    made.listen(128)
-    return made
-
-
-def _loopback(listening: socket.socket) -> bool:
-    import ipaddress
-
-    return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
 def _read(path: str | None, extra: list[dict[str, Any]]) -> Config:

@@ -4,14 +4,22 @@ import { WORDS } from '/static/words.js';
 
 const POINTS = 20, POLL_MS = 3000;
 const RANGES = { hour: ['minute', 3600], day: ['hour', 86400], month: ['day', 31 * 86400], year: ['month', 366 * 86400] };
+// Pages that are a list of the ledger's subjects and what each moved.
+const SUBJECTS = {
+  users: { vantage: 'netfilter', kind: 'user', labels: ['name', 'addresses'] },
+  machines: { vantage: 'hypervisor', kind: 'machine', labels: ['status', 'node', 'type', 'tags'] },
+  interfaces: { vantage: 'netfilter', kind: 'interface', labels: [] },
+};
 const SECONDS = { minute: 60, hour: 3600, day: 86400, month: 30 * 86400 };
+const CHARTS = ['chart', 'endpoint-chart', 'subject-chart'];
 const { createApp } = Vue;
 const kept = name => { try { return localStorage.getItem(name); } catch { return null; } };
 const keep = (name, value) => { try { localStorage.setItem(name, value); } catch { /* private mode: not kept */ } };
 
 createApp({
   data: () => ({
-    pages: ['mappings', 'endpoints', 'rules'], page: 'mappings', link: 'off', locked: false, refused: false, typed: '',
+    pages: ['rules'], page: '', parts: {}, kinds: [], subjectPages: SUBJECTS,
+    subjects: [], subject: '', subjectPast: [], subjectRange: 'day', from: '', to: '', custom: null, behind: [], state: '', most: 200, order: 'newest', exchanges: [], exchange: -1, turns: 0, link: 'off', locked: false, refused: false, typed: '',
     language: kept('language') || (navigator.language.startsWith('zh') ? 'zh' : 'en'),
     dark: kept('dark') ? kept('dark') === 'yes' : matchMedia('(prefers-color-scheme: dark)').matches,
     traffic: null, points: [], mappings: [], before: {}, opened: '', sought: '',
@@ -30,6 +38,26 @@ createApp({
       const word = this.sought.toLowerCase();
       return this.mappings.filter(m => !word || [m.name, m.client, m.target_host, m.remark].join(' ').toLowerCase().includes(word));
     },
+    shownSubjects() {
+      const word = this.sought.toLowerCase();
+      return this.subjects.filter(s => (!this.state || s.labels.status === this.state)
+        && (!word || [s.subject, ...Object.values(s.labels)].join(' ').toLowerCase().includes(word)));
+    },
+    states() { return [...new Set(this.subjects.map(s => s.labels.status).filter(Boolean))].sort(); },
+    subjectCards() {
+      const sum = key => this.subjects.reduce((n, s) => n + s[key], 0), running = this.subjects.filter(s => s.labels.status === 'running').length;
+      return [{ name: this.page, value: this.subjects.length.toLocaleString() }, ...(this.page === 'machines' ? [{ name: 'running', value: running.toLocaleString() }] : []),
+        { name: 'received', value: this.size(sum('rx_bytes')) }, { name: 'sent', value: this.size(sum('tx_bytes')) }];
+    },
+    subjectRow() { return this.subjects.find(s => s.subject === this.subject); },
+    subjectName() { return this.subjectRow ? this.named(this.subjectRow) : this.subject; },
+    subjectLabels() { return this.subjectRow?.labels || {}; },
+    subjectAddresses() {
+      const found = (this.subjectLabels.addresses || '').split(/[ ,]+/).filter(Boolean);
+      return found.length ? found : /^[0-9a-f.:]+$/i.test(this.subject) && /[.:]/.test(this.subject) ? [this.subject] : [];
+    },
+    subjectEffects() { return this.effects.filter(e => e.kind === SUBJECTS[this.page]?.kind && e.subject === this.subject); },
+    subjectLog() { return this.log.filter(e => e.kind === SUBJECTS[this.page]?.kind && e.subject === this.subject).slice(0, 10); },
     chartText() {
       const last = (this.range === 'live' ? this.points : this.past).at(-1) || {};
       return this.t('chart_text').replace('{s}', this.rate(last.sent)).replace('{r}', this.rate(last.received));
@@ -38,18 +66,41 @@ createApp({
   watch: {
     language(v) { keep('language', v); document.documentElement.lang = v; this.draw(); },
     dark(v) { keep('dark', v ? 'yes' : 'no'); document.documentElement.classList.toggle('dark', v); this.redraw(); },
-    range() { this.loadPast(); }, page() { this.$nextTick(() => { this.redraw(); this.refresh(); }); },
-    span() { this.refresh(); }, endpoint() { this.loadEndpoint(); },
+    range() { this.loadPast(); }, page() { this.sought = this.state = ''; this.subjects = []; this.most = 200; this.$nextTick(() => { this.redraw(); this.refresh(); }); },
+    span() { this.refresh(); }, endpoint() { this.exchange = -1; this.exchanges = []; this.loadEndpoint(); }, order() { this.exchange = -1; this.loadEndpoint(); },
+    subject() { this.loadSubject(); }, subjectRange() { this.from = this.to = ''; this.loadSubject(); },
   },
   mounted() {
     document.documentElement.lang = this.language;
     document.documentElement.classList.toggle('dark', this.dark);
-    const turn = () => { const name = location.hash.slice(1); if (this.pages.includes(name)) this.page = name; };
-    addEventListener('hashchange', turn); turn();
-    addEventListener('resize', () => { for (const id of ['chart', 'endpoint-chart']) this.chartOf(id, false)?.resize(); });
-    this.push(); this.poll();
+    addEventListener('hashchange', () => this.turn()); this.turn();
+    addEventListener('resize', () => { for (const id of CHARTS) this.chartOf(id, false)?.resize(); });
+    this.poll();
   },
   methods: {
+    // #PAGE or #PAGE/SUBJECT
+    turn() {
+      const [name, ...rest] = location.hash.slice(1).split('/'), which = decodeURIComponent(rest.join('/'));
+      if (name) this.page = name;
+      if (name === 'endpoints') this.endpoint = which; else this.subject = SUBJECTS[name] ? which : '';
+    },
+    pageOf(k) {
+      if (k.kind === 'endpoint') return 'endpoints';
+      if (k.kind === 'mapping') return this.parts.forwarder ? 'mappings' : '';
+      return Object.keys(SUBJECTS).find(p => SUBJECTS[p].kind === k.kind && SUBJECTS[p].vantage === k.vantage) || '';
+    },
+    named(s) { return s.labels?.name && s.labels.name !== s.subject ? `${s.labels.name} (${s.subject})` : s.subject; },
+    clock(text) { return text ? new Date(text).toLocaleTimeString(this.language) : '–'; },
+    async look() {
+      const seconds = RANGES[this.span][1], since = Math.floor(Date.now() / 1000) - seconds;
+      const found = await this.get(`/api/overview?since=${since}`);
+      this.parts = found.parts; this.kinds = found.kinds;
+      const shown = this.kinds.map(k => this.pageOf(k)).filter(Boolean);
+      this.pages = ['overview', 'mappings', 'endpoints', ...Object.keys(SUBJECTS), 'rules'].filter(p => p === 'overview' || p === 'rules' || p === 'endpoints' || shown.includes(p) || (p === 'mappings' && this.parts.forwarder));
+      if (!this.page || !this.pages.includes(this.page) && !SUBJECTS[this.page]) this.page = this.parts.forwarder ? 'mappings' : 'overview';
+      if (this.parts.forwarder && !this.pushing) { this.pushing = true; this.push(); }
+      if (!this.parts.forwarder) this.link = 'polling';
+    },
     t(name) { return (WORDS[name] || [name, name])[this.language === 'zh' ? 1 : 0]; },
     size(bytes) {
       if (bytes === undefined || bytes === null) return '–';
@@ -59,7 +110,7 @@ createApp({
     rate(bytes) { return bytes === undefined || bytes === null ? '–' : (bytes / 1024).toLocaleString(this.language, { maximumFractionDigits: 1 }) + ' ' + this.t('kilobytes'); },
     when(seconds) { return new Date(seconds * 1000).toLocaleString(this.language); },
     token() { try { return sessionStorage.getItem('token') || ''; } catch { return ''; } },
-    unlock() { sessionStorage.setItem('token', this.typed); this.typed = ''; this.locked = false; this.again = true; this.push(); this.refresh(); },
+    unlock() { sessionStorage.setItem('token', this.typed); this.typed = ''; this.locked = false; if (this.pushing) this.push(); this.look().then(() => this.refresh()).catch(() => {}); },
     async ask(path) {
       const token = this.token();
       const answer = await fetch(path, { headers: { 'Accept-Language': this.language, ...(token ? { Authorization: 'Bearer ' + token } : {}) } });
@@ -79,7 +130,8 @@ createApp({
     async poll() {
       if (!this.locked) {
         try {
-          if (this.link !== 'live') { this.took(await this.get('/api/stats/traffic')); this.link = 'polling'; }
+          if (!this.page || this.page === 'overview' || this.turns++ % 10 === 0) await this.look();
+          if (this.parts.forwarder && this.link !== 'live') { this.took(await this.get('/api/stats/traffic')); this.link = 'polling'; }
           await this.refresh();
         } catch { if (this.link !== 'live') this.link = 'off'; }
       }
@@ -113,20 +165,49 @@ createApp({
         const whole = rows.reduce((sum, r) => sum + r.total_bytes, 0) || 1;
         this.endpoints = rows.slice(0, 100).map(r => ({ ...r, share: r.total_bytes / whole }));
         await this.loadEndpoint();
-      } else {
-        this.effects = await this.get('/api/rules/effects');
-        this.log = (await this.get('/api/rules/log?most=200')).reverse();
-      }
+      } else if (SUBJECTS[this.page]) {
+        const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1], { vantage, kind } = SUBJECTS[this.page];
+        const rows = (await this.get(`/api/totals?vantage=${vantage}&kind=${kind}&since=${since}`)).rows;
+        const whole = rows.reduce((sum, r) => sum + r.total_bytes, 0) || 1;
+        this.subjects = rows.map(r => ({ ...r, share: r.total_bytes / whole }));
+        await this.loadRules();
+        if (this.subject && !this.custom) await this.loadSubject();
+      } else if (this.page === 'rules') await this.loadRules(); else if (this.page === 'overview') await this.look();
     },
+    async loadRules() {
+      this.effects = await this.get('/api/rules/effects');
+      this.log = (await this.get('/api/rules/log?most=200')).reverse();
+    },
+    async loadSubject() {
+      if (!this.subject || !SUBJECTS[this.page]) return;
+      const { vantage, kind } = SUBJECTS[this.page], name = this.glob(this.subject);
+      this.custom = this.from ? { from: this.from, to: this.to } : null;
+      this.subjectPast = await this.history(this.subjectRange, `vantage=${vantage}&kind=${kind}&subject=${name}`, this.custom);
+      if (this.parts.exchanges && this.subjectAddresses.length) {
+        const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1], found = {};
+        for (const address of this.subjectAddresses.slice(0, 8)) for (const e of await this.get(`/api/endpoints?address=${encodeURIComponent(address)}&since=${since}&most=20`)) {
+          const at = found[e.endpoint] ||= { endpoint: e.endpoint, total_bytes: 0, requests: 0 };
+          at.total_bytes += e.total_bytes; at.requests += e.requests;
+        }
+        this.behind = Object.values(found).sort((a, b) => b.total_bytes - a.total_bytes).slice(0, 20);
+      }
+      await this.$nextTick();
+      this.paint('subject-chart', this.subjectPast, this.custom || this.subjectRange !== 'hour');
+    },
+    glob(name) { return encodeURIComponent(name.replace(/[[*?]/g, '[$&]')); },
     open(name) { this.opened = this.opened === name ? '' : name; },
     zoom(turned) {
       const next = this.ranges[this.ranges.indexOf(this.range) + (turned > 0 ? 1 : -1)];
       const now = Date.now();
       if (next && now - (this.zoomed || 0) > 300) { this.zoomed = now; this.range = next; }
     },
-    async history(range, question) {
-      const [period, seconds] = RANGES[range], since = Math.floor(Date.now() / 1000) - seconds;
-      const rows = (await this.get(`/api/history?period=${period}&since=${since}&by=all&${question}`)).rows;
+    async history(range, question, custom) {
+      let [period, seconds] = RANGES[range], span = `since=${Math.floor(Date.now() / 1000) - seconds}`;
+      if (custom) {
+        const begin = Date.parse(custom.from), end = custom.to ? Date.parse(custom.to) + 864e5 : Date.now();
+        period = end - begin > 3 * 864e5 ? 'day' : 'hour'; span = `since=${custom.from}` + (custom.to ? `&until=${new Date(end).toISOString().slice(0, 10)}` : '');
+      }
+      const rows = (await this.get(`/api/history?period=${period}&${span}&by=all&${question}`)).rows;
       return rows.map(r => ({ at: Date.parse(r.time) / 1000, sent: r.tx_bytes / SECONDS[period], received: r.rx_bytes / SECONDS[period] }));
     },
     async loadPast() {
@@ -135,8 +216,11 @@ createApp({
     },
     async loadEndpoint() {
       if (!this.endpoint) return;
-      const name = encodeURIComponent(this.endpoint.replace(/[[*?]/g, '[$&]'));
-      this.endpointPast = await this.history(this.span, `vantage=wire&kind=endpoint&subject=${name}`);
+      this.endpointPast = await this.history(this.span, `vantage=wire&kind=endpoint&subject=${this.glob(this.endpoint)}`);
+      if (this.parts.exchanges && this.exchange < 0) {
+        const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1];
+        this.exchanges = await this.get(`/api/exchanges?endpoint=${encodeURIComponent(this.endpoint)}&since=${since}&order=${this.order}&most=50`);
+      }
       await this.$nextTick();
       this.paint('endpoint-chart', this.endpointPast, this.span !== 'hour');
     },
@@ -144,7 +228,7 @@ createApp({
       const place = document.getElementById(id);
       return !place ? null : echarts.getInstanceByDom(place) || (make ? echarts.init(place, null, { renderer: 'svg' }) : null);
     },
-    redraw() { for (const id of ['chart', 'endpoint-chart']) this.chartOf(id, false)?.dispose(); this.$nextTick(() => { this.draw(); if (this.endpoint) this.loadEndpoint(); }); },
+    redraw() { for (const id of CHARTS) this.chartOf(id, false)?.dispose(); this.$nextTick(() => { this.draw(); if (this.endpoint) this.loadEndpoint(); if (this.subject) this.loadSubject(); }); },
     draw() { if (this.page === 'mappings' && !this.locked) this.paint('chart', this.range === 'live' ? this.points : this.past, !['live', 'hour'].includes(this.range)); },
     paint(id, points, days) {
       const chart = this.chartOf(id);
@@ -161,7 +245,9 @@ createApp({
       }, true);
     },
     async report(format) {
-      const question = this.page === 'endpoints' ? 'vantage=wire&kind=endpoint' : 'vantage=forwarder&kind=mapping';
+      const s = SUBJECTS[this.page];
+      const question = this.page === 'endpoints' ? 'vantage=wire&kind=endpoint' : s ? `vantage=${s.vantage}&kind=${s.kind}` + (this.subject ? `&subject=${this.glob(this.subject)}` : '')
+        : this.page === 'overview' ? '' : 'vantage=forwarder&kind=mapping';
       const body = await (await this.ask(`/api/report?format=${format}&period=day&dark=${this.dark}&${question}`)).blob();
       const link = Object.assign(document.createElement('a'), { href: URL.createObjectURL(body), download: `usage.${format}` });
       link.click();

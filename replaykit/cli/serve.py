@@ -1,0 +1,49 @@
+"""`replaykit serve`: who uses the bandwidth, on one page over all vantages, from their ledger."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+
+from replaykit.cli.common import event_loops, say
+from replaykit.cli.ledgers import add_ledger, open_ledger
+from replaykit.cli.serving import add_api, listen, url, uvicorn_server
+from replaykit.errors import UsageError
+
+EXAMPLES = (
+    "replaykit serve usage.db",
+    "replaykit serve postgresql://replaykit@db/usage --exchanges day/ --api 127.0.0.1:8080",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_ledger(parser)
+    add_api(parser)
+    parser.add_argument("--quiet", action="store_true", help="says nothing but troubles")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.api == "none":
+        raise UsageError("serve --api none: there would be nothing to do")
+    ledger = open_ledger(args.ledger)
+    try:
+        listening, token = listen(args.api)
+        assert listening is not None
+        server = uvicorn_server(ledger, token=token, exchanges=args.exchanges)
+
+        async def serve() -> None:
+            def stop() -> None:
+                server.should_exit = server.force_exit = True
+
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stop)
+            if not args.quiet:
+                say(f"{ledger.database.shown} on {url(listening)}")
+            await server.serve([listening])
+
+        with event_loops() as runner:
+            runner.run(serve())
+    finally:
+        ledger.close()
+    return 0

@@ -1,0 +1,86 @@
+"""What commands that serve the API and the live page share: where it listens, who may ask, and the server."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from replaykit.errors import UsageError
+from replaykit.ship.settings import secret
+
+if TYPE_CHECKING:
+    from replaykit.ledger.store import Ledger
+
+
+def add_api(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--api", default="127.0.0.1:8080", metavar="ADDRESS:PORT",
+        help="where the API and the page listen (default 127.0.0.1:8080); beyond this machine they need a token in "
+        "REPLAYKIT_TOKEN or the file that REPLAYKIT_TOKEN_FILE names; none: no API",
+    )  # fmt: skip
+    parser.add_argument(
+        "--exchanges", metavar="PLACE",
+        help="an archive that replaykit capture --to FOLDER/ writes, for single exchanges on the page: a folder or s3://…",
+    )  # fmt: skip
+
+
+def place(flag: str, text: str) -> tuple[str, int]:
+    """Raises UsageError."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65_535:
+        raise UsageError(f"{flag} {text}: write ADDRESS:PORT, such as 127.0.0.1:8080")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def listen(text: str) -> tuple[socket.socket | None, str | None]:
+    """The socket of --api, None for `none`, and the token. Raises UsageError."""
+    from replaykit.forwarder.tcp import bound
+
+    token = secret("REPLAYKIT_TOKEN")
+    if text == "none":
+        return None, token
+    made = bound(*place("--api", text), socket.SOCK_STREAM)
+    made.listen(128)
+    if token is None and not ipaddress.ip_address(made.getsockname()[0]).is_loopback:
+        made.close()
+        raise UsageError(f"--api {text}: beyond this machine the API needs a token: set REPLAYKIT_TOKEN")
+    return made, token
+
+
+def url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def uvicorn_server(ledger: Ledger, *parts: Any, **more: Any) -> Any:
+    """Of `create_app` with these. Its `serve` takes the sockets. Raises UsageError."""
+    try:
+        import uvicorn
+
+        from replaykit.web.app import create_app
+    except ImportError as error:
+        raise UsageError(
+            f"the API needs {error.name}: pip install 'replaykit[forward]', or give --api none"
+        ) from None
+
+    class Server(uvicorn.Server):
+        """Signals are the command's."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    app = create_app(ledger, *parts, **more)
+    settings = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="websockets-sansio",
+        server_header=False,
+    )
+    return Server(settings)

@@ -1,0 +1,251 @@
+"""The forwarder's part of the API: document 000's statistics, pushed too, and its mappings and clients."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, FastAPI, Query, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from replaykit.errors import UsageError
+from replaykit.forwarder.mapping import client as read_client
+from replaykit.forwarder.mapping import mapping as read_mapping
+from replaykit.forwarder.mapping import plain
+from replaykit.forwarder.server import Forwarder
+from replaykit.web.answers import Answer, DataAnswer, ListAnswer, Problem, local, permitted
+
+PUSH_S = 1.0
+
+
+class Moved(BaseModel):
+    """Bytes to visitors and from them, ever; when they last moved, in seconds since the epoch (0: never)."""
+
+    bytes_sent: int
+    bytes_received: int
+    last_update: int
+
+
+class PortMoved(BaseModel):
+    """The same of the mapping of a port."""
+
+    port: int
+    bytes_sent: int
+    bytes_received: int
+    last_update: int
+
+
+class Traffic(BaseModel):
+    tunnel: Moved
+    mappings: list[PortMoved]
+    total_sent: int
+    total_received: int
+    timestamp: int
+
+
+class TrafficAnswer(Answer):
+    data: Traffic
+
+
+class NewMapping(BaseModel):
+    """A mapping; what it has already is changed. `rate_limit` in bytes a second; `flow_limit_mb` in MB of 2^20."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    source_port: int = Field(ge=1, le=65_535)
+    target_host: str = Field(min_length=1, max_length=255)
+    target_port: int = Field(ge=1, le=65_535)
+    protocol: Literal["tcp", "udp", "host"] = "tcp"
+    listen: str = "127.0.0.1"
+    host: str = ""
+    client: str = ""
+    use_tunnel: bool = False
+    flow_limit_mb: int | None = Field(None, ge=0, le=2**43)
+    max_connections: int | None = Field(None, ge=0, le=2**31)
+    rate_limit: int | None = Field(None, ge=1, le=2**43)
+    allow: list[str] = []
+    deny: list[str] = []
+    proxy_protocol: Literal["", "v1", "v2"] = ""
+    accept_proxy: bool = False
+    remark: str = Field("", max_length=255)
+
+
+class NewClient(BaseModel):
+    """Who owns mappings; its limits are over all of them together."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str = Field(min_length=1, max_length=255)
+    flow_limit_mb: int | None = Field(None, ge=0, le=2**43)
+    max_connections: int | None = Field(None, ge=0, le=2**31)
+    rate_limit: int | None = Field(None, ge=1, le=2**43)
+    max_mappings: int | None = Field(None, ge=0, le=2**31)
+    remark: str = Field("", max_length=255)
+
+
+class Named(BaseModel):
+    """Which mapping: its `name` as the list gives it, or the `source_port` of a TCP mapping."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str | None = Field(None, max_length=300)
+    source_port: int | None = Field(None, ge=1, le=65_535)
+
+
+def traffic(forwarder: Forwarder) -> Traffic:
+    """What all mappings and the tunnel have moved, ever."""
+    mappings = []
+    for name, one in sorted(forwarder.mappings.items(), key=lambda m: (m[1].source_port, m[0])):
+        meter = forwarder.meter("mapping", name)
+        mappings.append(
+            PortMoved(
+                port=one.source_port,
+                bytes_sent=meter.sent,
+                bytes_received=meter.received,
+                last_update=meter.last_update,
+            )
+        )
+    lines = [meter for (kind, _), meter in forwarder.meters.items() if kind == "tunnel"]
+    tunnel = Moved(
+        bytes_sent=sum(m.sent for m in lines), bytes_received=sum(m.received for m in lines),
+        last_update=max((m.last_update for m in lines), default=0),
+    )  # fmt: skip
+    return Traffic(
+        tunnel=tunnel, mappings=mappings, timestamp=int(time.time()),
+        total_sent=tunnel.bytes_sent + sum(m.bytes_sent for m in mappings),
+        total_received=tunnel.bytes_received + sum(m.bytes_received for m in mappings),
+    )  # fmt: skip
+
+
+def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder, token: str | None) -> None:
+    @api.get("/api/stats/traffic")
+    async def stats(request: Request) -> TrafficAnswer:
+        chinese = request.headers.get("accept-language", "").lower().startswith("zh")
+        return TrafficAnswer(message="获取流量统计成功" if chinese else "ok", data=traffic(forwarder))
+
+    @api.get(
+        "/api/stats/events",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}}},
+    )
+    async def events(
+        request: Request, most: Annotated[int | None, Query(ge=1, le=10**9)] = None
+    ) -> StreamingResponse:
+        """The statistics every second, as server-sent events; `most`: so many, then the end."""
+
+        async def lines() -> AsyncIterator[str]:
+            count = 0
+            while not await request.is_disconnected():
+                yield f"data: {traffic(forwarder).model_dump_json()}\n\n"
+                count += 1
+                if count == most:
+                    return
+                await asyncio.sleep(PUSH_S)
+
+        return StreamingResponse(
+            lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    @app.websocket("/api/stats/ws")
+    async def push(socket: WebSocket) -> None:
+        """The statistics every second. A browser cannot set headers here, so the token may be the subprotocol too."""
+        offered = socket.headers.get("sec-websocket-protocol", "")
+        header = socket.headers.get("authorization", "") or f"bearer {offered.rpartition(',')[2].strip()}"
+        if not permitted(header, token) or (token is None and not local(socket.headers.get("host", ""))):
+            await socket.close(4401, "give the token")
+            return
+        await socket.accept(subprotocol=offered.partition(",")[0].strip() or None)
+        try:
+            while True:
+                await socket.send_text(traffic(forwarder).model_dump_json())
+                await asyncio.sleep(PUSH_S)
+        except WebSocketDisconnect:
+            return
+
+
+def add_mappings(api: APIRouter, forwarder: Forwarder) -> None:
+    def described(name: str) -> dict[str, Any]:
+        one, meter = forwarder.mappings[name], forwarder.meter("mapping", name)
+        route = forwarder.routes.get(name)
+        return {
+            **plain(one), "name": name, "protocol": one.protocol, "listen": one.listen, "port": one.source_port,
+            "bytes_sent": meter.sent, "bytes_received": meter.received, "last_update": meter.last_update,
+            "connections": meter.open, "running": route is not None, "refusal": meter.refusal(),
+            "rule_rate_limit": meter.ruled.rate, "troubles": route.troubles if route is not None else {},
+            "top_talkers": talkers(forwarder, name),
+        }  # fmt: skip
+
+    async def changed(change: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            await change()
+        except UsageError as error:
+            text = str(error)
+            raise Problem(
+                404 if text.startswith("there is no") else 409 if "in use" in text else 400, text
+            ) from None
+
+    @api.get("/api/mapping/list")
+    async def list_mappings() -> ListAnswer:
+        return ListAnswer(data=[described(name) for name in sorted(forwarder.mappings)])
+
+    @api.post("/api/mapping/create")
+    async def create_mapping(given: NewMapping) -> DataAnswer:
+        try:
+            one = read_mapping(given.model_dump(exclude_unset=True))
+        except UsageError as error:
+            raise Problem(400, str(error)) from None
+        await changed(lambda: forwarder.put(one))
+        return DataAnswer(
+            message=f"{one.name} is forwarded to {one.target_host}:{one.target_port}",
+            data=described(one.name),
+        )
+
+    async def remove(name: str) -> DataAnswer:
+        await changed(lambda: forwarder.remove(name))
+        return DataAnswer(message=f"{name} is deleted", data={"name": name})
+
+    @api.post("/api/mapping/remove")
+    async def remove_mapping(given: Named) -> DataAnswer:
+        if (given.name is None) == (given.source_port is None):
+            raise Problem(400, "give name or source_port")
+        return await remove(given.name if given.name is not None else str(given.source_port))
+
+    @api.delete("/api/mapping/{name:path}")
+    async def delete_mapping(name: str) -> DataAnswer:
+        return await remove(name)
+
+    @api.get("/api/client/list")
+    async def list_clients() -> ListAnswer:
+        return ListAnswer(data=[of_client(name) for name in sorted(forwarder.clients)])
+
+    def of_client(name: str) -> dict[str, Any]:
+        meter = forwarder.meter("client", name)
+        owned = sorted(n for n, m in forwarder.mappings.items() if m.client == name)
+        return {
+            **plain(forwarder.clients[name]), "name": name, "bytes_sent": meter.sent, "bytes_received": meter.received,
+            "connections": meter.open, "mappings": owned, "refusal": meter.refusal(), "rule_rate_limit": meter.ruled.rate,
+        }  # fmt: skip
+
+    @api.post("/api/client/create")
+    async def create_client(given: NewClient) -> DataAnswer:
+        one = read_client(given.model_dump(exclude_unset=True))
+        await changed(lambda: forwarder.put_client(one))
+        return DataAnswer(data=of_client(one.name))
+
+    @api.delete("/api/client/{name:path}")
+    async def delete_client(name: str) -> DataAnswer:
+        await changed(lambda: forwarder.remove_client(name))
+        return DataAnswer(message=f"{name} is deleted", data={"name": name})
+
+
+def talkers(forwarder: Forwarder, name: str, most: int = 5) -> list[dict[str, Any]]:
+    """The visitors whose running connections moved most."""
+    sums: dict[str, list[int]] = {}
+    for one in forwarder.meter("mapping", name).running:
+        at = sums.setdefault(getattr(one, "address", ""), [0, 0, 0])
+        for i, value in enumerate((getattr(one, "rx", 0), getattr(one, "tx", 0), 1)):
+            at[i] += value
+    largest = sorted(sums.items(), key=lambda s: -s[1][0] - s[1][1])[:most]
+    return [
+        {"address": a, "bytes_received": rx, "bytes_sent": tx, "connections": n} for a, (rx, tx, n) in largest
+    ]

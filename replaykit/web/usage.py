@@ -1,0 +1,150 @@
+"""The ledger's part of the API: history, totals, reports, and what rules did and hold."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Response
+from starlette.concurrency import run_in_threadpool
+
+from replaykit.ledger import calendar
+from replaykit.ledger.guard import effects, log
+from replaykit.ledger.history import history, totals
+from replaykit.ledger.selection import Selection
+from replaykit.ledger.store import Ledger
+from replaykit.report import usage as shown
+from replaykit.web.answers import DataAnswer, ListAnswer, Problem
+
+MOST_ROWS = 100_000
+_LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400}
+_SECONDS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
+Period = Literal["minute", "hour", "day", "month"]
+
+
+def chosen(
+    vantage: str | None = None,
+    kind: str | None = None,
+    subject: str | None = None,
+    client: str | None = None,
+) -> Selection:
+    return Selection(
+        vantage,
+        kind,
+        () if subject is None else (subject,),
+        (),
+        {} if client is None else {"client": (client,)},
+    )
+
+
+Chosen = Annotated[Selection, Depends(chosen)]
+
+
+def between(ledger: Ledger, since: str | None, until: str | None, last_s: int) -> tuple[int, int]:
+    """A span of time as people name it; without a begin, the last so many seconds. Raises Problem and UsageError."""
+    end = int(time.time()) + 1 if until is None else calendar.moment(until, ledger.zone)
+    begin = max(0, end - last_s) if since is None else calendar.moment(since, ledger.zone)
+    if not 0 <= begin < end <= calendar.LATEST:
+        raise Problem(400, "the span ends before it begins, or is beyond all time")
+    return begin, end
+
+
+def add_overview(api: APIRouter, ledger: Ledger, parts: dict[str, bool]) -> None:
+    """parts: what this application has beside the ledger."""
+
+    @api.get("/api/overview")
+    async def overview(
+        since: str | None = None, until: str | None = None, top: Annotated[int, Query(ge=1, le=100)] = 5
+    ) -> DataAnswer:
+        """Who uses the bandwidth, across vantages: of each kind of subject how many, the sums, and the largest. The span is the
+        last day where none is given.
+        """
+        begin, end = between(ledger, since, until, _LAST["hour"])
+        found = await run_in_threadpool(totals, ledger, begin, end)
+        kinds: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in found.sums:
+            at = kinds.setdefault(
+                (row.vantage, row.subject_kind),
+                {"vantage": row.vantage, "kind": row.subject_kind, "subjects": 0, "rx_bytes": 0, "tx_bytes": 0, "top": []},
+            )  # fmt: skip
+            at["subjects"] += 1
+            at["rx_bytes"] += row.rx_bytes
+            at["tx_bytes"] += row.tx_bytes
+            if len(at["top"]) < top:
+                at["top"] += shown.records([row], ledger.zone)
+        return DataAnswer(data={
+            "since": calendar.show(found.since, ledger.zone), "until": calendar.show(found.until, ledger.zone),
+            "parts": parts, "kinds": [kinds[k] for k in sorted(kinds)],
+        })  # fmt: skip
+
+
+def add_history(api: APIRouter, ledger: Ledger) -> None:
+    def span(period: str, since: str | None, until: str | None) -> tuple[int, int]:
+        begin, end = between(ledger, since, until, _LAST[period])
+        if (end - begin) / _SECONDS[period] > MOST_ROWS:
+            raise Problem(400, f"more than {MOST_ROWS:,} buckets: ask for a shorter span or a longer period")
+        return begin, end
+
+    @api.get("/api/history")
+    async def history_of(
+        selection: Chosen,
+        period: Period = "hour",
+        since: str | None = None,
+        until: str | None = None,
+        by: str = "subject",
+    ) -> DataAnswer:
+        """What each moved in each hour, day or month."""
+        begin, end = span(period, since, until)
+        rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
+        return DataAnswer(
+            data={"period": period, "time_zone": ledger.time_zone, "rows": shown.records(rows, ledger.zone)}
+        )
+
+    @api.get("/api/totals")
+    async def totals_of(
+        selection: Chosen, since: str | None = None, until: str | None = None, by: str = "subject"
+    ) -> DataAnswer:
+        """What each moved in a span of time, the largest first; the span is the last day where none is given."""
+        begin, end = span("hour", since, until)
+        found = await run_in_threadpool(totals, ledger, begin, end, selection, by)
+        return DataAnswer(data={
+            "since": calendar.show(found.since, ledger.zone), "until": calendar.show(found.until, ledger.zone),
+            "rows": shown.records(found.sums, ledger.zone),
+        })  # fmt: skip
+
+    @api.get("/api/report", response_class=Response)
+    async def report(
+        selection: Chosen, format: Literal["csv", "json", "html", "png"] = "html", period: Period = "day",
+        since: str | None = None, until: str | None = None, by: str = "subject", dark: bool = False,
+    ) -> Response:  # fmt: skip
+        """The same as a file."""
+        begin, end = span(period, since, until)
+        rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
+        title = f"Bandwidth by {by.removeprefix('label:')}, {calendar.show(begin, ledger.zone)[:16]} to {calendar.show(end, ledger.zone)[:16]}"
+        zone, kind = (
+            ledger.zone,
+            {"csv": "text/csv", "json": "application/json", "html": "text/html", "png": "image/png"}[format],
+        )
+        body: str | bytes
+        if format == "csv":
+            body = shown.as_csv(rows, zone)
+        elif format == "json":
+            body = shown.as_json(rows, zone, {"period": period, "by": by, "time_zone": ledger.time_zone})
+        else:
+            draw: Callable[..., str | bytes] = shown.as_html if format == "html" else shown.as_png
+            body = await run_in_threadpool(draw, rows, zone, period, "both", title, dark)
+        name = {"Content-Disposition": f'attachment; filename="usage.{format}"'} if format != "html" else {}
+        return Response(body, media_type=kind, headers=name)
+
+    @api.get("/api/rules/log")
+    async def rules_log(most: Annotated[int, Query(ge=1, le=10_000)] = 100) -> ListAnswer:
+        """What rules did, the newest last."""
+        entries = await run_in_threadpool(log, ledger, most=most)
+        return ListAnswer(data=[{n: getattr(e, n) for n in e.__slots__} for e in entries])
+
+    @api.get("/api/rules/effects")
+    async def rules_effects() -> ListAnswer:
+        """What rules hold now."""
+        return ListAnswer(data=json.loads(json.dumps(await run_in_threadpool(effects, ledger))))

@@ -1,0 +1,167 @@
+"""`replaykit serve`: one page over all vantages, and from an endpoint to its exchanges, of a real capture's."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from selenium.webdriver.common.by import By
+
+from ci.servers import free_port
+from tests.forwarder.test_command import running
+from tests.target import until
+from tests.web.test_page import browser, picture, quiet, text
+
+assert browser  # a fixture
+SHOP = Path(__file__).parents[2] / "samples" / "shop.pcap.gz"
+
+
+class Serving:
+    """The command, and its API."""
+
+    def __init__(self, port: int) -> None:
+        self.api = port
+
+    def ask(self, path: str) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.api}{path}", timeout=20) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+
+@contextmanager
+def serve(ledger: Path, root: Path, *more: str) -> Iterator[Serving]:
+    port = free_port()
+    command = [sys.executable, "-m", "replaykit", "serve", str(ledger), "--api", f"127.0.0.1:{port}", *more]
+    with running(command, port, root):
+        yield Serving(port)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample, moved to now, in a ledger and an archive, as `capture --to usage.db --to day/` would leave them."""
+    root = tmp_path_factory.mktemp("shop")
+    (root / "shop.pcap").write_bytes(moved(gzip.decompress(SHOP.read_bytes()), time.time() - 600))
+    subprocess.run(
+        [
+            sys.executable, "-m", "replaykit", "exchanges", str(root / "shop.pcap"), "--to", f"sqlite:///{root / 'usage.db'}", "--to",
+            f"{root}/day/", "--quiet",
+        ],
+        check=True,
+    )  # fmt: skip
+    return root
+
+
+def moved(pcap: bytes, to: float) -> bytes:
+    """A classic pcap file whose first packet is at `to`."""
+    order = "little" if pcap[:4] in (b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1") else "big"
+    out, at, shift = bytearray(pcap), 24, None
+    while at + 16 <= len(out):
+        seconds = int.from_bytes(out[at : at + 4], order)
+        shift = int(to) - seconds if shift is None else shift
+        out[at : at + 4] = (seconds + shift).to_bytes(4, order)
+        at += 16 + int.from_bytes(out[at + 8 : at + 12], order)
+    return bytes(out)
+
+
+def test_exchanges_behind_an_endpoint(shop: Path, tmp_path: Path) -> None:
+    rows = [r for f in (shop / "day").rglob("*.parquet") for r in pq.read_table(f).to_pylist()]
+    assert len(rows) > 50
+
+    def wire(row: dict[str, Any]) -> int:
+        return (row["request_wire_bytes"] or 0) + (row["response_wire_bytes"] or 0)
+
+    with serve(shop / "usage.db", tmp_path, "--exchanges", str(shop / "day")) as s:
+        endpoint = max((r["endpoint"] for r in rows), key=lambda e: sum(r["endpoint"] == e for r in rows))
+        of = sorted((wire(r) for r in rows if r["endpoint"] == endpoint), reverse=True)
+        name = urllib.request.quote(endpoint, safe="")
+        status, answer = s.ask(f"/api/exchanges?endpoint={name}&order=largest&most=5")
+        assert status == 200 and [r["wire_bytes"] for r in answer["data"]] == of[:5]
+        newest = s.ask(f"/api/exchanges?endpoint={name}&most=1000")[1]["data"]
+        assert len(newest) == len(of) and [r["time"] for r in newest] == sorted(
+            (r["time"] for r in newest), reverse=True
+        )
+        assert {r["endpoint"] for r in newest} == {endpoint}
+        # Whom an address talks to: the sums of its exchanges.
+        address = newest[0]["server_ip"]
+        found = s.ask(f"/api/endpoints?address={address}&most=1000")[1]["data"]
+        assert sum(r["total_bytes"] for r in found) == sum(
+            wire(r) for r in rows if address in (r["client_ip"], r["server_ip"])
+        )
+        # The ledger says the same of the endpoint as its exchanges do.
+        (kind,) = s.ask("/api/overview")[1]["data"]["kinds"]
+        assert kind["kind"] == "endpoint" and kind["rx_bytes"] + kind["tx_bytes"] == sum(map(wire, rows))
+        assert s.ask("/api/exchanges?status=5")[1]["data"] == [
+            r for r in s.ask("/api/exchanges?most=1000")[1]["data"] if r["status"] and r["status"] >= 500
+        ]
+        assert s.ask("/api/exchanges?until=2020-01-01")[1]["data"] == []
+        assert s.ask("/api/exchanges?most=0")[0] == 400
+        assert s.ask("/api/stats/traffic")[0] == 404  # there is no forwarder here
+    with serve(shop / "usage.db", tmp_path) as s:
+        status, answer = s.ask("/api/exchanges")
+        assert status == 404 and "--exchanges" in answer["message"]
+
+
+def test_the_page(browser: Any, shop: Path, tmp_path: Path) -> None:
+    with serve(shop / "usage.db", tmp_path, "--exchanges", str(shop / "day")) as s:
+        browser.get(f"http://127.0.0.1:{s.api}/")
+        until(lambda: browser.find_elements(By.CSS_SELECTOR, "[data-kind=endpoint] li"), 20)
+        first = browser.find_element(By.CSS_SELECTOR, "[data-kind=endpoint] li a")
+        name = first.text
+        first.click()  # from the overview to the endpoint, its chart and its exchanges
+        until(lambda: "Exchanges of" in text(browser, ".exchanges h3"), 15)
+        assert name in text(browser, ".exchanges h3")
+        until(lambda: browser.find_elements(By.CSS_SELECTOR, ".exchanges tbody tr button"), 15)
+        browser.find_element(By.CSS_SELECTOR, ".exchanges tbody button").click()
+        until(lambda: "response_body_bytes" in text(browser, ".exchanges dl"), 10)
+        picture(browser, "page-exchanges.png")
+        browser.find_element(By.XPATH, "//button[text()='Largest']").click()
+        until(lambda: not browser.find_elements(By.CSS_SELECTOR, ".exchanges dl"), 10)
+        quiet(browser)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing.db",), "there is no such ledger"),
+        (("{ledger}", "--api", "none"), "nothing to do"),
+        (("{ledger}", "--api", "0.0.0.0:0"), "needs a token"),
+        (("{ledger}", "--api", "nowhere"), "write ADDRESS:PORT"),
+    ],
+)
+def test_wrong_use(arguments: tuple[str, ...], said: str, shop: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "replaykit", "serve", *(a.format(ledger=shop / "usage.db") for a in arguments)],
+        capture_output=True, text=True, check=False, timeout=30, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_it_ends_when_told(shop: Path) -> None:
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "replaykit",
+        "serve",
+        str(shop / "usage.db"),
+        "--api",
+        f"127.0.0.1:{port}",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None and f"127.0.0.1:{port}" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
