@@ -1,4 +1,4 @@
-"""Both ends of a tunnel as children of one process: FOLDER PORT TARGET. For `bench.forward`."""
+"""Both ends of a tunnel as children of one process: FOLDER ADDRESS PORT TARGET. For `bench.forward`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from replaykit.forwarder.keys import make
 
 
 def main() -> None:
-    root, port, target = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    root, (listen, port, target) = Path(sys.argv[1]), sys.argv[2:5]
     keys = root / f"keys-{port}"
     make(keys, ["127.0.0.1"], ["home"])
     between = free_port()
     config = root / f"{port}.yaml"
     config.write_text(
-        f"mappings: [{{ source_port: {port}, target: '127.0.0.1:{target}', use_tunnel: true }}]\n"
+        f"mappings: [{{ listen: {listen}, source_port: {port}, target: '127.0.0.1:{target}', use_tunnel: true }}]\n"
     )
     program = [sys.executable, "-m", "replaykit"]
     server = [

@@ -22,6 +22,7 @@ COMMANDS = {
     "archive": "keeps an archive of Parquet in order: joins small files, deletes old ones",
     "forward": "hands on ports and hosts, counted and limited as the bytes move; with an API",
     "tunnel": "connects what is behind a NAT to a forwarder, and makes the keys for it",
+    "users": "who used the interface, per user, from the kernel's counters; with limits",
     "serve": "the live page and the API over all vantages, from a ledger",
     "export": "who used how much, from a ledger, by hour, day and month",
     "rules": "who may use how much: checks, explains and judges rules, and shows what they did",

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from replaykit.ledger.store import Ledger
 
 
-def add_api(parser: argparse.ArgumentParser) -> None:
+def add_api(parser: argparse.ArgumentParser, default: str = "127.0.0.1:8080") -> None:
     parser.add_argument(
-        "--api", default="127.0.0.1:8080", metavar="ADDRESS:PORT",
-        help="where the API and the page listen (default 127.0.0.1:8080); beyond this machine they need a token in "
+        "--api", default=default, metavar="ADDRESS:PORT",
+        help=f"where the API and the page listen (default {default}); beyond this machine they need a token in "
         "REPLAYKIT_TOKEN or the file that REPLAYKIT_TOKEN_FILE names; none: no API",
     )  # fmt: skip
     parser.add_argument(
@@ -84,3 +84,12 @@ def uvicorn_server(ledger: Ledger, *parts: Any, **more: Any) -> Any:
         server_header=False,
     )
     return Server(settings)
+
+
+def serve_beside(ledger: Ledger, listening: socket.socket, **more: Any) -> None:
+    """In a thread of its own, until the process ends. Raises UsageError."""
+    import asyncio
+    import threading
+
+    server = uvicorn_server(ledger, **more)
+    threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True, name="api").start()

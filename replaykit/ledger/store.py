@@ -9,7 +9,7 @@ asking costs the buckets asked for, however many minutes lie behind them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add, sub
 from typing import TypeVar
@@ -24,6 +24,7 @@ from replaykit.ledger.usage import COUNTERS, MOST, Reading, Usage
 
 LONGEST_NAME = 4096
 READINGS = "readings"
+_MOST_SPREAD = 1440
 _NOTHING = (0,) * len(COUNTERS)
 _CHUNK = 500
 _MOST_CACHED = 200_000
@@ -71,6 +72,16 @@ class Ledger:
         """A value that the ledger keeps about itself."""
         return connection.execute(sa.select(schema.meta.c.value).where(schema.meta.c.name == name)).scalar()
 
+    def noted(self, name: str) -> str | None:
+        """What `note` kept."""
+        with self.database.reading() as connection:
+            return self.mark(connection, f"note {name}")
+
+    def note(self, name: str, value: str) -> None:
+        """Something that a vantage has to know again after a restart. Raises UsageError."""
+        with self.database.writing() as connection:
+            self.database.put(connection, schema.meta, [{"name": f"note {name}", "value": value}], ("value",))
+
     def kept_from(self, connection: sa.Connection, period: str) -> int:
         """Buckets of this length that began before were deleted by retention."""
         return int(self.mark(connection, f"kept_from_{period}") or 0)
@@ -113,7 +124,10 @@ class Ledger:
         return Written(new, changed, given - new - changed - late, late)
 
     def read(self, readings: Iterable[Reading]) -> Written:
-        """Counters as they stand: what they moved since their last reading is counted. Raises UsageError."""
+        """Counters as they stand: what they moved since their last reading is counted, evenly over the minutes between.
+
+        So an hour's edge gets its part on either side, and polls that were missed leave no spike. Raises UsageError.
+        """
         given = list(readings)
         for reading in given:
             _check(reading)
@@ -124,6 +138,7 @@ class Ledger:
             subjects = self._subject_ids(connection, labels)
             sources = self._source_ids(connection, {READINGS})
             last = self._counters(connection, sorted(set(subjects.values())))
+            oldest = self.kept_from(connection, "minute")
             deltas: list[tuple[int, ...]] = []
             stands: dict[tuple[int, str], tuple[int, str, tuple[int, ...]]] = {}
             new = repeated = 0
@@ -140,8 +155,12 @@ class Ledger:
                 moved = _moved(before, values, epoch == reading.epoch)
                 new += 1
                 if any(moved):
-                    minute = reading.time - reading.time % 60
-                    deltas.append((minute, who, sources[READINGS], 60, *moved))
+                    deltas += [
+                        (max(minute, oldest), who, sources[READINGS], 60, *part)
+                        for minute, part in spread(
+                            reading.time if time is None else time, reading.time, moved
+                        )
+                    ]
             deltas = joined(deltas, 4)
             self._apply(connection, deltas)
             self.changing(
@@ -300,6 +319,21 @@ class Ledger:
 def _moved(before: tuple[int, ...], now: tuple[int, ...], same: bool) -> tuple[int, ...]:
     """A counter that went backwards, or belongs to another epoch, counts from zero."""
     return tuple(b if not same or b < a else b - a for a, b in zip(before, now, strict=True))
+
+
+def spread(since: int, until: int, moved: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """What was moved in [since, until) by minute, in proportion to its part of each; the sum stays exact."""
+    if since >= until or since // 60 == (until - 1) // 60:
+        yield since - since % 60, moved
+        return
+    step = 60 * -(-(until - since) // (60 * _MOST_SPREAD))  # over long gaps every so many minutes
+    given = (0,) * len(moved)
+    at = since
+    while at < until:
+        end = min(until, at - at % 60 + step)
+        due = tuple(m * (end - since) // (until - since) for m in moved)
+        yield at - at % 60, tuple(d - g for d, g in zip(due, given, strict=True))
+        given, at = due, end
 
 
 def joined(rows: Sequence[tuple[int, ...]], key: int = 2) -> list[tuple[int, ...]]:

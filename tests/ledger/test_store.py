@@ -140,6 +140,24 @@ def test_counters_that_are_reset(ledger: Ledger) -> None:
     again.close()
 
 
+def test_what_a_counter_moved_is_spread_over_the_time_between(ledger: Ledger) -> None:
+    """At an hour's edge each side gets its part, and what missed polls hid is no spike; sums stay exact."""
+    hour = NOON - NOON % 3600
+    ledger.read([stands("vm", hour - 45, 0, 0)])
+    ledger.read([stands("vm", hour + 15, 1001, 2)])  # 45 s before the hour, 15 s after
+    assert [(r.time, r.rx_bytes) for r in history(ledger, "hour", hour - 3600, hour + 3600)] == [
+        (hour - 3600, 750),
+        (hour, 251),
+    ]
+    ledger.read([stands("vm", hour + 15 + 600, 7001, 2)])  # ten minutes in which nobody asked
+    minutes = history(ledger, "minute", hour + 60, hour + 600)
+    assert [r.rx_bytes for r in minutes] == [600] * 9 and whole(ledger)["vm"] == (7001, 2)
+    ledger.read([stands("vm", hour + 40 * 86_400, 8_007_001, 2)])  # and forty days
+    assert whole(ledger)["vm"] == (8_007_001, 2)
+    days = [r.rx_bytes for r in history(ledger, "day", hour + 86_400, hour + 39 * 86_400)]
+    assert len(days) == 39 and max(days) - min(days) < 20_000
+
+
 def test_wrong_records_are_refused_whole(ledger: Ledger) -> None:
     for wrong in (
         used("x", NOON, -1),

@@ -1,0 +1,279 @@
+"""`replaykit users`: who used the interface, per user, from counters that the kernel keeps."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.cli.common import say
+from replaykit.cli.ledgers import open_ledger
+from replaykit.cli.serving import add_api, listen, place, serve_beside, url
+from replaykit.errors import UsageError
+from replaykit.ship.settings import state_folder
+
+if TYPE_CHECKING:
+    from replaykit.netfilter.counters import Source
+    from replaykit.netfilter.watch import Watch
+
+EXAMPLES = (
+    "replaykit users --interface wg0 --install",
+    "replaykit users --interface wg0 --users users.yaml --ledger usage.db --prometheus 127.0.0.1:9901",
+    "replaykit users --interface wg0 --source ebpf --rules rules.yaml",
+)
+SOURCES = ("auto", "nftables", "ebpf", "iptables", "tc")
+TOP = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--interface", action="append", default=[], metavar="NAME", help="may be repeated")
+    parser.add_argument(
+        "--users",
+        metavar="PLACE",
+        help="who has which address or mark: a file (YAML, CSV, JSON), cmd:COMMAND, or http(s)://…",
+    )
+    parser.add_argument(
+        "--source", choices=SOURCES, default="auto",
+        help="nftables: our own table (--install); ebpf: programs of our own, as long as this runs; iptables: rules that set marks; "
+        "tc: filters; auto: the table if it is installed, else mark rules if there are any, else ebpf",
+    )  # fmt: skip
+    parser.add_argument(
+        "--every", default="10s", metavar="TIME", help="how often counters are read (default 10s)"
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="reads once, prints what counters stand at, and ends"
+    )
+    parser.add_argument(
+        "--ledger",
+        metavar="LEDGER",
+        help="a file or a database's URL (default: usage.db in the state folder)",
+    )
+    parser.add_argument("--prometheus", metavar="ADDRESS:PORT", help="serves /metrics there")
+    parser.add_argument("--rules", metavar="FILE", help="rules (YAML); see replaykit rules")
+    parser.add_argument("--time-zone", metavar="ZONE", help="of a new ledger (default: this machine's)")
+    parser.add_argument("--quiet", action="store_true", help="no table")
+    add_api(parser, default="none")
+    group = parser.add_argument_group("our table of nftables")
+    group.add_argument(
+        "--install",
+        action="store_true",
+        help="makes it, counting on --interface, and ends; it outlives this program",
+    )
+    group.add_argument(
+        "--size", type=int, default=65_535, metavar="N", help="addresses a family (default 65535)"
+    )
+    group.add_argument("--list", action="store_true", help="shows the rules, and ends")
+    group.add_argument("--remove", action="store_true", help="takes it and all limits away, and ends")
+
+
+def run(args: argparse.Namespace) -> int:
+    from replaykit.netfilter import control, table
+
+    if args.install + args.list + args.remove + args.once > 1:
+        raise UsageError("users: one of --install, --list, --remove and --once")
+    if args.remove:
+        say("removed" if table.remove() else "it was not there")
+        control.remove()
+        return 0
+    if args.list:
+        if table.installed() is None:
+            raise UsageError("the table is not installed: replaykit users --install --interface NAME")
+        print(table.nft(f"list table inet {table.TABLE}\n"), end="")
+        return 0
+    if not args.interface:
+        raise UsageError("users: name the interface, such as --interface wg0")
+    if args.install:
+        if args.size < 1:
+            raise UsageError("--size: at least 1")
+        fresh = table.install(args.interface, args.size)
+        say(f"counts each address on {', '.join(args.interface)}" if fresh else "it is there already")
+        return 0
+    return _watch(args)
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from replaykit.netfilter.control import UserControl
+    from replaykit.netfilter.marks import MarkSource
+    from replaykit.netfilter.metrics import serve
+    from replaykit.netfilter.users import UserMap
+    from replaykit.netfilter.watch import Watch
+
+    every = parse_duration(args.every)
+    if every < 0.1:
+        raise UsageError("--every: at least 100ms")
+    users = UserMap(args.users)
+    source, began = open_source(args.source, args.interface)
+    if args.once:
+        return _once(source, users)
+    if args.ledger is None:
+        state_folder().mkdir(parents=True, exist_ok=True)
+    ledger = open_ledger(
+        args.ledger or str(state_folder() / "usage.db"), must_exist=False, time_zone=args.time_zone
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        watch = Watch(
+            ledger,
+            source,
+            args.interface,
+            users,
+            began,
+            source.addresses if isinstance(source, MarkSource) else None,
+        )
+        if args.prometheus is not None:
+            serve(watch, *place("--prometheus", args.prometheus))
+        if args.rules is not None:
+            from replaykit.ledger.guard import Guard
+            from replaykit.ledger.guard import watch as follow
+
+            guard = Guard(ledger, Path(args.rules), {"netfilter": UserControl(users)})
+            threading.Thread(target=follow, args=(guard, say, stop), daemon=True).start()
+        listening, token = listen(args.api)
+        if listening is not None:
+            serve_beside(ledger, listening, token=token, exchanges=args.exchanges)
+            say(f"page and API on {url(listening)}")
+        say(f"reads {source.name} every {args.every}")
+        try:
+            _loop(args, watch, every, stop)
+        finally:
+            watch.close()
+    finally:
+        ledger.close()
+    return 0
+
+
+def open_source(wanted: str, interfaces: list[str]) -> tuple[Source, bool]:
+    """The source, and whether its counters begin now. Raises UsageError."""
+    from replaykit.netfilter import table
+    from replaykit.netfilter.counters import InterfaceSource
+    from replaykit.netfilter.ebpf import EbpfSource
+    from replaykit.netfilter.marks import MarkSource
+    from replaykit.netfilter.traffic_control import FilterSource
+
+    for interface in interfaces:
+        InterfaceSource(interface).read()  # there is such an interface
+    if wanted == "auto":
+        if table.installed() is not None:
+            wanted = "nftables"
+        elif _marks():
+            wanted = "iptables"
+        else:
+            try:
+                return EbpfSource(*interfaces), True
+            except UsageError as error:
+                raise UsageError(
+                    f"{error}; install our table instead: replaykit users --install --interface {interfaces[0]}"
+                ) from None
+    if wanted == "nftables":
+        counted = table.installed()
+        missing = [i for i in interfaces if i not in (counted or ())]
+        if missing:
+            raise UsageError(
+                f"the table does not count on {', '.join(missing)}: replaykit users --install --interface …"
+            )
+        return table.TableSource(), False
+    if wanted == "ebpf":
+        return EbpfSource(*interfaces), True
+    if wanted == "iptables":
+        if not _marks():
+            raise UsageError(
+                "iptables: the mangle table has no rule that sets a mark (iptables-save -c -t mangle)"
+            )
+        return MarkSource(), False
+    if len(interfaces) > 1:
+        raise UsageError("--source tc: one interface, please")
+    return FilterSource(interfaces[0]), False
+
+
+def _marks() -> bool:
+    from replaykit.netfilter.marks import MarkSource
+
+    try:
+        return any(True for _ in MarkSource().rules())
+    except UsageError:
+        return False
+
+
+def _loop(args: argparse.Namespace, watch: Watch, every: float, stop: threading.Event) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.live import Live
+
+    said = ""
+    table = not args.quiet and sys.stdout.isatty()
+    live = Live(console=Console(), auto_refresh=False, transient=False) if table else None
+    before: dict[Any, Any] = {}
+    at = time.monotonic()
+    if live is not None:
+        live.start()
+    try:
+        while True:
+            try:
+                watch.step(int(time.time()))
+                trouble = watch.users.trouble or watch.trouble
+            except UsageError as error:
+                trouble = str(error)
+            if trouble and trouble != said:
+                say(trouble)
+            said = trouble
+            now = time.monotonic()
+            if live is not None:
+                live.update(_table(watch, before, now - at), refresh=True)
+            before, at = dict(watch.places), now
+            if stop.wait(every):
+                return
+    finally:
+        if live is not None:
+            live.stop()
+
+
+def _table(watch: Watch, before: Any, seconds: float) -> Any:
+    from rich.table import Table
+
+    table = Table(title="Who uses the interface")
+    for name in ("user", "address"):
+        table.add_column(name)
+    for name in ("rx/s", "tx/s", "rx", "tx", "packets"):
+        table.add_column(name, justify="right")
+    rows = sorted(watch.places.items(), key=lambda p: -p[1].rx_bytes - p[1].tx_bytes)
+    for (code, address), counts in rows[:TOP]:
+        last = before.get((code, address), counts)
+        rates = [
+            show_size((n - b) / seconds) + "/s" if seconds > 0.05 else "–"
+            for n, b in ((counts.rx_bytes, last.rx_bytes), (counts.tx_bytes, last.tx_bytes))
+        ]
+        table.add_row(
+            code,
+            address,
+            *rates,
+            show_size(counts.rx_bytes),
+            show_size(counts.tx_bytes),
+            f"{counts.rx_packets + counts.tx_packets:,}",
+        )
+    if len(rows) > TOP:
+        table.add_row(f"and {len(rows) - TOP:,} more", *[""] * 6)
+    return table
+
+
+def _once(source: Source, users: Any) -> int:
+    try:
+        _, found = source.read()
+    finally:
+        source.close()
+    sums: dict[tuple[str, str], Any] = {}
+    for name, counts in found.items():
+        key = name.partition(" ")[0]
+        user = users.users.find(key)
+        at = (user.code if user is not None else key, key)
+        sums[at] = counts if at not in sums else sums[at].plus(counts)
+    print("user\taddress\trx_bytes\ttx_bytes\trx_packets\ttx_packets")
+    for (code, key), counts in sorted(sums.items(), key=lambda s: -s[1].rx_bytes - s[1].tx_bytes):
+        print("\t".join(map(str, (code, key, *counts))))
+    return 0

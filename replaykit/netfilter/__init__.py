@@ -1,0 +1,1 @@
+"""A vantage: per-user counters that the kernel keeps."""

@@ -1,0 +1,137 @@
+"""Our own table of nftables: for each direction and family one rule, and a set in which each address has a counter.
+
+Owns the table `inet replaykit_users`; nothing else is touched. Where the sets are full, what more addresses move is in the
+interface's counters only, and shows as `(other)`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from replaykit.errors import UsageError
+from replaykit.netfilter.counters import Counters, boot_id
+from replaykit.netfilter.netlink import elements, table_handle
+
+TABLE = "replaykit_users"
+SIZE = 65_535
+_SETS = (
+    ("rx4", socket.AF_INET, True),
+    ("tx4", socket.AF_INET, False),
+    ("rx6", socket.AF_INET6, True),
+    ("tx6", socket.AF_INET6, False),
+)
+
+
+def ruleset(interfaces: Sequence[str], size: int = SIZE) -> str:
+    """What `install` gives to nft."""
+    names = ", ".join(f'"{i}"' for i in interfaces)
+    sets = "\n".join(
+        f"  set {name} {{ type ipv{4 if family == socket.AF_INET else 6}_addr; size {size}; flags dynamic; counter; }}"
+        for name, family, _ in _SETS
+    )
+    return f"""table inet {TABLE} {{
+{sets}
+  chain received {{
+    type filter hook prerouting priority -310; policy accept;
+    iifname {{ {names} }} update @rx4 {{ ip saddr }}
+    iifname {{ {names} }} update @rx6 {{ ip6 saddr }}
+  }}
+  chain sent {{
+    type filter hook postrouting priority 310; policy accept;
+    oifname {{ {names} }} update @tx4 {{ ip daddr }}
+    oifname {{ {names} }} update @tx6 {{ ip6 daddr }}
+  }}
+}}
+"""
+
+
+def install(interfaces: Sequence[str], size: int = SIZE) -> bool:
+    """Whether it was not there with just these interfaces. What it counted before goes on counting otherwise. Raises UsageError."""
+    there = installed()
+    if there is not None and sorted(there) == sorted(interfaces):
+        return False
+    if there is not None:
+        remove()
+    nft(ruleset(interfaces, size))
+    return True
+
+
+def installed() -> list[str] | None:
+    """The interfaces that it counts on; None: there is no table. Raises UsageError."""
+    try:
+        table_handle(TABLE)
+    except KeyError:
+        return None
+    text = nft(f"list chain inet {TABLE} received\n")
+    first = next((line for line in text.splitlines() if "iifname" in line), "")
+    return [
+        word for word in first.partition("iifname")[2].partition("update")[0].split('"') if word.strip(" {},")
+    ]
+
+
+def remove() -> bool:
+    """Whether it was there. Raises UsageError."""
+    try:
+        table_handle(TABLE)
+    except KeyError:
+        return False
+    nft(f"delete table inet {TABLE}\n")
+    return True
+
+
+def nft(script: str) -> str:
+    """Runs it whole or not at all, and gives what it printed. Raises UsageError."""
+    return _run(["-f", "-"], script)
+
+
+def listed(table: str) -> list[dict[str, Any]]:
+    """A table of family inet as nft's JSON (libnftables-json(5)). Raises UsageError."""
+    found = json.loads(_run(["-j", "list", "table", "inet", table]))
+    return list(found["nftables"])
+
+
+def _run(arguments: Sequence[str], script: str = "") -> str:
+    program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+    if program is None:
+        raise UsageError("nftables is needed: apt-get install nftables")
+    command = [program, "-n", *arguments]
+    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False, timeout=30)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UsageError(f"nft: {lines[0].removeprefix('/dev/stdin:') if lines else 'failed'}")
+    return done.stdout
+
+
+class TableSource:
+    """The table's sets."""
+
+    name, exact = "nftables", True
+
+    def read(self) -> tuple[str, Mapping[str, Counters]]:
+        try:
+            handle = table_handle(TABLE)
+            sums: dict[str, list[int]] = {}
+            for name, family, received in _SETS:
+                at = 0 if received else 1
+                show = socket.inet_ntoa if family == socket.AF_INET else _show6
+                for key, (size, packets) in elements(TABLE, name).items():
+                    counts = sums.setdefault(show(key), [0, 0, 0, 0])
+                    counts[at] += size
+                    counts[at + 2] += packets
+        except KeyError:
+            raise UsageError(
+                f"the table {TABLE} is not there (any more): replaykit users --install --interface NAME"
+            ) from None
+        return f"{boot_id()}/{handle}", {a: Counters(*c) for a, c in sums.items()}
+
+    def close(self) -> None:
+        """The table stays, and goes on counting."""
+
+
+def _show6(key: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET6, key)

@@ -1,0 +1,399 @@
+"""Who used the interface: real traffic between two namespaces, each source of counters against what was sent."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ci.servers import free_port, namespaces
+from replaykit.ledger.history import totals
+from replaykit.ledger.selection import Selection
+from replaykit.ledger.store import Ledger
+from tests.conftest import needs
+from tests.target import until
+
+HOST = "10.77.0.2"
+USERS = """users:
+  - { code: alice, name: Alice, addresses: [10.77.0.11, "fd77::11"], marks: [0x11] }
+  - { code: bob, addresses: 10.77.0.12, marks: 0x12 }
+"""
+SOURCES = ("nftables", "ebpf", "iptables-legacy", "iptables-nft")
+
+
+class Net:
+    """Users in one namespace, the host that they use in another. run: a command there, as `replaykit` or any."""
+
+    def __init__(self, users: list[str], host: list[str], root: Path) -> None:
+        self.users, self.host, self.root = users, host, root
+        (root / "users.yaml").write_text(USERS)
+
+    def sh(self, *command: str) -> str:
+        done = subprocess.run([*self.host, *command], capture_output=True, text=True, check=False, timeout=60)
+        assert not done.returncode, done.stderr
+        return done.stdout
+
+    def replaykit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.host, sys.executable, "-m", "replaykit", "users", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def ping(self, address: str, count: int, size: int = 56) -> None:
+        to = "fd77::2" if ":" in address else HOST
+        command = ["ping", "-q", "-c", str(count), "-i", "0.01", "-s", str(size), "-I", address, to]
+        done = subprocess.run(
+            [*self.users, *command], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert f"{count} received" in done.stdout, done.stdout + done.stderr
+
+    def iperf(self, address: str, size: str, *more: str) -> tuple[int, int]:
+        """Bytes of the data connection: what the client sent, what came."""
+        port = free_port()
+        server = subprocess.Popen(
+            [*self.host, "iperf3", "-s", "-1", "-p", str(port)], stdout=subprocess.DEVNULL
+        )
+        try:
+            time.sleep(0.4)
+            command = ["iperf3", "-c", HOST, "-B", address, "-p", str(port), "-n", size, "-J", *more]
+            done = subprocess.run(
+                [*self.users, *command], capture_output=True, text=True, check=False, timeout=60
+            )
+            end = json.loads(done.stdout)["end"]
+            return end["sum_sent"]["bytes"], end["sum_received"]["bytes"]
+        finally:
+            server.kill()
+            server.wait(10)
+
+    @contextmanager
+    def watching(self, source: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The command in the host's namespace, until it has read once."""
+        command = [
+            *self.host, sys.executable, "-m", "replaykit", "users", "--interface", "veth0", "--users", str(self.root / "users.yaml"), "--ledger",
+            str(self.root / "usage.db"), "--time-zone", "UTC", "--every", "300ms", "--source", source, *more,
+        ]  # fmt: skip
+        with (self.root / "users.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            until(lambda: "reads" in self.log, 20, self.log)
+            time.sleep(0.5)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+            assert process.returncode in (0, -signal.SIGKILL), self.log
+
+    @property
+    def log(self) -> str:
+        return (self.root / "users.log").read_text()
+
+    def used(self, kind: str = "user") -> dict[str, tuple[int, int, int, int]]:
+        """From the ledger: rx and tx bytes, rx and tx packets."""
+        ledger = Ledger(f"sqlite:///{self.root / 'usage.db'}")
+        rows = totals(ledger, 0, int(time.time()) + 60, Selection("netfilter", kind)).sums
+        ledger.close()
+        return {r.subject: (r.rx_bytes, r.tx_bytes, r.rx_packets, r.tx_packets) for r in rows}
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Net]:
+    needs("nft", "ip", "ping", "iperf3", "iptables-legacy", "iptables-nft", "ethtool")
+    with namespaces("rk-users", offloads=True) as (users, host):
+        for n in (11, 12, 13):
+            subprocess.run([*users, "ip", "addr", "add", f"10.77.0.{n}/24", "dev", "veth0"], check=True)
+        for prefix, address in ((users, "fd77::11/64"), (host, "fd77::2/64")):
+            subprocess.run([*prefix, "ip", "addr", "add", address, "dev", "veth0", "nodad"], check=True)
+        yield Net(users, host, tmp_path)
+
+
+def prepared(net: Net, source: str) -> str:
+    """Makes what the source reads; its name on the command line."""
+    if source == "nftables":
+        done = net.replaykit("--interface", "veth0", "--install")
+        assert done.returncode == 0 and "counts each address" in done.stderr, done.stderr
+    if source.startswith("iptables"):
+        for mark, address in ((0x11, "10.77.0.11"), (0x12, "10.77.0.12")):
+            for chain, side in (("PREROUTING", "-s"), ("POSTROUTING", "-d")):
+                net.sh(
+                    source, "-t", "mangle", "-A", chain, side, address, "-j", "MARK", "--set-mark", hex(mark)
+                )
+    return source.partition("-")[0]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_each_source_counts_what_was_sent(net: Net, source: str) -> None:
+    """Pings to the packet and the byte; a transfer to within the headers."""
+    name = prepared(net, source)
+    with net.watching(name):
+        net.ping("10.77.0.11", 20)
+        net.ping("10.77.0.12", 7, 1000)
+        if source in ("nftables", "ebpf"):
+            net.ping("fd77::11", 5)
+            net.ping("10.77.0.13", 3)  # nobody's: it appears as itself
+    used = net.used()
+    alice = [20 * 84, 20 * 84, 20, 20]
+    if source in ("nftables", "ebpf"):
+        # IPv6 has neighbours to discover too, from the same address.
+        rx, tx, rx_packets, tx_packets = (a - b for a, b in zip(used["alice"], alice, strict=True))
+        assert (
+            5 <= rx_packets <= 9
+            and 5 * 104 <= rx <= 5 * 104 + 4 * 72
+            and rx >= tx - 4 * 72
+            and tx_packets >= 5
+        )
+        assert used["10.77.0.13"] == (3 * 84, 3 * 84, 3, 3)
+    else:
+        assert used["alice"] == tuple(alice)
+    assert used["bob"] == (7 * 1028, 7 * 1028, 7, 7)
+    hosts = net.used("host")
+    assert hosts["10.77.0.12"] == used["bob"]
+    with net.watching(name):
+        sent, _ = net.iperf("10.77.0.12", "20M")
+        _, back = net.iperf("10.77.0.12", "10M", "-R")
+    grown = [a - b for a, b in zip(net.used()["bob"], used["bob"], strict=True)]
+    for payload, size, packets in ((sent, grown[0], grown[2]), (back, grown[1], grown[3])):
+        assert payload < size < payload + packets * 60 + 2 * payload * 60 // 1400 + 20_000
+
+
+@pytest.mark.parametrize("source", ["nftables", "ebpf"])
+def test_users_add_up_to_the_interface(net: Net, source: str) -> None:
+    """Packets of IP at least: ARP is the interface's alone. And the bytes, less the links' headers."""
+    name = prepared(net, source)
+    with net.watching(name):
+        for address in ("10.77.0.11", "10.77.0.12", "10.77.0.13"):
+            net.ping(address, 50, 500)
+    users, (rx, tx, rx_packets, tx_packets) = net.used().values(), net.used("interface")["veth0"]
+    sums = [sum(u[n] for u in users) for n in range(4)]
+    assert 0 <= rx_packets - sums[2] < 20 and 0 <= tx_packets - sums[3] < 20
+    assert 0 <= rx - sums[0] - 14 * sums[2] < 20 * 100 and 0 <= tx - sums[1] - 14 * sums[3] < 20 * 100
+
+
+def test_totals_never_go_back(net: Net) -> None:
+    """The table is made anew, rules are deleted and zeroed, the program is killed: what was moved stays moved."""
+    prepared(net, "nftables")
+    with net.watching("nftables"):
+        net.ping("10.77.0.12", 10)
+        time.sleep(0.7)
+        assert net.replaykit("--remove").returncode == 0
+        assert net.replaykit("--interface", "veth0", "--install").returncode == 0
+        net.ping("10.77.0.12", 4)
+        time.sleep(0.7)
+    assert net.used()["bob"][2:] == (14, 14)
+    for mark in ("0x12", "0x12"):  # twice the same mark
+        net.sh(
+            "iptables-legacy",
+            "-t",
+            "mangle",
+            "-A",
+            "PREROUTING",
+            "-s",
+            "10.77.0.12",
+            "-j",
+            "MARK",
+            "--set-mark",
+            mark,
+            "-m",
+            "comment",
+            "--comment",
+            f"n{mark}",
+        )
+    net.sh(
+        "iptables-legacy",
+        "-t",
+        "mangle",
+        "-I",
+        "PREROUTING",
+        "-s",
+        "10.77.0.12",
+        "-j",
+        "MARK",
+        "--set-mark",
+        "0x12",
+    )
+    with net.watching("iptables"):
+        net.ping("10.77.0.12", 5)
+        time.sleep(0.7)
+        net.sh("iptables-legacy", "-t", "mangle", "-D", "PREROUTING", "1")  # one of three rules goes
+        time.sleep(0.7)
+        net.ping("10.77.0.12", 5)
+        time.sleep(0.7)
+        net.sh("iptables-legacy", "-t", "mangle", "-Z")
+        net.ping("10.77.0.12", 2)
+        time.sleep(0.7)
+    assert net.used()["bob"][2] == 14 + 3 * 5 + 2 * 5 + 2 * 2
+
+
+def test_killed_amid_it(net: Net) -> None:
+    """The table counts on, and the next run takes over what was moved meanwhile."""
+    prepared(net, "nftables")
+    with net.watching("nftables") as process:
+        net.ping("10.77.0.12", 10)
+        time.sleep(0.7)
+        process.kill()
+        process.wait(10)
+    net.ping("10.77.0.12", 10)
+    with net.watching("nftables"):
+        net.ping("10.77.0.12", 10)
+    with net.watching("nftables"):
+        pass
+    assert (
+        20 <= net.used()["bob"][2] <= 30
+    )  # what was there before the first reading of a ledger that is new is not counted
+
+
+def test_a_real_prometheus_and_the_dashboard(net: Net) -> None:
+    """Document 002's names, labels and query, and its User variable, as the dashboard asks them."""
+    needs("prometheus")
+    prepared(net, "nftables")
+    root = net.root / "prometheus"
+    root.mkdir()
+    port, prometheus = free_port(), free_port()
+    (root / "prometheus.yml").write_text(
+        f"global: {{ scrape_interval: 1s }}\nscrape_configs: [{{ job_name: users, static_configs: [{{ targets: ['127.0.0.1:{port}'] }}] }}]\n"
+    )
+    command = [
+        "prometheus", f"--config.file={root}/prometheus.yml", f"--storage.tsdb.path={root}/data", f"--web.listen-address=127.0.0.1:{prometheus}",
+    ]  # fmt: skip
+    with net.watching("nftables", "--prometheus", f"127.0.0.1:{port}"):
+        server = subprocess.Popen([*net.host, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+
+            def ask(path: str) -> list[dict[str, object]]:
+                text = net.sh("curl", "-s", f"http://127.0.0.1:{prometheus}/api/v1/{path}")
+                found = json.loads(text or "{}").get("data", [])
+                return found["result"] if isinstance(found, dict) else found
+
+            for n in range(6):
+                net.ping("10.77.0.11", 20)
+                net.ping("10.77.0.12", 5 if n else 1)
+                time.sleep(1)
+            query = urllib.parse.quote('net_user_rx_packets{user_code="alice"}')
+            until(lambda: any(float(r["value"][1]) == 120 for r in ask(f"query?query={query}")), 20)  # type: ignore[index]
+            dashboard = json.loads((Path(__file__).parents[2] / "kibana" / "grafana-users.json").read_text())
+            (user,) = [v for v in dashboard["templating"]["list"] if v["name"] == "user"]
+            name = re.fullmatch(r"label_values\((\w+), (\w+)\)", user["query"])
+            assert name is not None and set(ask(f"label/{name[2]}/values?match[]={name[1]}")) >= {
+                "alice",
+                "bob",
+            }
+            asked = 0
+            for panel in dashboard["panels"]:
+                for target in panel.get("targets", ()):
+                    expr = (
+                        target["expr"]
+                        .replace("$user", "alice")
+                        .replace("$__rate_interval", "30s")
+                        .replace("$iface", "veth0")
+                    )
+                    rows = ask("query?query=" + urllib.parse.quote(expr))
+                    assert rows and all(float(r["value"][1]) >= 0 for r in rows), (expr, rows)  # type: ignore[index]
+                    asked += 1
+            assert asked >= 6
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def test_limits(net: Net) -> None:
+    """A user who used too much is blocked, another slowed down; the rest go on; at the end all is as it was."""
+    prepared(net, "nftables")
+    rules = net.root / "rules.yaml"
+    rules.write_text(
+        "interval: 0.3s\nrules:\n"
+        "  - { name: much, kind: user, subjects: [alice], period: month, limit: 100kB, actions: [block] }\n"
+        "  - { name: some, kind: user, subjects: [bob], period: month, limit: 100kB, actions: [rate_limit: 1MB/s] }\n"
+    )
+    with net.watching("nftables", "--rules", str(rules)):
+        net.ping("10.77.0.11", 200, 1000)
+        net.ping("10.77.0.12", 200, 1000)
+        # The ledger is told each minute; a new start tells it at once.
+    with net.watching("nftables", "--rules", str(rules)):
+        until(lambda: "rate_limit" in net.log and "block" in net.log, 20, net.log)
+        done = subprocess.run(
+            [*net.users, "ping", "-c", "2", "-W", "1", "-I", "10.77.0.11", HOST],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "0 received" in done.stdout
+        net.ping("10.77.0.13", 3)
+        port = free_port()
+        with subprocess.Popen([*net.host, "iperf3", "-s", "-1", "-p", str(port)], stdout=subprocess.DEVNULL):
+            time.sleep(0.4)
+            command = ["iperf3", "-c", HOST, "-B", "10.77.0.12", "-p", str(port), "-t", "4", "-J"]
+            done = subprocess.run(
+                [*net.users, *command], capture_output=True, text=True, check=False, timeout=60
+            )
+        assert 100_000 < json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] / 8 < 1_400_000
+        rules.write_text(rules.read_text().replace("100kB", "100GB"))
+        until(
+            lambda: not limited(net),
+            20,
+            net.log,
+        )
+        net.ping("10.77.0.11", 3)
+    assert net.replaykit("--remove").returncode == 0
+    assert "replaykit" not in net.sh("nft", "list", "ruleset")
+
+
+def limited(net: Net) -> bool:
+    text = net.sh("nft", "list", "table", "inet", "replaykit_limits")
+    return "10.77.0.1" in text
+
+
+def test_our_table_touches_nothing_else(net: Net) -> None:
+    net.sh("nft", "add table ip theirs; add chain ip theirs c { type filter hook input priority 0; }")
+    before = net.sh("nft", "list", "ruleset")
+    prepared(net, "nftables")
+    again = net.replaykit("--interface", "veth0", "--install")
+    assert again.returncode == 0 and "already" in again.stderr
+    listed = net.replaykit("--list")
+    assert "update @rx6" in listed.stdout and "veth0" in listed.stdout
+    once = net.replaykit("--interface", "veth0", "--once")
+    assert once.stdout.startswith("user\taddress\trx_bytes")
+    assert net.replaykit("--remove").returncode == 0
+    assert net.sh("nft", "list", "ruleset") == before
+    assert "was not there" in net.replaykit("--remove").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "name the interface"),
+        (("--interface", "nowhere0"), "there is no such interface"),
+        (("--interface", "lo", "--every", "1ms"), "at least 100ms"),
+        (("--interface", "lo", "--source", "nftables"), "does not count on lo"),
+        (("--interface", "lo", "--source", "iptables"), "no rule that sets a mark"),
+        (("--interface", "lo", "--users", "nothing.yaml"), "cannot be read"),
+        (("--list",), "not installed"),
+        (("--install", "--remove"), "one of"),
+        (("--interface", "lo", "--prometheus", "x"), "ADDRESS:PORT"),
+    ],
+)
+def test_wrong_use(net: Net, arguments: tuple[str, ...], said: str) -> None:
+    done = net.replaykit("--ledger", str(net.root / "u.db"), *arguments)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_port_that_is_taken(net: Net) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [
+            sys.executable, "-m", "replaykit", "users", "--interface", "lo", "--source", "ebpf", "--ledger", str(net.root / "u.db"), "--prometheus",
+            f"127.0.0.1:{taken.getsockname()[1]}",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2 and "in use" in done.stderr, done.stderr
