@@ -23,6 +23,7 @@ COMMANDS = {
     "forward": "hands on ports and hosts, counted and limited as the bytes move; with an API",
     "tunnel": "connects what is behind a NAT to a forwarder, and makes the keys for it",
     "users": "who used the interface, per user, from the kernel's counters; with limits",
+    "machines": "what virtual machines moved, from Proxmox VE or libvirt; with limits",
     "serve": "the live page and the API over all vantages, from a ledger",
     "export": "who used how much, from a ledger, by hour, day and month",
     "rules": "who may use how much: checks, explains and judges rules, and shows what they did",

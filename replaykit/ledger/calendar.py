@@ -83,6 +83,30 @@ def buckets(period: str, since: int, until: int, where: tzinfo, start_day: int =
     return out
 
 
+def anchored(period: str, created: int, now: int, where: tzinfo) -> tuple[int, int]:
+    """The period that holds `now`, where periods begin with a creation: each full hour after it, the same time of day, or the
+    same day of the month (its last, where it is shorter) and time.
+    """
+    if period == "hour":
+        since = created + (now - created) // 3600 * 3600
+        return since, since + 3600
+    begun = datetime.fromtimestamp(created, where)
+
+    def at(year: int, month: int, day: int) -> int:
+        local = datetime(year, month, day, begun.hour, begun.minute, tzinfo=where)
+        return int(local.timestamp())
+
+    local = datetime.fromtimestamp(now, where)
+    if period == "day":
+        dates = [local.date() + timedelta(days=n) for n in (-1, 0, 1, 2)]
+        starts = [at(d.year, d.month, d.day) for d in dates]
+    else:
+        months = [divmod(local.year * 12 + local.month - 1 + n, 12) for n in (-1, 0, 1, 2)]
+        starts = [at(y, m + 1, min(begun.day, calendar.monthrange(y, m + 1)[1])) for y, m in months]
+    n = max(i for i, start in enumerate(starts) if start <= now)
+    return starts[n], starts[n + 1]
+
+
 def show(at: int, where: tzinfo) -> str:
     """RFC 3339, in the zone."""
     return datetime.fromtimestamp(at, where).isoformat()

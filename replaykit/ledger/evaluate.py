@@ -35,6 +35,9 @@ def verdicts(ledger: Ledger, rules: Iterable[Rule], now: int) -> list[Verdict]:
     for rule in rules:
         if not rule.enabled:
             continue
+        if rule.anchored:
+            out += _anchored(ledger, rule, now)
+            continue
         since, until = rule.span(now, ledger.zone)
         key = rule.selection.vantage, rule.selection.kind, since
         if key not in asked:
@@ -43,6 +46,19 @@ def verdicts(ledger: Ledger, rules: Iterable[Rule], now: int) -> list[Verdict]:
                 ledger, since, now + 1, Selection(rule.selection.vantage, rule.selection.kind)
             ).sums
         out += _of_rule(rule, asked[key], since, until, now)
+    return out
+
+
+def _anchored(ledger: Ledger, rule: Rule, now: int) -> list[Verdict]:
+    """Each subject has its own span."""
+    spans: dict[tuple[int, int | None], list[str]] = {}
+    for subject in subjects(ledger, rule.selection):
+        spans.setdefault(rule.span_of(subject, now, ledger.zone), []).append(subject.name)
+    out = []
+    for (since, until), names in spans.items():
+        exact = tuple(n.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]") for n in names)
+        chosen = Selection(rule.selection.vantage, rule.selection.kind, exact)
+        out += _of_rule(rule, totals(ledger, since, now + 1, chosen).sums, since, until, now)
     return out
 
 

@@ -20,7 +20,7 @@ from replaykit.ledger.usage import COUNTERS, KINDS
 METRICS = ("bytes", "packets", "requests", "connections")
 DIRECTIONS = ("both", "rx", "tx")
 PERIODS = ("hour", "day", "month")
-EFFECTS = ("block", "disconnect", "rate_limit", "shutdown")
+EFFECTS = ("block", "disconnect", "rate_limit", "shutdown", "stop")
 """Actions that hold while the rule is exceeded, and are undone afterwards."""
 
 
@@ -50,6 +50,8 @@ class Rule:
     direction: str = "both"
     period: str | None = "month"
     start_day: int = 1
+    anchored: bool = False
+    """Periods begin with the subject's own creation (its label `created`, seconds since the epoch), not with the calendar's."""
     window_s: int | None = None
     limit: float | None = None
     share: float | None = None
@@ -67,6 +69,13 @@ class Rule:
         assert self.period is not None
         since = calendar.floor(self.period, now, zone, self.start_day)
         return since, calendar.following(self.period, since, zone, self.start_day)
+
+    def span_of(self, subject: Subject, now: int, zone: tzinfo) -> tuple[int, int | None]:
+        """As `span`, of an anchored rule; a subject whose creation is unknown has the calendar's."""
+        created = subject.labels.get("created", "")
+        if not self.anchored or self.period is None or not created.isdigit():
+            return self.span(now, zone)
+        return calendar.anchored(self.period, int(created), now, zone)
 
     def used(self, counters: Sequence[int]) -> int:
         """The metric, of counters in the order of COUNTERS."""
@@ -179,6 +188,10 @@ def _rule(s: Section, notify: Mapping[str, Any]) -> Rule:
     first = 1 if start_day is None else int(start_day.number())
     if start_day is not None and (period is None or period.text() != "month" or not 1 <= first <= 31):
         raise start_day.error("the day of the month, 1 to 31, on which a period of month begins")
+    anchor = s.get("anchor")
+    anchored = anchor is not None and anchor.choice(("calendar", "created")) == "created"
+    if anchor is not None and anchored and (period is None or start_day is not None):
+        raise anchor.error("only with a period, and without start_day")
     limits = {n: s.get(n) for n in ("limit", "share", "rate")}
     given = {n: v for n, v in limits.items() if v is not None}
     if len(given) != 1:
@@ -194,7 +207,7 @@ def _rule(s: Section, notify: Mapping[str, Any]) -> Rule:
     thresholds = _thresholds(s, notify)
     s.done()
     return Rule(
-        name, selection, chosen, way, None if period is None else period.choice(PERIODS), first, window_s,
+        name, selection, chosen, way, None if period is None else period.choice(PERIODS), first, anchored, window_s,
         **{kind: amount}, thresholds=thresholds, hold_s=(window_s or 0) if hold is None else int(hold.duration()),
         enabled=enabled is None or enabled.flag(), dry_run=dry is not None and dry.flag(), line=s.line,
     )  # fmt: skip

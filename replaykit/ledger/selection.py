@@ -57,9 +57,14 @@ class Selection:
 
     def _labelled(self, labels: Mapping[str, str]) -> bool:
         return all(
-            name in labels and any(_glob(labels[name], p) for p in patterns)
+            name in labels and any(_glob(value, p) for p in patterns for value in _values(labels[name]))
             for name, patterns in self.labels.items()
         )
+
+
+def _values(label: str) -> list[str]:
+    """A label may hold several, such as a machine's tags: `web;paid`."""
+    return [label, *(v for v in label.split(";") if v != label)]
 
 
 def _glob(name: str, pattern: str) -> bool:

@@ -21,6 +21,7 @@ from replaykit.ledger.store import Ledger
 from replaykit.web.answers import ERRORS, DataAnswer, Problem, local, permitted
 from replaykit.web.exchanges import add_exchanges
 from replaykit.web.forwarding import add_mappings, add_traffic
+from replaykit.web.machines import Machines, add_machines
 from replaykit.web.usage import add_history, add_overview
 
 STATIC = Path(__file__).parent / "static"
@@ -33,18 +34,19 @@ _PAGE = {
 
 
 def create_app(
-    ledger: Ledger,
-    forwarder: Forwarder | None = None,
-    token: str | None = None,
-    *,
-    exchanges: str | None = None,
-) -> FastAPI:
-    """The application. token: what every call but /health must bring; None: nothing. exchanges: an archive of Parquet."""
+    ledger: Ledger, forwarder: Forwarder | None = None, token: str | None = None, *, exchanges: str | None = None,
+    machines: Machines | None = None,
+) -> FastAPI:  # fmt: skip
+    """The application. token: what every call but /health must bring; None: nothing. exchanges: an archive of Parquet.
+
+    machines: what is polled here; without it the ledger's machines are shown as they were seen last.
+    """
 
     async def authorized(request: Request) -> None:
         if token is None and not local(request.headers.get("host", "")):
             raise Problem(400, "without a token the API answers to 127.0.0.1, [::1] and localhost only")
-        if not permitted(request.headers.get("authorization", ""), token):
+        other = f"Bearer {request.headers.get('x-api-token', '')}"  # as pve-traffic-monitor's clients send it
+        if not permitted(request.headers.get("authorization", other), token):
             raise Problem(401, "give the token: Authorization: Bearer …")
 
     app = FastAPI(title="replaykit", version=__version__, docs_url=None, redoc_url=None)
@@ -55,6 +57,7 @@ def create_app(
     add_history(api, ledger)
     add_overview(api, ledger, {"forwarder": forwarder is not None, "exchanges": exchanges is not None})
     add_exchanges(api, ledger, exchanges)
+    add_machines(api, ledger, machines)
     app.include_router(api)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 

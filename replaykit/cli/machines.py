@@ -1,0 +1,333 @@
+"""`replaykit machines`: what virtual machines moved, and what happens to those that moved too much."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replaykit.attribution.sizes import show_size
+from replaykit.cli.common import say
+from replaykit.cli.ledgers import open_ledger, place
+from replaykit.cli.serving import listen, serve_beside, url
+from replaykit.errors import UsageError
+
+if TYPE_CHECKING:
+    from replaykit.hypervisor.config import Config
+    from replaykit.hypervisor.machine import Hypervisor, Machine
+    from replaykit.hypervisor.watch import Watch
+    from replaykit.ledger.guard import Guard
+    from replaykit.ledger.rules import Rule
+
+EXAMPLES = (
+    "replaykit machines config",
+    "replaykit machines -config config.json",
+    "replaykit machines list -config config.json",
+    "replaykit machines -config config.json -export 100 -period day -format html",
+    "replaykit machines -config config.json -cleanup before -before 2026-01-01 -dry-run",
+)
+_RETAIN_S = 3600
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="?", default="run", choices=("run", "list", "config", "import"),
+        help="run (default): polls, counts, enforces; list: the machines now; config: asks, tries and writes the file; import: "
+        "the data folder of pve-traffic-monitor into the ledger",
+    )  # fmt: skip
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="of import")
+    parser.add_argument(
+        "-config",
+        "--config",
+        default="config.json",
+        metavar="FILE",
+        help="JSON or YAML (default config.json)",
+    )
+    parser.add_argument(
+        "--dry-run-rules", action="store_true", help="judges and logs, does nothing to any machine"
+    )
+    parser.add_argument("--quiet", action="store_true", help="says nothing but troubles")
+    group = parser.add_argument_group("export, as pve-traffic-monitor spells it")
+    group.add_argument("-export", "--export", metavar="VMID|all")
+    group.add_argument("-format", "--format", choices=("json", "png", "html", "csv"), default="html")
+    group.add_argument("-period", "--period", choices=("minute", "hour", "day", "month"), default="hour")
+    group.add_argument(
+        "-direction", "--direction", choices=("both", "rx", "tx", "download", "upload"), default="both"
+    )
+    group.add_argument("-start", "--start", metavar="TIME")
+    group.add_argument("-end", "--end", metavar="TIME")
+    group.add_argument("-date", "--date", metavar="DATE")
+    group.add_argument("-dark", "--dark", action="store_true")
+    group = parser.add_argument_group("cleanup")
+    group.add_argument("-cleanup", "--cleanup", choices=("range", "vm", "before"))
+    group.add_argument("-vmid", "--vmid", metavar="VMID")
+    group.add_argument("-before", "--before", metavar="DATE")
+    group.add_argument("-dry-run", "--dry-run", action="store_true", help="says what would be deleted")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.what == "config":
+        from replaykit.cli.machines_wizard import wizard
+
+        return wizard(Path(args.config))
+    from replaykit.hypervisor.config import read_config
+
+    config = read_config(args.config)
+    if not args.quiet:
+        for warning in config.warnings:
+            say(f"warning: {warning}")
+    if args.export is not None and args.cleanup is not None:
+        raise UsageError("machines: one of -export and -cleanup")
+    if args.export is not None:
+        return _export(args, config)
+    if args.cleanup is not None:
+        return _cleanup(args, config)
+    if args.what == "import":
+        return _import(args, config)
+    return _list(config) if args.what == "list" else _run(args, config)
+
+
+def open_hypervisor(config: Config) -> Hypervisor:
+    """Raises UsageError."""
+    from replaykit.hypervisor.libvirt import Libvirt
+    from replaykit.hypervisor.proxmox import Proxmox
+
+    h = config.hypervisor
+    if h["kind"] == "libvirt":
+        return Libvirt(h["uri"])
+    if h["verify"] is False:
+        say(f"{h['host']}: its certificate is not verified (verify_tls: false)")
+    return Proxmox(h["host"], h["token_id"], h["secret"], h["port"], h["verify"], config.templates)
+
+
+def _list(config: Config) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    try:
+        found = open_hypervisor(config).machines()
+    except OSError as error:
+        raise UsageError(str(error.strerror or error)) from None
+    table = Table()
+    for name in ("id", "name", "node", "type", "state", "tags"):
+        table.add_column(name)
+    for name in ("received", "sent"):
+        table.add_column(name, justify="right")
+    for m in sorted(found, key=lambda m: (len(m.id), m.id)):
+        rx, tx = (sum(c[n] for c in m.counters.values()) for n in (0, 1))
+        table.add_row(m.id, m.name, m.node, m.type, m.status, " ".join(m.tags), show_size(rx), show_size(tx))
+    Console().print(table)
+    return 0
+
+
+def _run(args: argparse.Namespace, config: Config) -> int:
+    from replaykit.hypervisor.control import MachineControl
+    from replaykit.hypervisor.watch import Watch
+    from replaykit.ledger.guard import Guard
+    from replaykit.ledger.rules import Rules
+
+    hypervisor = open_hypervisor(config)
+    if config.ledger.startswith("files:"):
+        Path(config.ledger[6:]).mkdir(parents=True, exist_ok=True)
+    ledger = open_ledger(config.ledger, must_exist=False)
+    stop, again = threading.Event(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGHUP, lambda *_: again.set())
+    try:
+        watch = Watch(ledger, hypervisor)
+        rules: Path | Rules = Path(config.rules_file) if config.rules_file else Rules(config.rules)
+        control = MachineControl(hypervisor, lambda name: watch.now.get(name))
+        guard = Guard(ledger, rules, {"hypervisor": control}, dry_run=args.dry_run_rules)
+        listening, token = listen(config.api) if config.token is None else _listen(config)
+        polled = _Polled(watch, guard, config.given)
+        if listening is not None:
+            serve_beside(ledger, listening, token=token, machines=polled)
+            say(f"page and API on {url(listening)}")
+        if not args.quiet:
+            say(f"polls {hypervisor.name} every {config.interval_s} s into {ledger.database.shown}")
+        _loop(args, config, polled, stop, again)
+    finally:
+        ledger.close()
+    return 0
+
+
+def _listen(config: Config) -> Any:
+    import os
+
+    os.environ.setdefault("REPLAYKIT_TOKEN", config.token or "")
+    return listen(config.api)
+
+
+@dataclass
+class _Polled:
+    """For the API: `replaykit.web.machines.Machines`."""
+
+    watch: Watch
+    guard: Guard
+    given: Sequence[Mapping[str, Any]]
+
+    @property
+    def now(self) -> Mapping[str, Machine]:
+        return self.watch.now
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        return self.guard.rules.rules
+
+
+def _loop(
+    args: argparse.Namespace, config: Config, polled: _Polled, stop: threading.Event, again: threading.Event
+) -> None:  # fmt: skip
+    """One step after another, so that rules see what was just counted. Nothing here ends it but a signal."""
+    from replaykit.hypervisor.config import read_config
+    from replaykit.ledger.cleanup import retain
+    from replaykit.ledger.guard import show
+    from replaykit.ledger.rules import Rules
+
+    watch, guard = polled.watch, polled.guard
+    said, retained, path = "", 0.0, Path(args.config)
+    stamp = path.stat().st_mtime_ns if path.exists() else 0
+    while not stop.is_set():
+        begun = time.monotonic()
+        seen = path.stat().st_mtime_ns if path.exists() else stamp
+        if seen != stamp or again.is_set():
+            stamp = seen
+            again.clear()
+            try:
+                config = read_config(str(path))
+                if not config.rules_file:
+                    guard.rules = Rules(config.rules)
+                    polled.given = config.given
+                say(f"{path} was read again: interval and rules are as it says")
+            except UsageError as error:
+                say(f"configuration not changed: {error}")
+        problem = guard.reload()
+        if problem:
+            say(problem)
+        trouble = ""
+        try:
+            watch.poll(int(time.time()))
+            for entry in guard.step(int(time.time())):
+                say(show(entry))
+            if config.retention is not None and time.monotonic() - retained > _RETAIN_S:
+                retained = time.monotonic()
+                retain(watch.ledger, config.retention, int(time.time()))
+        except (UsageError, OSError) as error:
+            trouble = str(getattr(error, "strerror", None) or error)
+        if trouble != said:
+            say(trouble or f"{watch.name} answers again")
+            said = trouble
+        stop.wait(max(0.05, config.interval_s - (time.monotonic() - begun)))
+
+
+def _span(args: argparse.Namespace) -> tuple[str | None, str | None, str]:
+    """since, until, and as file names have it."""
+    from datetime import date, timedelta
+
+    def following(text: str) -> str:
+        """The end is meant with its whole day."""
+        try:
+            return (date.fromisoformat(text) + timedelta(days=1)).isoformat()
+        except ValueError:
+            return text
+
+    if (args.start is None) != (args.end is None):
+        raise UsageError("machines: give both -start and -end, or neither")
+    if args.start is not None:
+        return args.start, following(args.end), f"{args.start[:10]}_to_{args.end[:10]}".replace("-", "")
+    if args.date is not None:
+        return args.date, following(args.date), f"{args.date}_to_{args.date}".replace("-", "")
+    return None, None, ""
+
+
+def _export(args: argparse.Namespace, config: Config) -> int:
+    from replaykit.cli.main import build
+
+    since, until, span = _span(args)
+    folder = Path(config.export_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("%Y%m%d_%H%M%S")
+    way = {"download": "rx", "upload": "tx"}.get(args.direction, args.direction)
+    name = "_".join(
+        p
+        for p in (
+            "traffic_stats" if args.export == "all" else f"vm_{args.export}_traffic",
+            way if way != "both" else "",
+            span,
+            stamp,
+        )
+        if p
+    )
+    target = folder / f"{name}.{args.format}"
+    words = [
+        "export", place(config.ledger), "--vantage", "hypervisor", "--kind", "machine", "--period", args.period, "--format", args.format,
+        "--direction", way, "--output", str(target),
+    ]  # fmt: skip
+    if args.export != "all":
+        _one(config, args.export)
+        words += ["--label", f"vmid={args.export}"]
+    words += ["--since", since] if since else []
+    words += ["--until", until] if until else []
+    words += ["--dark"] if args.dark else []
+    parsed = build("export").parse_args(words)
+    status = int(parsed.run(parsed))
+    if not args.quiet:
+        say(f"wrote {target}")
+    return status
+
+
+def _one(config: Config, vmid: str) -> None:
+    """Raises UsageError where the ledger never saw it; one that was deleted is there still."""
+    from replaykit.ledger.history import subjects
+    from replaykit.ledger.selection import Selection
+
+    ledger = open_ledger(config.ledger)
+    try:
+        if not subjects(ledger, Selection("hypervisor", "machine", labels={"vmid": (vmid,)})):
+            raise UsageError(f"-export {vmid}: the ledger knows no such machine")
+    finally:
+        ledger.close()
+
+
+def _cleanup(args: argparse.Namespace, config: Config) -> int:
+    from replaykit.cli.main import build
+
+    since, until, _ = _span(args)
+    words = ["cleanup", place(config.ledger), "--vantage", "hypervisor", "--kind", "machine"]
+    if args.cleanup == "before":
+        if args.before is None:
+            raise UsageError("-cleanup before: give -before DATE")
+        words += ["--before", args.before]
+    elif since is None or until is None:
+        raise UsageError(
+            f"-cleanup {args.cleanup}: give -start and -end" + (", or -date" if args.cleanup == "vm" else "")
+        )
+    else:
+        words += ["--since", since, "--until", until]
+    if args.cleanup == "vm":
+        if args.vmid is None:
+            raise UsageError("-cleanup vm: give -vmid")
+        words += ["--label", f"vmid={args.vmid}"]
+    words += ["--dry-run"] if args.dry_run else ["--yes"]
+    parsed = build("cleanup").parse_args([*words, *(["--quiet"] if args.quiet else [])])
+    return int(parsed.run(parsed))
+
+
+def _import(args: argparse.Namespace, config: Config) -> int:
+    from replaykit.hypervisor.imported import read_folder
+
+    if args.folder is None:
+        raise UsageError("machines import: name the data folder, with vm_100/ and the like in it")
+    ledger = open_ledger(config.ledger, must_exist=False)
+    try:
+        count, bad = read_folder(ledger, Path(args.folder))
+    finally:
+        ledger.close()
+    say(f"{count:,} samples taken over" + (f"; {bad:,} lines could not be read" if bad else ""))
+    return 0

@@ -1,0 +1,1 @@
+"""A vantage: what virtual machines moved, from the hypervisor that runs them."""

@@ -1,0 +1,137 @@
+"""Machines into usage: one poll gives what all of them moved since the last.
+
+Owns who is who: a machine is its id until another is made with that id, and its counters begin anew with each start, on each
+node. What a removed interface had counted is not counted again. All of that is kept in the ledger, so a restart of this
+program changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from replaykit.hypervisor.machine import Hypervisor, Machine
+from replaykit.ledger.store import Ledger
+from replaykit.ledger.usage import Reading
+
+VANTAGE = "hypervisor"
+_STALE_S = 30
+"""How old an uptime in a list may be: what a start seems to move by less than this is the same start."""
+_ASKED_AT_ONCE = 20
+
+
+@dataclass
+class Known:
+    """subject: in the ledger. start: of the guest, where only uptimes are known. epoch, part: the counters' names."""
+
+    subject: str
+    created: int | None = None
+    asked: bool = False
+    node: str = ""
+    start: int = 0
+    epoch: str = ""
+    part: int = 0
+    sums: tuple[int, int] = (0, 0)
+
+
+class Watch:
+    """now: what `poll` saw last, by subject."""
+
+    def __init__(self, ledger: Ledger, hypervisor: Hypervisor) -> None:
+        self.ledger, self.name, self._hypervisor = ledger, hypervisor.name, hypervisor
+        self._epoch_before = ""
+        self._note = f"machines of {hypervisor.name}"
+        kept = json.loads(ledger.noted(self._note) or "{}")
+        self._known = {i: Known(**{**v, "sums": tuple(v["sums"])}) for i, v in kept.items()}
+        self._kept = dict(kept)
+        self._seen_before = bool(kept)
+        self.now: dict[str, Machine] = {}
+
+    def poll(self, now: int) -> list[Machine]:
+        """Asks and counts. Raises UsageError and OSError, and then nothing was counted: the next poll counts it all."""
+        machines = self._hypervisor.machines()
+        asked = 0
+        readings: list[Reading] = []
+        current: dict[str, Machine] = {}
+        for machine in machines:
+            known = self._known.get(machine.id)
+            fresh = known is None and self._seen_before  # made since the last poll
+            if known is None:
+                known = self._known[machine.id] = Known(machine.id)
+            if not known.asked and asked < _ASKED_AT_ONCE:
+                asked += 1
+                fresh = self._identify(machine, known) or fresh
+            readings += self._readings(machine, known, now, fresh)
+            current[known.subject] = machine
+        self.ledger.read(readings)
+        self.now = current
+        for gone in set(self._known) - {m.id for m in machines}:
+            self._known[gone].asked = False  # its id may be another machine's when it comes back
+        self._seen_before = True
+        kept = {i: asdict(k) for i, k in self._known.items()}
+        if _without_sums(kept) != _without_sums(self._kept):
+            self.ledger.note(self._note, json.dumps(kept))
+            self._kept = kept
+        return machines
+
+    def _identify(self, machine: Machine, known: Known) -> bool:
+        """Whether it is another machine than the one that had this id."""
+        try:
+            created = self._hypervisor.created(machine)
+        except KeyError:
+            return False
+        known.asked = True
+        before, known.created = known.created, created
+        if before is None or created is None or before == created:
+            return False
+        self._known[machine.id] = known
+        known.subject, known.epoch, known.start, known.sums = f"{machine.id}@{created}", "", 0, (0, 0)
+        return True
+
+    def _readings(self, machine: Machine, known: Known, now: int, fresh: bool) -> Iterable[Reading]:
+        labels = self._labels(machine, known)
+        if not machine.counters:
+            yield Reading(now, VANTAGE, "machine", known.subject, labels, counter="off")
+            return
+        sums = tuple(map(sum, zip(*machine.counters.values(), strict=True)))
+        known.epoch = self._epoch(machine, known, now)
+        if len(machine.counters) == 1 and "all" in machine.counters:
+            # A sum over interfaces that fell, though the guest was not started anew: an interface was taken out.
+            if (
+                any(a < b for a, b in zip(sums, known.sums, strict=True))
+                and known.epoch == self._epoch_before
+            ):
+                known.part += 1
+            known.sums = (sums[0], sums[1])
+        for name, (rx, tx) in machine.counters.items():
+            counter = name if name != "all" else f"all/{known.part}"
+            began = fresh or (known.epoch != self._epoch_before and bool(self._epoch_before))
+            yield Reading(
+                now, VANTAGE, "machine", known.subject, labels, rx, tx, counter=counter, epoch=known.epoch, fresh=began
+            )  # fmt: skip
+
+    def _epoch(self, machine: Machine, known: Known, now: int) -> str:
+        self._epoch_before = known.epoch
+        if machine.boot:
+            return machine.boot
+        start = now - (machine.uptime_s or 0)
+        if known.epoch and abs(start - known.start) < _STALE_S and machine.node == known.node:
+            return known.epoch
+        if known.epoch and start < known.start and machine.node == known.node:
+            return known.epoch  # an uptime that was not measured anew yet
+        known.start, known.node, known.part = start, machine.node, 0
+        return f"{machine.node}/{start}"
+
+    def _labels(self, machine: Machine, known: Known) -> dict[str, str]:
+        labels = {"vmid": machine.id, "status": machine.status, "type": machine.type}
+        for name, value in (("name", machine.name), ("node", machine.node), ("tags", ";".join(machine.tags))):
+            if value:
+                labels[name] = value
+        if known.created is not None:
+            labels["created"] = str(known.created)
+        return labels
+
+
+def _without_sums(kept: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+    return {i: {n: v for n, v in k.items() if n != "sums"} for i, k in kept.items()}

@@ -1,0 +1,206 @@
+"""Document 004's API, in pve-traffic-monitor's shapes: machines, their statistics and history, the action log and the rules."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
+from typing import Annotated, Any, Literal, Protocol
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from replaykit.hypervisor.machine import Machine
+from replaykit.ledger import calendar
+from replaykit.ledger.guard import log
+from replaykit.ledger.history import Sum, history, subjects, totals
+from replaykit.ledger.rules import Rule
+from replaykit.ledger.selection import Selection, Subject
+from replaykit.ledger.store import Ledger
+from replaykit.web.answers import DataAnswer, ListAnswer, Problem
+
+Direction = Literal["both", "rx", "tx", "upload", "download"]
+_WAYS = {"upload": "tx", "download": "rx"}
+_LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400}
+_SHOWN = {"minute": "%Y-%m-%d %H:%M", "hour": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}
+_GIB = 1 << 30
+
+
+class StatsAnswer(BaseModel):
+    """Sums of a period; total_bytes is of the direction."""
+
+    success: bool = True
+    message: str = "ok"
+    period: str
+    direction: str
+    data: list[dict[str, Any]]
+
+
+class Machines(Protocol):
+    """now: what the last poll saw, by subject. rules, given: as they are now, and as the configuration has them."""
+
+    @property
+    def now(self) -> Mapping[str, Machine]: ...
+
+    @property
+    def rules(self) -> Sequence[Rule]: ...
+
+    @property
+    def given(self) -> Sequence[Mapping[str, Any]]: ...
+
+
+def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None) -> None:
+    """polled: None: nobody polls here, and the ledger's labels say what was seen last."""
+
+    def known() -> dict[str, Subject]:
+        return {s.name: s for s in subjects(ledger, Selection("hypervisor", "machine"))}
+
+    def shown(subject: Subject) -> dict[str, Any]:
+        machine = None if polled is None else polled.now.get(subject.name)
+        rules = () if polled is None else polled.rules
+        labels = subject.labels
+        tags = [t for t in labels.get("tags", "").split(";") if t]
+        counters = list(machine.counters.values()) if machine is not None else []
+        return {
+            "vmid": _number(labels.get("vmid", subject.name)), "name": labels.get("name", ""),
+            "status": machine.status if machine is not None else labels.get("status", "unknown"),
+            "tags": tags, "matched_rules": [r.name for r in rules if r.enabled and r.selection.matches(subject)],
+            "netrx": sum(c[0] for c in counters), "nettx": sum(c[1] for c in counters), "node": labels.get("node", ""),
+            "type": labels.get("type", ""), "template": machine is not None and machine.template,
+            "creation_time": _iso(int(labels["created"]), ledger.zone) if labels.get("created", "").isdigit() else None,
+        }  # fmt: skip
+
+    def find(vmid: str) -> Subject:
+        there = known()
+        named = [s for s in there.values() if s.labels.get("vmid", s.name) == vmid]
+        current = [s for s in named if polled is None or s.name in polled.now] or named
+        if not current:
+            raise Problem(404, f"there is no machine {vmid}")
+        return max(current, key=lambda s: s.labels.get("created", ""))
+
+    @api.get("/api/vms")
+    async def machines() -> ListAnswer:
+        """All machines; netrx and nettx since their start."""
+        there = await run_in_threadpool(known)
+        wanted = [s for n, s in sorted(there.items()) if polled is None or n in polled.now]
+        return ListAnswer(data=[shown(s) for s in sorted(wanted, key=lambda s: _order(s.name))])
+
+    @api.get("/api/vm/{vmid}")
+    async def machine(vmid: str) -> DataAnswer:
+        """One machine, and what it moved in this hour, day and month."""
+        subject = await run_in_threadpool(find, vmid)
+        stats = {}
+        for period in ("hour", "day", "month"):
+            found = await run_in_threadpool(sums, period, (subject.name,))
+            row = found.get(subject.name)
+            since, until = _period(period, ledger.zone)
+            rx, tx = (row.rx_bytes, row.tx_bytes) if row is not None else (0, 0)
+            stats[period] = {
+                "total_bytes": rx + tx, "rx_bytes": rx, "tx_bytes": tx, "start_time": _iso(since, ledger.zone),
+                "end_time": _iso(until, ledger.zone),
+            }  # fmt: skip
+        return DataAnswer(data={"vm": shown(subject), "stats": stats})
+
+    def sums(
+        period: str, names: tuple[str, ...] = (), since: int | None = None, until: int | None = None
+    ) -> dict[str, Sum]:
+        begin = _period(period, ledger.zone)[0] if since is None else since
+        chosen = Selection("hypervisor", "machine", names)
+        return {
+            s.subject: s
+            for s in totals(ledger, begin, int(time.time()) + 1 if until is None else until, chosen).sums
+        }
+
+    @api.get("/api/stats")
+    async def stats(
+        period: Literal["minute", "hour", "day", "month"] = "day", direction: Direction = "both", start: str | None = None,
+        end: str | None = None,
+    ) -> StatsAnswer:  # fmt: skip
+        """What each machine moved in this hour, day or month, or from `start` to `end`, the largest first."""
+        if (start is None) != (end is None):
+            raise Problem(400, "give both start and end, or neither")
+        since, until = _period(period, ledger.zone)
+        if start is not None and end is not None:
+            since, until = calendar.moment(start, ledger.zone), calendar.moment(end, ledger.zone)
+            if until <= since:
+                raise Problem(400, "the span ends before it begins")
+        found = await run_in_threadpool(sums, period, (), since, until)
+        there = await run_in_threadpool(known)
+        way = _WAYS.get(direction, direction)
+        rows: list[dict[str, Any]] = []
+        for name, row in found.items():
+            total = row.bytes if way == "both" else row.rx_bytes if way == "rx" else row.tx_bytes
+            labels = there[name].labels if name in there else {}
+            rows.append({
+                "vmid": _number(labels.get("vmid", name)), "name": labels.get("name", ""), "period": period if start is None else "custom",
+                "direction": direction, "start_time": _iso(since, ledger.zone), "end_time": _iso(until, ledger.zone), "total_bytes": total,
+                "rx_bytes": row.rx_bytes, "tx_bytes": row.tx_bytes, "total_gb": round(total / _GIB, 6),
+            })  # fmt: skip
+        rows.sort(key=lambda r: -r["total_bytes"])
+        return StatsAnswer(period=period if start is None else "custom", direction=direction, data=rows)
+
+    @api.get("/api/history/{vmid}")
+    async def past(
+        vmid: str,
+        period: Literal["minute", "hour", "day", "month"] = "day",
+        start: str | None = None,
+        end: str | None = None,
+    ) -> ListAnswer:
+        """A machine by minute of the last hour, hour of the last day, day of 30, month of twelve, or from `start` to `end`."""
+        subject = await run_in_threadpool(find, vmid)
+        until = int(time.time()) + 1 if end is None else calendar.moment(end, ledger.zone)
+        since = max(0, until - _LAST[period]) if start is None else calendar.moment(start, ledger.zone)
+        if until <= since or ((until - since) // 60 > 100_000 and period == "minute"):
+            raise Problem(400, "the span ends before it begins, or holds too many minutes")
+        rows = await run_in_threadpool(
+            history, ledger, period, since, until, Selection("hypervisor", "machine", (subject.name,))
+        )
+        return ListAnswer(data=[
+            {
+                "timestamp": datetime.fromtimestamp(r.time, ledger.zone).strftime(_SHOWN[period]), "rx_bytes": r.rx_bytes,
+                "tx_bytes": r.tx_bytes, "total_bytes": r.bytes,
+            }
+            for r in rows
+        ])  # fmt: skip
+
+    @api.get("/api/logs")
+    async def logs(
+        start: str | None = None, end: str | None = None, vmid: str | None = None,
+        most: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    ) -> ListAnswer:  # fmt: skip
+        """What rules did to machines, the oldest first; of the last seven days where no time is given."""
+        until = int(time.time()) + 1 if end is None else calendar.moment(end, ledger.zone)
+        since = max(0, until - 7 * 86_400) if start is None else calendar.moment(start, ledger.zone)
+        entries = await run_in_threadpool(log, ledger, since, until, most, vmid)
+        return ListAnswer(data=[
+            {
+                "vmid": _number(e.subject.partition("@")[0]), "rule_name": e.rule, "action": e.action if e.outcome != "undone" else f"undo {e.action}",
+                "reason": e.reason, "timestamp": _iso(e.time, ledger.zone), "success": e.outcome in ("done", "undone"), "error": e.error,
+            }
+            for e in entries
+            if e.vantage == "hypervisor"
+        ])  # fmt: skip
+
+    @api.get("/api/rules")
+    async def configured() -> ListAnswer:
+        """The rules as the configuration has them."""
+        return ListAnswer(data=[] if polled is None else [dict(r) for r in polled.given])
+
+
+def _period(period: str, zone: tzinfo) -> tuple[int, int]:
+    """This hour, day or month until now; the last five minutes."""
+    now = int(time.time())
+    return (now - 300 if period == "minute" else calendar.floor(period, now, zone)), now + 1
+
+
+def _iso(at: int, zone: tzinfo) -> str:
+    return calendar.show(at, zone)
+
+
+def _number(vmid: str) -> int | str:
+    return int(vmid) if vmid.isdigit() else vmid
+
+
+def _order(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdigit() else (1 << 62, name)

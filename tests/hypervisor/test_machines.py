@@ -1,0 +1,610 @@
+"""Machines of Proxmox VE: counted exactly over restarts, migrations, removed interfaces and reused ids; limits that hold and end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from ci.servers import free_port
+from replaykit.errors import UsageError
+from replaykit.forwarder.keys import make
+from replaykit.hypervisor.config import read_config
+from replaykit.hypervisor.control import MachineControl
+from replaykit.hypervisor.imported import read_folder
+from replaykit.hypervisor.machine import Machine, Nic
+from replaykit.hypervisor.proxmox import Proxmox
+from replaykit.hypervisor.watch import Watch
+from replaykit.ledger import calendar
+from replaykit.ledger.guard import Guard, log
+from replaykit.ledger.history import history, totals
+from replaykit.ledger.rules import Rules
+from replaykit.ledger.selection import Selection
+from replaykit.ledger.store import Ledger
+from tests.hypervisor.pve import SECRET, TOKEN, Cluster, Guest, pve
+from tests.target import until
+
+GIB = 1 << 30
+NET0 = "virtio=BC:24:11:00:00:01,bridge=vmbr0,firewall=1"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("keys")
+    make(root, ["127.0.0.1"], ["x"])
+    return root
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster({
+        100: Guest(name="web", config={"net0": f"{NET0},rate=50", "net1": "e1000=BC:24:11:00:00:02,bridge=vmbr1", "tags": "vps;Paid", "meta": "creation-qemu=8.1,ctime=1700000000"}),
+        101: Guest(node="pve2", type="lxc", name="db", config={"net0": "name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:03,type=veth", "tags": "vps"}),
+        102: Guest(name="template", status="stopped", template=1, config={"net0": NET0}),
+    })  # fmt: skip
+
+
+@pytest.fixture
+def proxmox(keys: Path, cluster: Cluster) -> Iterator[Proxmox]:
+    with pve(keys, cluster) as port:
+        yield Proxmox("127.0.0.1", TOKEN, SECRET, port, str(keys / "ca.pem"))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    made = Ledger(f"sqlite:///{tmp_path / 'usage.db'}", "Europe/Berlin")
+    yield made
+    made.close()
+
+
+def used(ledger: Ledger, now: int | None = None) -> dict[str, tuple[int, int]]:
+    rows = totals(ledger, 0, now or calendar.LATEST, Selection("hypervisor", "machine")).sums
+    return {r.subject: (r.rx_bytes, r.tx_bytes) for r in rows}
+
+
+def test_all_nodes_in_one_call(proxmox: Proxmox, cluster: Cluster) -> None:
+    found = {m.id: m for m in proxmox.machines()}
+    assert set(found) == {"100", "101"}  # no template unless asked for
+    assert found["100"].tags == ("vps", "paid") and found["101"].type == "lxc" and found["101"].node == "pve2"
+    assert cluster.calls == [("GET", "/cluster/resources")]
+    assert proxmox.created(found["100"]) == 1_700_000_000 and proxmox.version() == "8.2.4"
+
+
+def test_counters_over_restart_migration_removal_and_reuse(
+    proxmox: Proxmox, cluster: Cluster, ledger: Ledger
+) -> None:
+    watch, at, web = Watch(ledger, proxmox), int(time.time()), cluster.guests[100]
+
+    def moved(rx: int, tx: int) -> None:
+        nonlocal at
+        web.netin, web.netout = rx, tx
+        at += 60
+        cluster.at = at
+        watch.poll(at)
+
+    web.started = at - 3600
+    moved(1_000_000, 500)  # where it begins
+    moved(1_000_700, 550)
+    assert used(ledger)["100"] == (700, 50)
+    web.started = at + 50  # started anew, and further already than before
+    moved(5_000_000, 900)
+    assert used(ledger)["100"] == (700 + 5_000_000, 50 + 900)
+    web.node, web.started = "pve3", at + 20  # to another node: a new process counts there from zero
+    moved(300, 10)
+    assert used(ledger)["100"] == (5_001_000, 960)
+    moved(9_000_300, 1_010)
+    moved(9_000, 10)  # an interface was taken out: the sum of the others is smaller, and no byte of it is new
+    assert used(ledger)["100"] == (14_001_000, 1_960)
+    watch = Watch(ledger, proxmox)  # the program is started anew
+    moved(9_500, 20)
+    assert used(ledger)["100"] == (14_001_500, 1_970)
+    web.power("stopped")
+    moved(0, 0)
+    web.power("running", at + 30)
+    moved(77, 7)
+    assert used(ledger)["100"] == (14_001_577, 1_977)
+    del cluster.guests[100]
+    at += 60
+    watch.poll(at)
+    cluster.guests[100] = web = Guest(
+        name="another", config={"net0": NET0, "meta": "ctime=1800000000"}, started=time.time() + at
+    )
+    moved(4_000, 40)
+    moved(5_000, 50)
+    assert used(ledger)["100"] == (14_001_577, 1_977) and used(ledger)["100@1800000000"][0] >= 1_000
+
+
+def test_missed_polls_leave_no_spike(proxmox: Proxmox, cluster: Cluster, ledger: Ledger) -> None:
+    watch, web = Watch(ledger, proxmox), cluster.guests[100]
+    at = calendar.floor("hour", int(time.time()), ledger.zone) + 600
+    cluster.at, web.started = at, at - 3600
+    watch.poll(at)
+    cluster.fails["GET", "resources"] = 596
+    web.netin = 60_000_000
+    for n in range(1, 10):
+        cluster.at = at + 60 * n
+        with pytest.raises(UsageError, match="596"):
+            watch.poll(at + 60 * n)
+    cluster.fails.clear()
+    cluster.at = at + 600
+    watch.poll(at + 600)
+    rows = history(ledger, "minute", at, at + 660, Selection("hypervisor", "machine", ("100",)))
+    assert [r.rx_bytes for r in rows] == [6_000_000] * 10
+
+
+RULES = """{{
+  "pve": {{"host": "127.0.0.1", "port": {port}, "node": "pve1", "api_token_id": "{token}", "api_token_secret": "{secret}", "ca_file": "{ca}"}},
+  "monitor": {{"interval_seconds": 1, "export_path": "{root}/exports", "include_templates": false, "data_retention_days": 90}},
+  "storage": {{"type": "sqlite", "dsn": "{root}/usage.db", "max_open_conns": 10, "max_idle_conns": 5, "conn_max_lifetime": 3600}},
+  "api": {{"enabled": true, "host": "127.0.0.1", "port": {api}}},
+  "rules": [
+    {{"name": "hourly", "enabled": true, "period": "hour", "limit_gb": 1, "action": "rate_limit", "rate_limit_mb": 10, "vm_tags": ["VPS"], "traffic_direction": "both"}},
+    {{"name": "monthly", "enabled": true, "period": "month", "limit_gb": 3, "action": "disconnect", "vm_ids": [100], "exclude_vm_ids": [999]}},
+    {{"name": "off", "enabled": false, "period": "day", "limit_gb": 0.001, "action": "stop"}}
+  ]
+}}
+"""
+
+
+def configured(root: Path, keys: Path, port: int, api: int = 0) -> Path:
+    path = root / "config.json"
+    path.write_text(
+        RULES.format(
+            port=port, token=TOKEN, secret=SECRET, ca=keys / "ca.pem", root=root, api=api or free_port()
+        )
+    )
+    path.chmod(0o600)
+    return path
+
+
+def judged(ledger: Ledger, proxmox: Proxmox, rules: Rules) -> tuple[Watch, Guard]:
+    watch = Watch(ledger, proxmox)
+    return watch, Guard(
+        ledger, rules, {"hypervisor": MachineControl(proxmox, lambda name: watch.now.get(name))}
+    )
+
+
+def test_limits_and_their_end(
+    proxmox: Proxmox, cluster: Cluster, ledger: Ledger, keys: Path, tmp_path: Path
+) -> None:
+    """Two rules on one machine, ended in either order; somebody's hand; nothing is asked or changed without a reason."""
+    rules = Rules(read_config(str(configured(tmp_path, keys, 1))).rules)
+    watch, guard = judged(ledger, proxmox, rules)
+    web, db = cluster.guests[100], cluster.guests[101]
+    before = dict(web.config)
+    at = calendar.floor(
+        "hour", int(datetime(2026, 10, 24, 21, 30, tzinfo=ZoneInfo("Europe/Berlin")).timestamp()), ledger.zone
+    )
+
+    web.started = db.started = at - 3600
+
+    def step(now: int) -> None:
+        cluster.at = now
+        watch.poll(now)
+        guard.step(now)
+
+    step(at + 60)
+    web.netin, db.netout = GIB + 1, GIB  # more than the limit is exceeded, the limit itself is not
+    step(at + 120)
+    assert (
+        web.config["net0"] == f"{NET0},rate=10"
+        and web.config["net1"].endswith(",rate=10")
+        and db.config["net0"].endswith("veth")
+    )
+    assert [p for m, p in cluster.calls if m == "PUT"] == ["/nodes/pve1/qemu/100/config"]
+    web.netin = 3 * GIB + 2
+    step(at + 180)
+    assert web.config["net0"] == f"{NET0},rate=10,link_down=1"
+    web.config["net0"] = f"{NET0},rate=10"  # somebody plugs it in again
+    step(at + 240)
+    assert web.config["net0"].endswith("link_down=1")
+    calls = len(cluster.made("PUT"))
+    step(at + 300)
+    assert len(cluster.made("PUT")) == calls  # nothing changed: nothing is written
+    step(at + 3600 + 60)  # the hour turns: its limit ends, the month's stays
+    assert web.config["net0"] == f"{NET0},rate=50,link_down=1" and "rate" not in web.config["net1"]
+    step(calendar.following("month", calendar.floor("month", at, ledger.zone), ledger.zone) + 60)
+    assert web.config == before
+    said = [(e.rule, e.action, e.outcome) for e in log(ledger)]
+    assert said == [
+        ("hourly", "rate_limit", "done"), ("monthly", "disconnect", "done"), ("monthly", "disconnect", "done"), ("hourly", "rate_limit", "undone"),
+        ("monthly", "disconnect", "undone"),
+    ]  # fmt: skip
+
+
+def test_a_month_of_rules_over_restarts_and_daylight_saving(
+    proxmox: Proxmox, cluster: Cluster, ledger: Ledger, keys: Path, tmp_path: Path
+) -> None:
+    """October 2026 in Berlin, a quarter of an hour at a time: each hour over its limit is limited, and each limit ends."""
+    rules = Rules(read_config(str(configured(tmp_path, keys, 1))).rules[:1])
+    watch, guard = judged(ledger, proxmox, rules)
+    zone = ZoneInfo("Europe/Berlin")
+    begin, end = (int(datetime(2026, 10, d, 20, tzinfo=zone).timestamp()) for d in (23, 27))
+    web, total, busy = cluster.guests[100], 0, 0
+    web.started = begin - 3600
+    for at in range(begin, end, 900):
+        quarter = (at - begin) // 900
+        cluster.at = at
+        if quarter % 37 == 5:
+            web.started, web.netin = at - 600, 0  # the guest starts anew
+        if quarter % 50 == 7:
+            watch, guard = judged(ledger, proxmox, rules)  # and so does this program
+        hour = calendar.floor("hour", at, zone)
+        moved = 400_000_000 if (hour // 3600) % 3 == 0 else 100_000_000
+        web.netin += moved
+        total += moved if quarter else 0
+        watch.poll(at)
+        guard.step(at)
+        now = used_in(ledger, hour, at + 1)
+        over = now > GIB
+        assert ("rate=10" in web.config["net0"].split(",")) == over, (datetime.fromtimestamp(at, zone), now)
+        busy += over
+    assert used(ledger)["100"][0] == total and busy > 20
+    entries = log(ledger, most=10_000)
+    done, undone = (sum(e.outcome == o for e in entries) for o in ("done", "undone"))
+    assert done - undone in (0, 1) and done > 20
+    hours = history(ledger, "hour", begin, end, Selection("hypervisor", "machine", ("100",)))
+    assert sum(r.rx_bytes for r in hours) == total and len(hours) == len({r.time for r in hours})
+
+
+def used_in(ledger: Ledger, since: int, until_: int) -> int:
+    rows = totals(ledger, since, until_, Selection("hypervisor", "machine", ("100",))).sums
+    return sum(r.bytes for r in rows)
+
+
+@pytest.mark.parametrize("action", ["shutdown", "stop"])
+def test_shut_down_and_started_again(
+    action: str, proxmox: Proxmox, cluster: Cluster, ledger: Ledger, keys: Path, tmp_path: Path
+) -> None:
+    path = configured(tmp_path, keys, 1)
+    path.write_text(path.read_text().replace('"action": "disconnect"', f'"action": "{action}"'))
+    watch, guard = judged(ledger, proxmox, Rules(read_config(str(path)).rules[1:2]))
+    web = cluster.guests[100]
+    web.started = 0
+    web.ignores = True  # its guest does not answer ACPI: Proxmox VE stops it then
+    cluster.task_s = 0.4
+    at = calendar.floor("month", int(time.time()), ledger.zone) + 60
+
+    def step(now: int) -> None:
+        cluster.at = now
+        watch.poll(now)
+        guard.step(now)
+
+    cluster.at = at
+    watch.poll(at)
+    web.netout = 4 * GIB
+    for n in (60, 120, 180):
+        step(at + n)
+    assert len(cluster.made("POST", action)) == 1  # it is on its way, and not asked twice
+    time.sleep(0.5)
+    for n in (240, 300):
+        step(at + n)
+    assert web.status == "stopped" and len(cluster.made("POST")) == 1
+    web.power("running", at + 330)  # somebody starts it
+    step(at + 360)
+    time.sleep(0.5)
+    step(at + 420)
+    assert web.status == "stopped"
+    at = calendar.following("month", at, ledger.zone) + 60
+    step(at)
+    time.sleep(0.5)
+    step(at + 60)
+    assert web.status == "running"
+
+
+def test_what_goes_wrong_is_said_and_tried_again(
+    proxmox: Proxmox, cluster: Cluster, ledger: Ledger, keys: Path, tmp_path: Path
+) -> None:
+    watch, guard = judged(ledger, proxmox, Rules(read_config(str(configured(tmp_path, keys, 1))).rules))
+    at = calendar.floor("hour", int(time.time()), ledger.zone)
+    cluster.at, cluster.guests[100].started = at + 60, at - 3600
+    watch.poll(at + 60)
+    cluster.guests[100].netin = 2 * GIB
+    cluster.at = at + 120
+    watch.poll(at + 120)
+    cluster.privileges -= {"VM.Config.Network"}
+    for n in (120, 130, 140):
+        guard.step(at + n)
+    (entry,) = log(ledger)
+    assert (
+        entry.outcome == "failed" and "may not do that" in entry.error and "VM.Config.Network" in entry.error
+    )
+    cluster.privileges.add("VM.Config.Network")
+    guard.step(at + 150)
+    assert "rate=10" in cluster.guests[100].config["net0"]
+    # A configuration that changes between reading and writing is not overwritten.
+    machine = next(m for m in proxmox.machines() if m.id == "100")
+    config = proxmox._config(machine)
+    cluster.guests[100].config["memory"] = "4096"
+    with pytest.raises(UsageError, match="modified configuration"):
+        proxmox._ask(proxmox._place(machine).config.put, net0=NET0, digest=config["digest"])
+    del cluster.guests[100]  # what is gone needs no restoring
+    cluster.at = at + 3700
+    watch.poll(at + 3700)
+    guard.step(at + 3700)
+    assert not [e for e in log(ledger) if e.outcome == "undone"]
+    with pytest.raises(KeyError):
+        proxmox.nics(machine)
+
+
+def test_a_tiny_limit_is_not_none() -> None:
+    from replaykit.hypervisor.proxmox import _nic, _written
+
+    assert _written(NET0, Nic(True, 0.0001)) == f"{NET0},rate=0.001"
+    assert _nic(_written(f"{NET0},rate=3,link_down=1", Nic(True, None))) == Nic(True, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"token_id": "monitor"}, "user@realm!name"),
+        ({"secret": ""}, "PVE_API_TOKEN_SECRET"),
+        ({"secret": "wrong"}, "the token is not accepted"),
+        ({"verify": True}, "certificate is not trusted"),
+    ],
+)
+def test_no_way_in(change: dict[str, Any], said: str, keys: Path, cluster: Cluster) -> None:
+    with pve(keys, cluster) as port, pytest.raises(UsageError, match=said):
+        given = {"token_id": TOKEN, "secret": SECRET, "verify": str(keys / "ca.pem"), **change}
+        Proxmox("127.0.0.1", given["token_id"], given["secret"], port, given["verify"]).machines()
+
+
+def test_a_slow_or_absent_server(keys: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replaykit.hypervisor.proxmox.TIMEOUT_S", 0.5)
+    with pve(keys, cluster) as port:
+        slow = Proxmox("127.0.0.1", TOKEN, SECRET, port, str(keys / "ca.pem"))
+        cluster.fails["GET", "resources"] = 2.0
+        begun = time.monotonic()
+        with pytest.raises(OSError, match="timed out"):
+            slow.machines()
+        assert time.monotonic() - begun < 1.8
+    with pytest.raises(OSError, match="refused"):
+        Proxmox("127.0.0.1", TOKEN, SECRET, free_port(), str(keys / "ca.pem")).machines()
+
+
+def test_the_command(keys: Path, cluster: Cluster, tmp_path: Path) -> None:
+    """Its own configuration file, its API's shapes, its command line."""
+    api = free_port()
+
+    def ask(path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{api}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    def replaykit(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "replaykit", "machines", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            cwd=tmp_path,
+        )
+
+    with pve(keys, cluster) as port:
+        path = configured(tmp_path, keys, port, api)
+        listed = replaykit("list", "-config", str(path))
+        assert (
+            "web" in listed.stdout and "lxc" in listed.stdout and SECRET not in listed.stdout + listed.stderr
+        )
+        with (tmp_path / "log").open("w") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "replaykit", "machines", "-config", str(path)], stdout=out, stderr=out
+            )
+        try:
+            until(lambda: "polls 127.0.0.1" in (tmp_path / "log").read_text(), 30)
+            time.sleep(1.5)
+            web = cluster.guests[100]
+            web.netin, web.netout = 2 * GIB, 1000
+            until(lambda: "rate=10" in web.config["net0"], 20, (tmp_path / "log").read_text())
+            vms = ask("/api/vms")
+            assert vms["success"] and [v["vmid"] for v in vms["data"]] == [100, 101]
+            assert (
+                vms["data"][0]["matched_rules"] == ["hourly", "monthly"]
+                and vms["data"][0]["netrx"] == 2 * GIB
+            )
+            one = ask("/api/vm/100")["data"]
+            assert one["vm"]["status"] == "running" and one["stats"]["day"]["total_bytes"] == 2 * GIB + 1000
+            stats = ask("/api/stats?period=day&direction=upload")
+            assert (
+                stats["period"] == "day" and stats["data"][0]["total_bytes"] == stats["data"][0]["tx_bytes"]
+            )
+            assert ask("/api/history/100?period=hour")["data"][-1].keys() == {
+                "timestamp",
+                "rx_bytes",
+                "tx_bytes",
+                "total_bytes",
+            }
+            (entry,) = ask("/api/logs")["data"]
+            assert entry["vmid"] == 100 and entry["rule_name"] == "hourly" and entry["success"] is True
+            assert [r["name"] for r in ask("/api/rules")["data"]] == ["hourly", "monthly", "off"]
+            assert ask("/api/rules")["data"][1]["vm_ids"] == [100]
+            process.send_signal(signal.SIGKILL)  # limits stay, and the next run knows them
+            process.wait(10)
+            with (tmp_path / "log").open("w") as out:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "replaykit", "machines", "-config", str(path)],
+                    stdout=out,
+                    stderr=out,
+                )
+            until(lambda: "polls 127.0.0.1" in (tmp_path / "log").read_text(), 30)
+            path.write_text(path.read_text().replace('"limit_gb": 1,', '"limit_gb": "much",'))
+            until(lambda: "configuration not changed" in (tmp_path / "log").read_text(), 10)
+            assert "rate=10" in web.config["net0"]
+            path.write_text(path.read_text().replace('"limit_gb": "much",', '"limit_gb": 100,'))
+            until(lambda: web.config["net0"].endswith("rate=50"), 15)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+    # Without a server: what is in the ledger.
+    for form in ("html", "json", "png", "csv"):
+        done = replaykit("-config", str(path), "-export", "100", "-period", "day", "-format", form, "-dark")
+        assert done.returncode == 0, done.stderr
+        (made,) = (tmp_path / "exports").glob(f"vm_100_traffic_*.{form}")
+        data = made.read_bytes()
+        if form == "json":
+            assert json.loads(data)["rows"][0]["rx_bytes"] == 2 * GIB
+        if form == "html":
+            assert b'src="http' not in data and b"//cdn" not in data
+    today = datetime.now().strftime("%Y-%m-%d")
+    assert (
+        replaykit(
+            "-config", str(path), "-export", "all", "-date", today, "-format", "json", "-direction", "rx"
+        ).returncode
+        == 0
+    )
+    assert len(list((tmp_path / "exports").glob("traffic_stats_rx_*.json"))) == 1
+    dry = replaykit("-config", str(path), "-cleanup", "vm", "-vmid", "100", "-date", today, "-dry-run")
+    assert dry.returncode == 0 and "1 subjects" in dry.stdout, dry.stdout + dry.stderr
+    for words in (
+        ("range", "-start", "2024-01-01", "-end", "2024-01-31"),
+        ("before", "-before", "2024-01-01"),
+    ):
+        assert replaykit("-config", str(path), "-cleanup", *words, "-dry-run").returncode == 0
+    assert replaykit("-config", str(path), "-cleanup", "vm", "-vmid", "100", "-date", today).returncode == 0
+    ledger = Ledger(f"sqlite:///{tmp_path / 'usage.db'}")
+    assert used(ledger).get("100", (0, 0)) == (0, 0)
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"hour"', '"week"', "period"),
+        ('"limit_gb": 3', '"limit_gb": 0', "limit_gb"),
+        ('"rate_limit_mb": 10', '"rate_limit_mb": 0', "rate_limit_mb"),
+        ('"name": "off"', '"name": "hourly"', "two rules named"),
+        ('"type": "sqlite"', '"type": "cassette"', "choose from"),
+        ('"traffic_direction": "both"', '"traffic_direction": "sideways"', "traffic_direction"),
+        ('"rules": [', '"rules": [[', "config.json"),
+        ('"api_token_secret": "' + SECRET + '"', '"api_token_secret": ""', "PVE_API_TOKEN_SECRET"),
+    ],
+)
+def test_wrong_configurations(old: str, new: str, said: str, keys: Path, tmp_path: Path) -> None:
+    path = configured(tmp_path, keys, 8006)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UsageError, match=said) as caught:
+        read_config(str(path))
+    assert SECRET not in str(caught.value)
+
+
+def test_the_file_as_it_is(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = configured(tmp_path, keys, 8006)
+    config = read_config(str(path))
+    assert config.interval_s == 1 and config.retention_days == 90 and not config.warnings
+    assert config.rules[0].selection.labels["tags"] == ("vps",) and config.rules[0].limit == GIB
+    path.write_text(
+        path.read_text()
+        .replace('"max_open_conns": 10', '"max_open_conns": 10')
+        .replace('"rules": [', '"colour": "red", "rules": [')
+    )
+    assert "colour" in read_config(str(path)).warnings[0]
+    monkeypatch.setenv("PVE_API_TOKEN_SECRET", "from-the-environment")
+    assert read_config(str(path)).hypervisor["secret"] == "from-the-environment"
+    places = {
+        ("mysql", "u:p@ss@tcp(db:3306)/pve?charset=utf8mb4&parseTime=True"): "mysql://u:p%40ss@db:3306/pve",
+        ("postgresql", "host=db port=5433 user=me password='a b' dbname=pve sslmode=disable"): "postgresql://me:a%20b@db:5433/pve?sslmode=disable",
+        ("sqlite3", "file:./x.db?cache=shared"): "sqlite:///./x.db",
+    }  # fmt: skip
+    for (kind, dsn), ledger in places.items():
+        found = json.loads(configured(tmp_path, keys, 1).read_text())
+        found["storage"] = {"type": kind, "dsn": dsn}
+        path.write_text(json.dumps(found))
+        assert read_config(str(path)).ledger == ledger
+
+
+def test_its_data_folder_is_taken_over(ledger: Ledger, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "vm_100"
+    folder.mkdir(parents=True)
+    lines = [
+        {"vmid": 100, "timestamp": f"2026-01-15T10:{n:02}:00.123456789+08:00", "rx_bytes": 1000 * n, "tx_bytes": n, "total_bytes": 1001 * n}
+        for n in range(10)
+    ]  # fmt: skip
+    lines.append(
+        {**lines[-1], "timestamp": "2026-01-15T10:10:00+08:00", "rx_bytes": 50, "tx_bytes": 1}
+    )  # started anew
+    (folder / "traffic_2026-01-15.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n{torn")
+    for _ in range(2):
+        assert read_folder(ledger, tmp_path / "data") == (11, 1)
+        assert used(ledger) == {"100": (9050, 10)}
+    with pytest.raises(UsageError, match="not a data folder"):
+        read_folder(ledger, tmp_path)
+
+
+def test_the_wizard(keys: Path, cluster: Cluster, tmp_path: Path) -> None:
+    from replaykit.cli.machines_wizard import wizard
+
+    path = tmp_path / "made.json"
+    with pve(keys, cluster) as port:
+        answers = iter([
+            "127.0.0.1", str(port), "pve1", TOKEN, "wrong", "y", str(keys / "ca.pem"), "n",  # a token that is not accepted: again
+            "127.0.0.1", str(port), "pve1", TOKEN, SECRET, "y", str(keys / "ca.pem"),
+            "30", "", "n", "0", "sqlite", str(tmp_path / "w.db"), "y", "", "9090", "",
+            "y", "上限", "y", "month", "y", "upload", "0.5", "rate_limit", "2", "vps, paid", "n",
+        ])  # fmt: skip
+        assert wizard(path, lambda _: next(answers)) == 0
+    config = read_config(str(path))
+    assert (
+        config.interval_s == 30
+        and config.rules[0].name == "上限"
+        and config.rules[0].anchored
+        and path.stat().st_mode & 0o777 == 0o600
+    )
+    kept = iter(["n"])
+    assert wizard(path, lambda _: next(kept)) == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "replaykit", "machines", "config", "-config", str(path)], capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 2 and "nobody is there" in done.stderr
+
+
+def test_periods_from_a_creation() -> None:
+    """Hours since it, the same time of day over daylight saving, the same day of the month or its last."""
+    zone = ZoneInfo("Europe/Berlin")
+
+    def at(*parts: int) -> int:
+        return int(datetime(*parts, tzinfo=zone).timestamp())  # type: ignore[misc, arg-type]
+
+    created = at(2026, 1, 31, 12, 30)
+    assert calendar.anchored("hour", created, at(2026, 3, 1, 10, 29), zone) == (
+        at(2026, 3, 1, 9, 30),
+        at(2026, 3, 1, 10, 30),
+    )
+    assert calendar.anchored("day", created, at(2026, 3, 29, 12, 29), zone) == (
+        at(2026, 3, 28, 12, 30),
+        at(2026, 3, 29, 12, 30),
+    )
+    assert calendar.anchored("day", created, at(2026, 10, 25, 12, 30), zone) == (
+        at(2026, 10, 25, 12, 30),
+        at(2026, 10, 26, 12, 30),
+    )
+    assert calendar.anchored("month", created, at(2026, 2, 28, 12, 31), zone) == (
+        at(2026, 2, 28, 12, 30),
+        at(2026, 3, 31, 12, 30),
+    )
+
+
+def test_a_machine_that_is_stopped_is_seen(ledger: Ledger) -> None:
+    class Off:
+        name = "off"
+
+        def machines(self) -> list[Machine]:
+            return [Machine("7", "seven", "n", "qemu", "stopped")]
+
+        def created(self, machine: Machine) -> None:
+            return None
+
+    Watch(ledger, Off()).poll(int(time.time()))  # type: ignore[arg-type]
+    assert used(ledger) == {}
