@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from replaykit.errors import UsageError
 from replaykit.hypervisor.machine import Machine, Nic
 
 TIMEOUT_S = 20
+SHUTDOWN_S = 180.0
+"""For a guest to end by itself; then it is stopped."""
 _STATES = {1: "running", 2: "running", 3: "paused", 4: "shutdown", 5: "stopped", 6: "crashed", 7: "suspended"}
 _GONE = re.compile("Domain not found|failed to get domain", re.IGNORECASE)
 _KIB = 1024
@@ -21,8 +24,9 @@ _KIB = 1024
 class Libvirt:
     """uri: as libvirt's own, such as qemu:///system. Raises UsageError."""
 
-    def __init__(self, uri: str) -> None:
-        self.name = uri
+    def __init__(self, uri: str, shutdown_s: float = SHUTDOWN_S) -> None:
+        self.name, self._shutdown_s = uri, shutdown_s
+        self._asked: dict[str, float] = {}
         if shutil.which("virsh") is None:
             raise UsageError("libvirt needs virsh: apt-get install libvirt-clients")
 
@@ -49,12 +53,12 @@ class Libvirt:
         return done.stdout
 
     def machines(self) -> list[Machine]:
-        # Name, id and UUID: the id is another one with every start.
+        # The id is another one with every start.
         ids = {}
         for line in self._virsh("list", "--all", "--uuid", "--id").splitlines():
             words = line.split()
             if len(words) == 2:
-                ids[words[1]] = words[0]
+                ids[words[0]] = words[1]
         uuids = {}
         for line in self._virsh("list", "--all", "--uuid", "--name").splitlines():
             uuid, _, name = line.strip().partition(" ")
@@ -123,11 +127,19 @@ class Libvirt:
 
     def power(self, machine: Machine, action: str) -> str:
         self._virsh({"start": "start", "stop": "destroy", "shutdown": "shutdown"}[action], machine.id)
+        if action == "shutdown":
+            self._asked[machine.id] = time.monotonic()
         return action
 
     def outcome(self, machine: Machine, task: str) -> str | None:
-        """A guest may ignore a request to shut down: then there is only its state to be looked at."""
-        return None
+        asked = self._asked.get(machine.id)
+        if task != "shutdown" or asked is None:
+            return ""
+        if time.monotonic() - asked < self._shutdown_s:
+            return None
+        del self._asked[machine.id]
+        self._virsh("destroy", machine.id)  # it does not listen
+        return ""
 
 
 _ENGLISH = {"LC_ALL": "C", "PATH": "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"}

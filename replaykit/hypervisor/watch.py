@@ -23,11 +23,12 @@ _ASKED_AT_ONCE = 20
 
 @dataclass
 class Known:
-    """subject: in the ledger. start: of the guest, where only uptimes are known. epoch, part: the counters' names."""
+    """subject: in the ledger. seen: by an earlier poll. start: of the guest, where only uptimes are known. epoch, part: the counters' names."""
 
     subject: str
     created: int | None = None
     asked: bool = False
+    seen: bool = False
     node: str = ""
     start: int = 0
     epoch: str = ""
@@ -64,6 +65,7 @@ class Watch:
                 fresh = self._identify(machine, known) or fresh
             readings += self._readings(machine, known, now, fresh)
             current[known.subject] = machine
+            known.seen = True
         self.ledger.read(readings)
         self.now = current
         for gone in set(self._known) - {m.id for m in machines}:
@@ -106,7 +108,7 @@ class Watch:
             known.sums = (sums[0], sums[1])
         for name, (rx, tx) in machine.counters.items():
             counter = name if name != "all" else f"all/{known.part}"
-            began = fresh or (known.epoch != self._epoch_before and bool(self._epoch_before))
+            began = fresh or (known.seen and known.epoch != self._epoch_before)
             yield Reading(
                 now, VANTAGE, "machine", known.subject, labels, rx, tx, counter=counter, epoch=known.epoch, fresh=began
             )  # fmt: skip
