@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from replaykit.errors import UsageError
-from replaykit.hypervisor.machine import Machine, Nic
+from replaykit.hypervisor.machine import Details, Machine, Nic
 
 TIMEOUT_S = 20
 SHUTDOWN_S = 180.0
@@ -84,9 +84,9 @@ class Libvirt:
             )
         return found
 
-    def created(self, machine: Machine) -> int | None:
+    def details(self, machine: Machine) -> Details:
         """libvirt does not say."""
-        return None
+        return Details()
 
     def nics(self, machine: Machine) -> dict[str, Nic]:
         """By hardware address, which outlives a restart."""

@@ -11,8 +11,7 @@ from typing import Protocol
 class Machine:
     """counters: bytes received and sent by the guest, of each interface or of all together, since the guest was started.
 
-    boot: changes when it is started anew, where that is known. uptime_s: where boot is not. created: seconds since the epoch;
-    None: unknown. id: unique at one time.
+    boot: changes when it is started anew, where that is known. uptime_s: where boot is not. id: unique at one time.
     """
 
     id: str
@@ -25,7 +24,6 @@ class Machine:
     template: bool = False
     uptime_s: int | None = None
     boot: str = ""
-    created: int | None = None
 
     @property
     def running(self) -> bool:
@@ -40,6 +38,14 @@ class Nic:
     rate: float | None
 
 
+@dataclass(frozen=True)
+class Details:
+    """created: seconds since the epoch. addresses: that its configuration gives it. None and nothing: unknown."""
+
+    created: int | None = None
+    addresses: tuple[str, ...] = ()
+
+
 class Hypervisor(Protocol):
     """Methods raise UsageError where something is wrong or not allowed, OSError where it does not answer, KeyError where the
     machine is gone. All are bounded in time.
@@ -50,7 +56,7 @@ class Hypervisor(Protocol):
     def machines(self) -> list[Machine]:
         """All of them, by one question."""
 
-    def created(self, machine: Machine) -> int | None:
+    def details(self, machine: Machine) -> Details:
         """Asked once for each machine."""
 
     def nics(self, machine: Machine) -> dict[str, Nic]: ...

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from replaykit.errors import UsageError
-from replaykit.hypervisor.machine import Machine, Nic
+from replaykit.hypervisor.machine import Details, Machine, Nic
 
 TIMEOUT_S = 15
 SHUTDOWN_S = 180
@@ -94,9 +94,16 @@ class Proxmox:
         found = self._ask(self._place(machine).config.get)
         return found if isinstance(found, dict) else {}
 
-    def created(self, machine: Machine) -> int | None:
-        meta = dict(p.partition("=")[::2] for p in str(self._config(machine).get("meta", "")).split(","))
-        return int(meta["ctime"]) if meta.get("ctime", "").isdigit() else None
+    def details(self, machine: Machine) -> Details:
+        config = self._config(machine)
+        meta = dict(p.partition("=")[::2] for p in str(config.get("meta", "")).split(","))
+        found = []
+        for name, text in config.items():  # a container's netN, and cloud-init's ipconfigN
+            if name.rstrip("0123456789") in ("net", "ipconfig"):
+                parts = dict(p.partition("=")[::2] for p in str(text).split(","))
+                found += [parts[n].partition("/")[0] for n in ("ip", "ip6") if parts.get(n, "")[:1].isalnum()]
+        addresses = tuple(a for a in found if any(c in a for c in ".:"))  # not dhcp, manual, auto
+        return Details(int(meta["ctime"]) if meta.get("ctime", "").isdigit() else None, addresses)
 
     def nics(self, machine: Machine) -> dict[str, Nic]:
         return {name: _nic(text) for name, text in _nets(self._config(machine)).items()}

@@ -27,6 +27,7 @@ class Known:
 
     subject: str
     created: int | None = None
+    addresses: str = ""
     asked: bool = False
     seen: bool = False
     node: str = ""
@@ -80,10 +81,10 @@ class Watch:
     def _identify(self, machine: Machine, known: Known) -> bool:
         """Whether it is another machine than the one that had this id."""
         try:
-            created = self._hypervisor.created(machine)
+            details = self._hypervisor.details(machine)
         except KeyError:
             return False
-        known.asked = True
+        created, known.asked, known.addresses = details.created, True, " ".join(details.addresses)
         before, known.created = known.created, created
         if before is None or created is None or before == created:
             return False
@@ -127,7 +128,12 @@ class Watch:
 
     def _labels(self, machine: Machine, known: Known) -> dict[str, str]:
         labels = {"vmid": machine.id, "status": machine.status, "type": machine.type}
-        for name, value in (("name", machine.name), ("node", machine.node), ("tags", ";".join(machine.tags))):
+        for name, value in (
+            ("name", machine.name),
+            ("node", machine.node),
+            ("tags", ";".join(machine.tags)),
+            ("addresses", known.addresses),
+        ):
             if value:
                 labels[name] = value
         if known.created is not None:

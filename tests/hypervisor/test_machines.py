@@ -22,7 +22,7 @@ from replaykit.forwarder.keys import make
 from replaykit.hypervisor.config import read_config
 from replaykit.hypervisor.control import MachineControl
 from replaykit.hypervisor.imported import read_folder
-from replaykit.hypervisor.machine import Machine, Nic
+from replaykit.hypervisor.machine import Details, Machine, Nic
 from replaykit.hypervisor.proxmox import Proxmox
 from replaykit.hypervisor.watch import Watch
 from replaykit.ledger import calendar
@@ -77,7 +77,10 @@ def test_all_nodes_in_one_call(proxmox: Proxmox, cluster: Cluster) -> None:
     assert set(found) == {"100", "101"}  # no template unless asked for
     assert found["100"].tags == ("vps", "paid") and found["101"].type == "lxc" and found["101"].node == "pve2"
     assert cluster.calls == [("GET", "/cluster/resources")]
-    assert proxmox.created(found["100"]) == 1_700_000_000 and proxmox.version() == "8.2.4"
+    cluster.guests[101].config["net1"] = "name=eth1,ip=10.0.0.7/24,ip6=fd00::7/64"
+    cluster.guests[100].config["ipconfig0"] = "ip=dhcp,gw=10.0.0.1"
+    assert proxmox.details(found["100"]) == Details(1_700_000_000) and proxmox.version() == "8.2.4"
+    assert proxmox.details(found["101"]).addresses == ("10.0.0.7", "fd00::7")
 
 
 def test_counters_over_restart_migration_removal_and_reuse(
@@ -603,8 +606,8 @@ def test_a_machine_that_is_stopped_is_seen(ledger: Ledger) -> None:
         def machines(self) -> list[Machine]:
             return [Machine("7", "seven", "n", "qemu", "stopped")]
 
-        def created(self, machine: Machine) -> None:
-            return None
+        def details(self, machine: Machine) -> Details:
+            return Details()
 
     Watch(ledger, Off()).poll(int(time.time()))  # type: ignore[arg-type]
     assert used(ledger) == {}

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from ci.servers import free_port
+from replaykit.ledger.store import Ledger
+from replaykit.ledger.usage import Usage
 from tests.forwarder.test_command import running
 from tests.target import until
 from tests.web.test_page import browser, picture, quiet, text
@@ -102,8 +104,8 @@ def test_exchanges_behind_an_endpoint(shop: Path, tmp_path: Path) -> None:
             wire(r) for r in rows if address in (r["client_ip"], r["server_ip"])
         )
         # The ledger says the same of the endpoint as its exchanges do.
-        (kind,) = s.ask("/api/overview")[1]["data"]["kinds"]
-        assert kind["kind"] == "endpoint" and kind["rx_bytes"] + kind["tx_bytes"] == sum(map(wire, rows))
+        kind = next(k for k in s.ask("/api/overview")[1]["data"]["kinds"] if k["kind"] == "endpoint")
+        assert kind["rx_bytes"] + kind["tx_bytes"] == sum(map(wire, rows))
         assert s.ask("/api/exchanges?status=5")[1]["data"] == [
             r for r in s.ask("/api/exchanges?most=1000")[1]["data"] if r["status"] and r["status"] >= 500
         ]
@@ -130,6 +132,76 @@ def test_the_page(browser: Any, shop: Path, tmp_path: Path) -> None:
         picture(browser, "page-exchanges.png")
         browser.find_element(By.XPATH, "//button[text()='Largest']").click()
         until(lambda: not browser.find_elements(By.CSS_SELECTOR, ".exchanges dl"), 10)
+        quiet(browser)
+
+
+def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
+    """The list with its search and filter, one with its chart and the endpoints behind it, in Chinese and on a phone."""
+    with closing(Ledger(f"sqlite:///{shop / 'usage.db'}")) as ledger:
+        now = int(time.time()) // 60 * 60
+        records = []
+        for n in range(40):
+            machine = {
+                "vmid": str(100 + n), "name": f"web-{n}", "status": "stopped" if n % 8 == 7 else "running", "node": f"pve{n % 3 + 1}", "type": "lxc" if n % 5 == 4 else "qemu",
+                "tags": "vps;paid" if n % 2 else "vps", **({"addresses": "10.0.0.2"} if n == 3 else {}),
+            }  # fmt: skip
+            user = {"name": f"User {n}", "addresses": f"10.0.16.{n}"}
+            for h in range(48):
+                at, size = now - 3600 * h, (n + 1) * 1_000_000 * (h % 5 + 1)
+                records.append(Usage(at, 60, "hypervisor", "machine", str(100 + n), machine, size, size // 3))
+                records.append(Usage(at, 60, "netfilter", "user", f"u{n:02}", user, size // 2, size // 9))
+            records.append(
+                Usage(now, 60, "netfilter", "interface", "wg0", {}, 9 * 10**9, 10**9, source=str(n))
+            )
+        ledger.write(records)
+    with serve(shop / "usage.db", tmp_path, "--exchanges", str(shop / "day")) as s:
+        browser.set_window_size(1280, 1000)
+        browser.get("about:blank")
+        browser.get_log("browser")  # of pages before, whose server has ended
+        browser.get(f"http://127.0.0.1:{s.api}/")
+        until(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".kind")) == 4, 20)
+        assert {e.get_attribute("data-kind") for e in browser.find_elements(By.CSS_SELECTOR, ".kind")} == {
+            "endpoint", "machine", "user", "interface",
+        }  # fmt: skip
+        browser.find_element(By.XPATH, "//button[text()='Month']").click()
+        time.sleep(1)
+        picture(browser, "page-overview.png")
+        browser.find_element(By.LINK_TEXT, "Machines").click()
+        until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "tbody tr")) == 40, 15)
+        assert "35" in text(browser, "[data-card=running]") and "40" in text(browser, "[data-card=machines]")
+        browser.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys("web-3")
+        until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "tbody tr")) == 11, 5)
+        browser.find_element(By.CSS_SELECTOR, "select").send_keys("stopped")
+        until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "tbody tr")) == 2, 5)
+        browser.get(f"http://127.0.0.1:{s.api}/#machines/103")
+        until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "#subject-chart svg path")) > 4, 15)
+        until(
+            lambda: browser.find_elements(By.CSS_SELECTOR, ".behind li"), 15
+        )  # what the wire saw of its address
+        assert "vps;paid" in text(browser, "main") and "web-3" in text(browser, "h2")
+        picture(browser, "page-machines.png")
+        browser.find_element(
+            By.CSS_SELECTOR, ".behind li a"
+        ).click()  # from the machine to an endpoint and its exchanges
+        until(lambda: browser.find_elements(By.CSS_SELECTOR, ".exchanges tbody tr button"), 15)
+        browser.get(f"http://127.0.0.1:{s.api}/#users")
+        until(lambda: "User 39" in text(browser, "tbody"), 15)
+        browser.find_element(By.LINK_TEXT, "User 39 (u39)").click()
+        until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "#subject-chart svg path")) > 4, 15)
+        dates = browser.find_elements(By.CSS_SELECTOR, "input[type=date]")
+        browser.execute_script(
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input')); arguments[0].dispatchEvent(new Event('change'))",
+            dates[0], time.strftime("%Y-%m-%d", time.localtime(now - 86_400)),
+        )  # fmt: skip
+        time.sleep(1)
+        assert browser.find_elements(By.CSS_SELECTOR, "#subject-chart svg path")
+        browser.find_element(By.XPATH, "//button[text()='中文']").click()
+        browser.find_element(By.XPATH, "//button[text()='深色']").click()
+        browser.set_window_size(390, 844)
+        until(lambda: "用户" in text(browser, "h1, h2, nav"), 5)
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth + 1")
+        picture(browser, "page-users-phone.png")
+        browser.execute_script("localStorage.clear()")
         quiet(browser)
 
 
