@@ -393,6 +393,8 @@ def main() -> int:
         "A day of 100 million exchanges": lambda: _loaded("archive", "day"),
         "The ledger": lambda: _loaded("ledger", "results"),
         "Forwarding": lambda: _loaded("forward", "results"),
+        "Users": lambda: _loaded("users", "results"),
+        "Machines": lambda: _loaded("machines", "results"),
         "Anomalies": lambda: _loaded("anomalies", "results"),
     }
     alone = bool(wanted) and all(any(w.lower() in n.lower() for n in own) for w in wanted)

@@ -202,7 +202,7 @@ def test_every_call_of_the_api_is_described() -> None:
 
     import asyncio
 
-    page = (ROOT / "docs" / "forward.md").read_text()
+    page = "".join((ROOT / "docs" / name).read_text() for name in ("forward.md", "machines.md"))
     paths = asyncio.run(described())["paths"]
     assert len(paths) >= 14
     assert [p for p in paths if f" {p.partition('{')[0]}" not in page.replace("`", " ")] == []

@@ -25,6 +25,7 @@ _MAP_CREATE, _PROG_LOAD, _LOOKUP_BATCH, _LINK_CREATE = 0, 5, 24, 28
 _HASH, _SCHED_CLS, _TCX_INGRESS, _TCX_EGRESS = 1, 3, 46, 47
 _BATCH = 8192
 _ENTRY = struct.Struct("=QQ")
+_KEY = struct.Struct("16s")
 _V4 = bytes(10) + b"\xff\xff"
 _ETHERNET, _ETHERNET_HEADER = 1, 14
 
@@ -140,14 +141,15 @@ class EbpfSource:
         self._files.append(_bpf(_LINK_CREATE, struct.pack("=IIII", program, index, attach, 0) + bytes(32)))
 
     def read(self) -> tuple[str, Mapping[str, Counters]]:
-        sums: dict[bytes, list[int]] = {}
-        for received, table in self._maps:
-            at = 0 if received else 1
-            for key, (size, packets) in _entries(table):
-                counts = sums.setdefault(key, [0, 0, 0, 0])
-                counts[at] += size
-                counts[at + 2] += packets
-        return self._epoch, {_show(k): Counters(*c) for k, c in sums.items()}
+        (_, received), (_, sent) = self._maps
+        there, back = _entries(received), _entries(sent)
+        found: dict[str, Counters] = {}
+        for key, (size, packets) in there.items():
+            other = back.pop(key, (0, 0))
+            found[_show(key)] = Counters._make((size, other[0], packets, other[1]))
+        for key, (size, packets) in back.items():
+            found[_show(key)] = Counters._make((0, size, 0, packets))
+        return self._epoch, found
 
     def close(self) -> None:
         """The programs end."""
@@ -155,10 +157,10 @@ class EbpfSource:
             os.close(self._files.pop())
 
 
-def _entries(table: int) -> list[tuple[bytes, tuple[int, int]]]:
+def _entries(table: int) -> dict[bytes, tuple[int, int]]:
     keys, values = ctypes.create_string_buffer(16 * _BATCH), ctypes.create_string_buffer(16 * _BATCH)
     cursor = ctypes.create_string_buffer(16)
-    found: list[tuple[bytes, tuple[int, int]]] = []
+    found: dict[bytes, tuple[int, int]] = {}
     begun = False
     for _ in range(MOST // _BATCH * 4):
         attributes = struct.pack(
@@ -173,11 +175,8 @@ def _entries(table: int) -> list[tuple[bytes, tuple[int, int]]]:
         (count,) = struct.unpack_from("=I", buffer.raw, 32)
         if code not in (0, 2):  # 2: that was the last of it
             raise UsageError(f"eBPF: {os.strerror(code).lower()}")
-        raw = keys.raw
-        found += [
-            (raw[16 * n : 16 * n + 16], pair)
-            for n, pair in enumerate(_ENTRY.iter_unpack(values.raw[: 16 * count]))
-        ]
+        names = (key for (key,) in _KEY.iter_unpack(memoryview(keys)[: 16 * count]))
+        found.update(zip(names, _ENTRY.iter_unpack(memoryview(values)[: 16 * count]), strict=True))
         if code == 2:
             return found
         begun = True

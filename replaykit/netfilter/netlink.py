@@ -19,7 +19,8 @@ _REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
 _INET = 1
 _HEADER = struct.Struct("=IHHII")
-_RECEIVE = 1 << 20
+_RECEIVE = 1 << 17
+_QUEUE = 1 << 20
 _ELEMENTS, _ELEMENT, _KEY, _VALUE, _EXPRESSION, _EXPRESSIONS = 3, 1, 1, 1, 7, 11
 _TABLE, _SET, _NAME, _DATA, _BYTES, _PACKETS = 1, 2, 1, 2, 1, 2
 _TABLE_HANDLE = 4
@@ -52,9 +53,10 @@ def table_handle(table: str) -> int:
 
 
 class _Layout:
-    """Elements of a set all look alike: where key and counts are in one says where they are in all. The kernel pads nothing."""
+    """Elements of a set all look alike: where key and counts are in one says where they are in all."""
 
-    def __init__(self, shape: struct.Struct, fixed: tuple[bytes, ...]) -> None:
+    def __init__(self, shape: struct.Struct, fixed: list[tuple[int, int]]) -> None:
+        """fixed: places and bytes that are the same in all."""
         self._shape, self._fixed = shape, fixed
 
     @classmethod
@@ -62,32 +64,26 @@ class _Layout:
         size = struct.unpack_from("=H", data)[0]
         first = bytes(data[:size])
         key, _ = _element(first[4:])
-        # Marks instead of the values show where they are.
-        places = sorted(
-            (first.find(struct.pack("=HH", 4 + n, kind) + value), n)
-            for kind, value, n in ((_VALUE, key, len(key)), *_counts(first))
-        )
-        if len(places) != 3 or places[0][0] < 0:
+        # Their heads and values show where they are.
+        wanted = [(_VALUE, key, len(key)), *_counts(first)]
+        places = [first.find(struct.pack("=HH", 4 + n, kind) + value) + 4 for kind, value, n in wanted]
+        if min(places) < 4 or places != sorted(places) or len(set(places)) != 3:
             return None
-        text, at, fixed = "=", 0, []
-        for begin, n in places:
-            text += f"{begin + 4 - at}s{n}s" if n not in (8,) else f"{begin + 4 - at}sQ"
-            fixed.append(first[at : begin + 4])
-            at = begin + 4 + n
-        fixed.append(first[at:])
-        return cls(struct.Struct(text.replace("=", ">") + f"{size - at}s"), tuple(fixed))
+        text, at, free = ">", 0, set()
+        for begin, (_, _, n) in zip(places, wanted, strict=True):
+            text += f"{begin - at}x{n}s" if begin == places[0] else f"{begin - at}xQ"
+            free |= set(range(begin, begin + n))
+            at = begin + n
+        shape = struct.Struct(f"{text}{size - at}x")
+        return cls(shape, [(i, first[i]) for i in range(size) if i not in free])
 
     def read(self, data: bytes, into: dict[bytes, tuple[int, int]]) -> bool:
         """False: something looks otherwise, and nothing was taken."""
-        if len(data) % self._shape.size:
+        size = self._shape.size
+        count, rest = divmod(len(data), size)
+        if rest or any(data[at::size].count(value) != count for at, value in self._fixed):
             return False
-        a, b, c, d = self._fixed
-        taken: dict[bytes, tuple[int, int]] = {}
-        for f0, key, f1, count, f2, packets, f3 in self._shape.iter_unpack(data):
-            if f0 != a or f1 != b or f2 != c or f3 != d:
-                return False
-            taken[key] = (count, packets)
-        into |= taken
+        into.update({key: (size_, packets) for key, size_, packets in self._shape.iter_unpack(data)})
         return True
 
 
@@ -136,11 +132,12 @@ def _ask(kind: int, flags: int, attributes: bytes) -> Iterator[bytes]:
         raise UsageError(f"netfilter: {(error.strerror or str(error)).lower()}") from None
     with link:
         link.settimeout(5)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _QUEUE)
         try:
             link.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+            buffer = bytearray(_RECEIVE)
             while True:
-                data = link.recv(_RECEIVE)
+                data = bytes(memoryview(buffer)[: link.recv_into(buffer)])
                 at = 0
                 while at + _HEADER.size <= len(data):
                     size, answer, _, _, _ = _HEADER.unpack_from(data, at)

@@ -19,20 +19,15 @@ from replaykit.netfilter.netlink import elements, table_handle
 
 TABLE = "replaykit_users"
 SIZE = 65_535
-_SETS = (
-    ("rx4", socket.AF_INET, True),
-    ("tx4", socket.AF_INET, False),
-    ("rx6", socket.AF_INET6, True),
-    ("tx6", socket.AF_INET6, False),
-)
+_SETS = (("rx4", 4), ("tx4", 4), ("rx6", 6), ("tx6", 6))
 
 
 def ruleset(interfaces: Sequence[str], size: int = SIZE) -> str:
     """What `install` gives to nft."""
     names = ", ".join(f'"{i}"' for i in interfaces)
     sets = "\n".join(
-        f"  set {name} {{ type ipv{4 if family == socket.AF_INET else 6}_addr; size {size}; flags dynamic; counter; }}"
-        for name, family, _ in _SETS
+        f"  set {name} {{ type ipv{family}_addr; size {size}; flags dynamic; counter; }}"
+        for name, family in _SETS
     )
     return f"""table inet {TABLE} {{
 {sets}
@@ -107,6 +102,10 @@ def _run(arguments: Sequence[str], script: str = "") -> str:
     return done.stdout
 
 
+_NOTHING = (0, 0)
+_counters = Counters._make
+
+
 class TableSource:
     """The table's sets."""
 
@@ -115,19 +114,19 @@ class TableSource:
     def read(self) -> tuple[str, Mapping[str, Counters]]:
         try:
             handle = table_handle(TABLE)
-            sums: dict[str, list[int]] = {}
-            for name, family, received in _SETS:
-                at = 0 if received else 1
-                show = socket.inet_ntoa if family == socket.AF_INET else _show6
-                for key, (size, packets) in elements(TABLE, name).items():
-                    counts = sums.setdefault(show(key), [0, 0, 0, 0])
-                    counts[at] += size
-                    counts[at + 2] += packets
+            found: dict[str, Counters] = {}
+            for family, show in ((4, socket.inet_ntoa), (6, _show6)):
+                received, sent = elements(TABLE, f"rx{family}"), elements(TABLE, f"tx{family}")
+                for key, (size, packets) in received.items():
+                    back = sent.pop(key, _NOTHING)
+                    found[show(key)] = _counters((size, back[0], packets, back[1]))
+                for key, (size, packets) in sent.items():
+                    found[show(key)] = _counters((0, size, 0, packets))
         except KeyError:
             raise UsageError(
                 f"the table {TABLE} is not there (any more): replaykit users --install --interface NAME"
             ) from None
-        return f"{boot_id()}/{handle}", {a: Counters(*c) for a, c in sums.items()}
+        return f"{boot_id()}/{handle}", found
 
     def close(self) -> None:
         """The table stays, and goes on counting."""
