@@ -36,11 +36,11 @@ _RETAIN_S = 3600
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", default="run", choices=("run", "list", "config", "import"),
+        "what", nargs="?", default="run", choices=("run", "list", "config", "import", "service"),
         help="run (default): polls, counts, enforces; list: the machines now; config: asks, tries and writes the file; import: "
-        "the data folder of pve-traffic-monitor into the ledger",
+        "the data folder of pve-traffic-monitor into the ledger; service: install, start, stop, enable, status, logs, … by systemd",
     )  # fmt: skip
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="of import")
+    parser.add_argument("folder", nargs="?", metavar="FOLDER|ACTION", help="of import, of service")
     parser.add_argument(
         "-config",
         "--config",
@@ -75,6 +75,12 @@ def run(args: argparse.Namespace) -> int:
         from replaykit.cli.machines_wizard import wizard
 
         return wizard(Path(args.config))
+    if args.what == "service":
+        from replaykit.cli.machines_service import ACTIONS, service
+
+        if args.folder not in ACTIONS:
+            raise UsageError(f"machines service: choose from {', '.join(ACTIONS)}")
+        return service(args.folder, Path(args.config))
     from replaykit.hypervisor.config import read_config
 
     config = read_config(args.config)
@@ -142,9 +148,9 @@ def _run(args: argparse.Namespace, config: Config) -> int:
     try:
         watch = Watch(ledger, hypervisor)
         rules: Path | Rules = Path(config.rules_file) if config.rules_file else Rules(config.rules)
-        control = MachineControl(hypervisor, lambda name: watch.now.get(name))
+        control = MachineControl(hypervisor, watch.find)
         guard = Guard(ledger, rules, {"hypervisor": control}, dry_run=args.dry_run_rules)
-        listening, token = listen(config.api) if config.token is None else _listen(config)
+        listening, token = listen(config.api, config.token)
         polled = _Polled(watch, guard, config.given)
         if listening is not None:
             serve_beside(ledger, listening, token=token, machines=polled)
@@ -155,13 +161,6 @@ def _run(args: argparse.Namespace, config: Config) -> int:
     finally:
         ledger.close()
     return 0
-
-
-def _listen(config: Config) -> Any:
-    import os
-
-    os.environ.setdefault("REPLAYKIT_TOKEN", config.token or "")
-    return listen(config.api)
 
 
 @dataclass

@@ -36,11 +36,11 @@ def place(flag: str, text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-def listen(text: str) -> tuple[socket.socket | None, str | None]:
-    """The socket of --api, None for `none`, and the token. Raises UsageError."""
+def listen(text: str, given: str | None = None) -> tuple[socket.socket | None, str | None]:
+    """The socket of --api, None for `none`, and the token: `given`, else the environment's. Raises UsageError."""
     from replaykit.forwarder.tcp import bound
 
-    token = secret("REPLAYKIT_TOKEN")
+    token = given or secret("REPLAYKIT_TOKEN")
     if text == "none":
         return None, token
     made = bound(*place("--api", text), socket.SOCK_STREAM)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from replaykit.errors import UsageError
-from replaykit.hypervisor.machine import Hypervisor, Machine, Nic
+from replaykit.hypervisor.machine import UNSEEN, Hypervisor, Machine, Nic
 from replaykit.ledger.guard import Gone
 from replaykit.ledger.selection import Subject
 
@@ -22,7 +22,10 @@ _OFF = ("shutdown", "stop")
 
 
 class MachineControl:
-    """A controller for `replaykit.ledger.guard`. find: the machine of a subject as it is now; None: it is gone."""
+    """A controller for `replaykit.ledger.guard`. find: the machine of a subject as it was seen last; None: it never was.
+
+    One that is not in the list is not taken for gone, since a token that lost a privilege sees none: the hypervisor is asked for it.
+    """
 
     def __init__(self, hypervisor: Hypervisor, find: Callable[[str], Machine | None]) -> None:
         self._hypervisor, self._find = hypervisor, find
@@ -84,7 +87,9 @@ class MachineControl:
     def _machine(self, subject: Subject) -> Machine:
         found = self._find(subject.name) if subject.kind == "machine" else None
         if found is None:
-            raise Gone
+            raise UsageError(f"machine {subject.name} is not to be seen")
+        if found.status == UNSEEN:
+            self._nics(found)  # Gone, if it is
         return found
 
     def _nics(self, machine: Machine) -> dict[str, Nic]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+UNSEEN = "unseen"
+"""The status of one that was there, and is not in the list now."""
+
 
 @dataclass(frozen=True)
 class Machine:

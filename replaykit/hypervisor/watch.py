@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from replaykit.hypervisor.machine import Hypervisor, Machine
+from replaykit.hypervisor.machine import UNSEEN, Hypervisor, Machine
 from replaykit.ledger.store import Ledger
 from replaykit.ledger.usage import Reading
 
@@ -23,7 +23,7 @@ _ASKED_AT_ONCE = 20
 
 @dataclass
 class Known:
-    """subject: in the ledger. seen: by an earlier poll. start: of the guest, where only uptimes are known. epoch, part: the counters' names."""
+    """subject: in the ledger. seen: by an earlier poll, at `place`. node, start: of the guest, where only uptimes are known. epoch, part: the counters' names."""
 
     subject: str
     created: int | None = None
@@ -31,6 +31,8 @@ class Known:
     asked: bool = False
     seen: bool = False
     node: str = ""
+    type: str = ""
+    place: str = ""
     start: int = 0
     epoch: str = ""
     part: int = 0
@@ -46,6 +48,8 @@ class Watch:
         self._note = f"machines of {hypervisor.name}"
         kept = json.loads(ledger.noted(self._note) or "{}")
         self._known = {i: Known(**{**v, "sums": tuple(v["sums"])}) for i, v in kept.items()}
+        for known in self._known.values():
+            known.asked = False  # an id may have become another machine's meanwhile
         self._kept = dict(kept)
         self._seen_before = bool(kept)
         self.now: dict[str, Machine] = {}
@@ -66,7 +70,7 @@ class Watch:
                 fresh = self._identify(machine, known) or fresh
             readings += self._readings(machine, known, now, fresh)
             current[known.subject] = machine
-            known.seen = True
+            known.seen, known.type, known.place = True, machine.type, machine.node
         self.ledger.read(readings)
         self.now = current
         for gone in set(self._known) - {m.id for m in machines}:
@@ -77,6 +81,13 @@ class Watch:
             self.ledger.note(self._note, json.dumps(kept))
             self._kept = kept
         return machines
+
+    def find(self, subject: str) -> Machine | None:
+        """As the last poll saw it; one that it did not see where it was; None: it never was there."""
+        known = next((k for k in self._known.items() if k[1].subject == subject), None)
+        if subject in self.now or known is None or not known[1].seen:
+            return self.now.get(subject)
+        return Machine(known[0], "", known[1].place, known[1].type, UNSEEN)
 
     def _identify(self, machine: Machine, known: Known) -> bool:
         """Whether it is another machine than the one that had this id."""

@@ -51,8 +51,8 @@ class UserControl:
         self._users = users
 
     def original(self, subject: Subject, effect: str) -> Any:
-        if effect == "shutdown":
-            raise UsageError("a user cannot be shut down: block, disconnect or rate_limit")
+        if effect in ("shutdown", "stop"):
+            raise UsageError(f"{effect}: not of a user: block, disconnect or rate_limit")
         self._addresses(subject)
         return None
 

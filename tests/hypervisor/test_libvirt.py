@@ -185,7 +185,7 @@ def test_a_rule_stops_it_and_starts_it_again(libvirt: Libvirt, tmp_path: Path) -
     rules = parse_rules(
         "rules:\n  - { name: r, kind: machine, vantage: hypervisor, period: hour, limit: 1B, actions: [stop] }\n"
     )
-    guard = Guard(ledger, rules, {"hypervisor": MachineControl(libvirt, lambda name: watch.now.get(name))})
+    guard = Guard(ledger, rules, {"hypervisor": MachineControl(libvirt, watch.find)})
     at = calendar.floor("hour", int(time.time()), ledger.zone) + 60
     watch.poll(at)
     until(

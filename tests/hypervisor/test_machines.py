@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from replaykit.hypervisor.machine import Details, Machine, Nic
 from replaykit.hypervisor.proxmox import Proxmox
 from replaykit.hypervisor.watch import Watch
 from replaykit.ledger import calendar
-from replaykit.ledger.guard import Guard, log
+from replaykit.ledger.guard import Guard, effects, log
 from replaykit.ledger.history import history, totals
 from replaykit.ledger.rules import Rules
 from replaykit.ledger.selection import Selection
@@ -172,9 +173,7 @@ def configured(root: Path, keys: Path, port: int, api: int = 0) -> Path:
 
 def judged(ledger: Ledger, proxmox: Proxmox, rules: Rules) -> tuple[Watch, Guard]:
     watch = Watch(ledger, proxmox)
-    return watch, Guard(
-        ledger, rules, {"hypervisor": MachineControl(proxmox, lambda name: watch.now.get(name))}
-    )
+    return watch, Guard(ledger, rules, {"hypervisor": MachineControl(proxmox, watch.find)})
 
 
 def test_limits_and_their_end(
@@ -331,11 +330,18 @@ def test_what_goes_wrong_is_said_and_tried_again(
     cluster.guests[100].config["memory"] = "4096"
     with pytest.raises(UsageError, match="modified configuration"):
         proxmox._ask(proxmox._place(machine).config.put, net0=NET0, digest=config["digest"])
+    # A token that may see nothing any more is no reason to forget what is to be restored.
+    cluster.privileges.remove("VM.Audit")
+    cluster.at = at + 3650
+    watch.poll(at + 3650)
+    guard.step(at + 3650)
+    assert [e["effect"] for e in effects(ledger)] == ["rate_limit"] and not watch.now
+    cluster.privileges.add("VM.Audit")
     del cluster.guests[100]  # what is gone needs no restoring
     cluster.at = at + 3700
     watch.poll(at + 3700)
     guard.step(at + 3700)
-    assert not [e for e in log(ledger) if e.outcome == "undone"]
+    assert not [e for e in log(ledger) if e.outcome == "undone"] and effects(ledger) == []
     with pytest.raises(KeyError):
         proxmox.nics(machine)
 
@@ -571,6 +577,28 @@ def test_the_wizard(keys: Path, cluster: Cluster, tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL, timeout=30,
     )  # fmt: skip
     assert done.returncode == 2 and "nobody is there" in done.stderr
+
+
+def test_the_service(keys: Path, tmp_path: Path) -> None:
+    """The unit that is installed is one that systemd takes."""
+    from replaykit.cli.machines_service import service
+
+    config = configured(tmp_path, keys, 8006)
+    assert service("install", config, tmp_path) == 0
+    unit = tmp_path / "replaykit-machines.service"
+    assert f"-config {config}" in unit.read_text() and SECRET not in unit.read_text()
+    if shutil.which("systemd-analyze"):
+        done = subprocess.run(
+            ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+        )
+        assert unit.name not in done.stderr, done.stderr
+    assert service("uninstall", config, tmp_path) == 0 and not unit.exists()
+    for action, path, said in (
+        ("install", tmp_path / "none.json", "no such file"),
+        ("uninstall", config, "not installed"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            service(action, path, tmp_path)
 
 
 def test_periods_from_a_creation() -> None:
