@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from replaykit.errors import UsageError
 from replaykit.hypervisor.machine import UNSEEN, Hypervisor, Machine
 from replaykit.ledger.store import Ledger
 from replaykit.ledger.usage import Reading
@@ -91,11 +92,16 @@ class Watch:
 
     def _identify(self, machine: Machine, known: Known) -> bool:
         """Whether it is another machine than the one that had this id."""
+        known.asked = True
         try:
             details = self._hypervisor.details(machine)
-        except KeyError:
+        except (
+            KeyError,
+            UsageError,
+            OSError,
+        ):  # one whose configuration cannot be read is counted all the same
             return False
-        created, known.asked, known.addresses = details.created, True, " ".join(details.addresses)
+        created, known.addresses = details.created, " ".join(details.addresses)
         before, known.created = known.created, created
         if before is None or created is None or before == created:
             return False

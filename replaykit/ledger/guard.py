@@ -403,6 +403,25 @@ def effects(ledger: Ledger) -> list[dict[str, Any]]:
     return [{**r, "value": json.loads(r["value"]), "original": json.loads(r["original"])} for r in out]
 
 
+def alerts(ledger: Ledger) -> list[dict[str, Any]]:
+    """What is exceeded now, the newest first: rule, subject, since when, how far and what was done about it."""
+    with ledger.database.reading() as connection:
+        rows = (
+            connection.execute(sa.select(schema.episode).where(schema.episode.c.state == "open"))
+            .mappings()
+            .all()
+        )
+    out = []
+    for row in sorted(rows, key=lambda r: -r["since"]):
+        event = json.loads(row["event"])
+        kept = ("severity", "metric", "value", "threshold", "reason", "labels")
+        out.append({
+            "rule": row["rule"], "vantage": row["vantage"], "kind": row["kind"], "subject": row["subject"], "since": row["since"],
+            **{n: event.get(n) for n in kept},
+        })  # fmt: skip
+    return out
+
+
 def watch(guard: Guard, say: Callable[[str], None], stop: threading.Event) -> None:
     """Steps at the rules' interval until told to stop; a ledger that is away is tried again."""
     trouble = ""

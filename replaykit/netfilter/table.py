@@ -1,7 +1,7 @@
 """Our own table of nftables: for each direction and family one rule, and a set in which each address has a counter.
 
 Owns the table `inet replaykit_users`; nothing else is touched. Where the sets are full, what more addresses move is in the
-interface's counters only, and shows as `(other)`.
+interface's own counters only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Counters into usage: read again and again, given to users, added up for the metrics, written to the ledger every minute.
 
 Owns the totals since ever, which only grow: a counter that went back, or began anew with a reboot or a new table, counts
-from zero. What an interface moved beyond its users is the user `(other)`, so that nothing is left out.
+from zero. They begin with what the ledger says after the first reading, which counts what was moved while nobody read.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ class Watch:
         self.places: dict[Place, Counters] = {}
         self.interfaces: dict[str, Counters] = {}
         self.trouble = ""
+        self._begin()
+
+    def _begin(self) -> None:
         for kind in ("host", "interface"):
-            for row in totals(ledger, 0, calendar.LATEST, Selection(VANTAGE, kind)).sums:
+            for row in totals(self._ledger, 0, calendar.LATEST, Selection(VANTAGE, kind)).sums:
                 counts = Counters(row.rx_bytes, row.tx_bytes, row.rx_packets, row.tx_packets)
                 if kind == "host":
-                    place = row.labels.get("user", row.subject), row.subject
-                    self.places[place] = self.places.get(place, _ZERO).plus(counts)
+                    self.places[row.labels.get("user", row.subject), row.subject] = counts
                 else:
                     self.interfaces[row.subject] = counts
 
@@ -89,10 +91,12 @@ class Watch:
                 self._readings[f"interface {name}"] = Reading(
                     now, VANTAGE, "interface", name, {}, *counts, epoch=epoch, counter=name
                 )  # fmt: skip
-        self._first = False
         self._at = now
-        if time.monotonic() - self._written >= EVERY_S:
+        if self._first or time.monotonic() - self._written >= EVERY_S:
             self.flush()
+            if self._first:
+                self._begin()
+        self._first = False
 
     @property
     def _fresh(self) -> bool:

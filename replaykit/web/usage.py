@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from replaykit.ledger import calendar
-from replaykit.ledger.guard import effects, log
+from replaykit.ledger.guard import alerts, effects, log
 from replaykit.ledger.history import history, totals
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger
@@ -143,6 +143,11 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         """What rules did, the newest last."""
         entries = await run_in_threadpool(log, ledger, most=most)
         return ListAnswer(data=[{n: getattr(e, n) for n in e.__slots__} for e in entries])
+
+    @api.get("/api/alerts")
+    async def exceeded() -> ListAnswer:
+        """Which rules are exceeded now, by whom, since when (seconds since the epoch), and how far."""
+        return ListAnswer(data=await run_in_threadpool(alerts, ledger))
 
     @api.get("/api/rules/effects")
     async def rules_effects() -> ListAnswer:

@@ -292,6 +292,12 @@ def test_rules_act_on_what_runs_within_a_second(files: int, tmp_path: Path) -> N
         assert 20_000_000 < before < 70_000_000 and f.moved(port)[1] - before < 300_000
         (effect,) = f.ask("/api/rules/effects")[1]["data"]
         assert (effect["effect"], effect["value"], effect["subject"]) == ("rate_limit", 100_000, str(port))
+        (alert,) = f.ask("/api/alerts")[1]["data"]
+        assert (
+            alert["rule"] == "quota"
+            and alert["subject"] == str(port)
+            and alert["value"] > alert["threshold"] == 20_000_000
+        )
         f.stop(signal.SIGKILL)
         process.wait(20)
         f.start()  # it holds from the first byte on
@@ -310,6 +316,7 @@ def test_rules_act_on_what_runs_within_a_second(files: int, tmp_path: Path) -> N
             ).returncode
             == 0
         )
+        assert f.ask("/api/alerts")[1]["data"] == []
         outcomes = [(e["action"], e["outcome"]) for e in f.ask("/api/rules/log")[1]["data"]]
         assert outcomes[0] == ("rate_limit", "done") and set(outcomes[1:]) >= {
             ("rate_limit", "undone"),

@@ -128,6 +128,18 @@ def test_counters_over_restart_migration_removal_and_reuse(
     assert used(ledger)["100"] == (14_001_577, 1_977) and used(ledger)["100@1800000000"][0] >= 1_000
 
 
+def test_one_that_cannot_be_read_is_counted_all_the_same(
+    proxmox: Proxmox, cluster: Cluster, ledger: Ledger
+) -> None:
+    cluster.fails["GET", "/100/config"] = 500
+    watch, at = Watch(ledger, proxmox), int(time.time())
+    cluster.guests[100].started = at - 3600
+    for n in range(3):
+        cluster.at, cluster.guests[100].netin = at + 60 * n, 1000 * n
+        watch.poll(at + 60 * n)
+    assert used(ledger)["100"] == (2000, 0)
+
+
 def test_missed_polls_leave_no_spike(proxmox: Proxmox, cluster: Cluster, ledger: Ledger) -> None:
     watch, web = Watch(ledger, proxmox), cluster.guests[100]
     at = calendar.floor("hour", int(time.time()), ledger.zone) + 600

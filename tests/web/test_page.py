@@ -246,4 +246,5 @@ def test_endpoints_and_rules(browser: Any, files: int, tmp_path: Path) -> None:
         browser.find_element(By.LINK_TEXT, "Rules").click()
         until(lambda: f"mapping {port}: rate_limit" in text(browser, "main"), 15)
         until(lambda: "used 5.00 MB of 1.00 MB (500%)" in text(browser, "tbody"), 15)
+        until(lambda: f"quota: mapping {port}" in text(browser, "[data-alerts] li"), 10)
         quiet(browser)

@@ -24,7 +24,7 @@ createApp({
     dark: kept('dark') ? kept('dark') === 'yes' : matchMedia('(prefers-color-scheme: dark)').matches,
     traffic: null, points: [], mappings: [], before: {}, opened: '', sought: '',
     ranges: ['live', 'hour', 'day', 'month', 'year'], range: 'live', past: [],
-    spans: ['hour', 'day', 'month'], span: 'hour', endpoints: [], endpoint: '', endpointPast: [], effects: [], log: [],
+    spans: ['hour', 'day', 'month'], span: 'hour', endpoints: [], endpoint: '', endpointPast: [], effects: [], log: [], alerts: [],
   }),
   computed: {
     cards() {
@@ -175,6 +175,7 @@ createApp({
       } else if (this.page === 'rules') await this.loadRules(); else if (this.page === 'overview') await this.look();
     },
     async loadRules() {
+      if (this.page === 'rules') this.alerts = await this.get('/api/alerts');
       this.effects = await this.get('/api/rules/effects');
       this.log = (await this.get('/api/rules/log?most=200')).reverse();
     },

@@ -16,6 +16,7 @@ export const WORDS = {
   no_mappings: ['There is no mapping yet. Create one with POST /api/mapping/create.', '尚无映射。请使用 POST /api/mapping/create 创建。'],
   top_endpoints: ['Top endpoints', '流量最大的接口'], endpoint: ['Endpoint', '接口'], share: ['Share', '占比'], requests: ['Requests', '请求数'],
   no_endpoints: ['No exchange was captured in this time. Try replaykit capture --to sqlite:///usage.db', '此时段没有捕获到请求。可运行 replaykit capture --to sqlite:///usage.db'],
+  alerts: ['Exceeded now', '当前告警'], no_alerts: ['No limit is exceeded.', '没有超出限制。'],
   effects: ['What rules hold now', '当前生效的规则'], no_effects: ['Nothing is restricted.', '没有任何限制。'], log: ['Action log', '操作日志'],
   time: ['Time', '时间'], rule: ['Rule', '规则'], subject: ['Subject', '对象'], action: ['Action', '操作'], outcome: ['Outcome', '结果'], reason: ['Reason', '原因'],
   no_log: ['No rule has acted yet.', '尚无规则操作。'], reports: ['Report of the last 30 days', '最近 30 天的报表'],
