@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
+from importlib import resources
 from typing import Any
 
 from rich.table import Table
@@ -98,15 +99,9 @@ def series(rows: Sequence[Sum], direction: str) -> tuple[list[int], dict[str, li
     return times, lines
 
 
-def as_png(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool) -> bytes:
-    """A stacked bar a bucket. Raises UsageError where the library is missing."""
-    return _drawn(rows, zone, period, direction, title, dark, "png")
-
-
 def as_html(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool) -> str:
-    """One file that opens offline: the picture, and the table under it."""
-    picture = _drawn(rows, zone, period, direction, title, dark, "svg").decode()
-    picture = picture[picture.index("<svg") :]
+    """One file that opens offline: a chart to zoom, point at and choose from, and the table under it. The chart's library is in it."""
+    times, lines = series(rows, direction)
     body = "".join(
         f"<tr><td>{html.escape(label(r.time, zone, period))}<td>{html.escape(r.subject_kind)}<td>{html.escape(r.subject or '(all)')}"
         f"<td>{show_size(moved(r, direction))}<td>{show_size(r.rx_bytes)}<td>{show_size(r.tx_bytes)}<td>{r.requests:,}"
@@ -117,25 +112,52 @@ def as_html(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, titl
         f"<th scope=col>{name}"
         for name in (period, "kind", "subject", "total", "received", "sent", "requests")
     )
+    option = {
+        "animation": False, "textStyle": {"color": ink}, "legend": {"type": "scroll", "textStyle": {"color": ink}},
+        "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}}, "grid": {"left": 70, "right": 20, "bottom": 80},
+        "dataZoom": [{"type": "slider"}, {"type": "inside"}], "toolbox": {"feature": {"saveAsImage": {}, "magicType": {"type": ["line", "bar", "stack"]}}},
+        "xAxis": {"type": "category", "data": [label(t, zone, period) for t in times], "axisLabel": {"color": ink}},
+        "yAxis": {"type": "value", "name": "MB", "axisLabel": {"color": ink}, "splitLine": {"lineStyle": {"color": rule}}},
+        "series": [
+            {"name": name or "all", "type": "bar", "stack": "all", "data": [round(v / 1e6, 6) for v in values]}
+            for name, values in lines.items()
+        ],
+    }  # fmt: skip
+    library = (resources.files("replaykit") / "web" / "static" / "vendor" / "echarts.js").read_text()
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: {ink}; background: {paper}; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }}
-svg {{ width: 100%; height: auto }} table {{ border-collapse: collapse; width: 100% }}
+#chart {{ height: 460px }} table {{ border-collapse: collapse; width: 100% }}
 th, td {{ text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid {rule} }}
 th:nth-child(n+4), td:nth-child(n+4) {{ text-align: right; font-variant-numeric: tabular-nums }}
 </style>
 <h1>{html.escape(title)}</h1>
-{picture}
+<div id="chart" role="img" aria-label="{html.escape(title)}"></div>
 <table><thead><tr>{heads}</thead><tbody>{body}</tbody></table>
+<script>{library}</script>
+<script>
+const chart = echarts.init(document.getElementById("chart"), null, {{ renderer: "svg" }});
+chart.setOption({_script(option)});
+addEventListener("resize", () => chart.resize());
+</script>
 </html>
 """
 
 
-def _drawn(
-    rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool, kind: str
-) -> bytes:
+def _script(value: Any) -> str:
+    """JSON that ends no script, whatever a subject is called."""
+    return (
+        json.dumps(value, ensure_ascii=False)
+        .replace("<", "\\u003c")
+        .replace("\u2028", " ")
+        .replace("\u2029", " ")
+    )
+
+
+def as_png(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool) -> bytes:
+    """A stacked bar a bucket. Raises UsageError where the library is missing."""
     try:
         import matplotlib
     except ImportError:
@@ -162,7 +184,7 @@ def _drawn(
         if lines:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         out = io.BytesIO()
-        figure.savefig(out, format=kind, dpi=110)
+        figure.savefig(out, format="png", dpi=110)
         pyplot.close(figure)
     return out.getvalue()
 

@@ -205,6 +205,38 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
         quiet(browser)
 
 
+def test_a_report_opens_without_a_network(browser: Any, shop: Path, tmp_path: Path) -> None:
+    """One file: its chart is drawn, and answers to a hand."""
+    command = [
+        "export",
+        str(shop / "usage.db"),
+        "--kind",
+        "endpoint",
+        "--format",
+        "html",
+        "--output",
+        str(tmp_path / "report.html"),
+    ]
+    subprocess.run([sys.executable, "-m", "replaykit", *command], check=True)
+    browser.set_window_size(1280, 1000)
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get(f"file://{tmp_path / 'report.html'}")
+    until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "#chart svg path")) > 8, 10)
+    assert "/products/{id}" in text(browser, "tbody")
+    shown = browser.execute_script("return chart.getOption().series.length")
+    browser.execute_script(
+        "chart.dispatchAction({type: 'legendUnSelect', name: chart.getOption().series[0].name})"
+    )
+    assert shown > 3 and browser.execute_script(
+        "return Object.values(chart.getOption().legend[0].selected).includes(false)"
+    )
+    assert browser.execute_script("return chart.getOption().dataZoom.length") == 2
+    picture(browser, "page-report.png")
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+    assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
