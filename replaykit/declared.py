@@ -175,6 +175,15 @@ def _near(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {found[0]}?)" if found else ""
 
 
+def stamp(path: str | Path) -> tuple[int, int] | None:
+    """Another one when the file was changed: when, and its size; None: it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def load(path: str) -> Section:
     """A file's top. Raises UsageError."""
     try:

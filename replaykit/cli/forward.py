@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import resource
 import signal
 import socket
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.cli.common import event_loops, say
-from replaykit.cli.ledgers import open_ledger
+from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.serving import add_api, listen, place, url, uvicorn_server
+from replaykit.declared import stamp
 from replaykit.errors import UsageError
 from replaykit.ship.settings import state_folder
 
@@ -71,11 +71,7 @@ def run(args: argparse.Namespace) -> int:
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (most, most)
     )  # a connection is two files, and one moving data four
-    if args.ledger is None:
-        state_folder().mkdir(parents=True, exist_ok=True)
-    ledger = open_ledger(
-        args.ledger or str(state_folder() / "usage.db"), must_exist=False, time_zone=args.time_zone
-    )
+    ledger = own_ledger(args)
     try:
         with event_loops() as runner:
             runner.run(_forward(args, ledger, extra))
@@ -213,18 +209,10 @@ def _read(path: str | None, extra: list[dict[str, Any]]) -> Config:
 
 async def _follow(path: str, extra: list[dict[str, Any]], forwarder: Forwarder) -> None:
     """Takes over what the file says when it changes; what is wrong is said, and changes nothing."""
-
-    def stamp() -> tuple[int, int] | None:
-        try:
-            found = os.stat(path)
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size
-
-    seen = stamp()
+    seen = stamp(path)
     while True:
         await asyncio.sleep(1)
-        now = stamp()
+        now = stamp(path)
         if now == seen:
             continue
         seen = now

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replaykit.errors import UsageError
+from replaykit.ship.settings import state_folder
 
 if TYPE_CHECKING:
     from replaykit.ledger.selection import Selection
@@ -54,6 +55,15 @@ def open_ledger(text: str, must_exist: bool = True, time_zone: str | None = None
     if must_exist and path != url and not Path(path).exists():
         raise UsageError(f"{path}: there is no such ledger")
     return open_url(url, time_zone)
+
+
+def own_ledger(args: argparse.Namespace) -> Ledger:
+    """Of a command that writes one: --ledger and --time-zone, by default usage.db in the state folder. Raises UsageError."""
+    if args.ledger is None:
+        state_folder().mkdir(parents=True, exist_ok=True)
+    return open_ledger(
+        args.ledger or str(state_folder() / "usage.db"), must_exist=False, time_zone=args.time_zone
+    )
 
 
 def selection(args: argparse.Namespace) -> Selection:

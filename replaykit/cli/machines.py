@@ -15,6 +15,7 @@ from replaykit.attribution.sizes import show_size
 from replaykit.cli.common import say
 from replaykit.cli.ledgers import open_ledger, place
 from replaykit.cli.serving import listen, serve_beside, url
+from replaykit.declared import stamp
 from replaykit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -191,12 +192,12 @@ def _loop(
 
     watch, guard = polled.watch, polled.guard
     said, retained, path = "", 0.0, Path(args.config)
-    stamp = path.stat().st_mtime_ns if path.exists() else 0
+    known = stamp(path)
     while not stop.is_set():
         begun = time.monotonic()
-        seen = path.stat().st_mtime_ns if path.exists() else stamp
-        if seen != stamp or again.is_set():
-            stamp = seen
+        seen = stamp(path) or known
+        if seen != known or again.is_set():
+            known = seen
             again.clear()
             try:
                 config = read_config(str(path))

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.cli.common import say
-from replaykit.cli.ledgers import open_ledger
+from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.serving import add_api, listen, place, serve_beside, url
 from replaykit.errors import UsageError
-from replaykit.ship.settings import state_folder
 
 if TYPE_CHECKING:
     from replaykit.netfilter.counters import Source
@@ -109,11 +108,7 @@ def _watch(args: argparse.Namespace) -> int:
     source, began = open_source(args.source, args.interface)
     if args.once:
         return _once(source, users)
-    if args.ledger is None:
-        state_folder().mkdir(parents=True, exist_ok=True)
-    ledger = open_ledger(
-        args.ledger or str(state_folder() / "usage.db"), must_exist=False, time_zone=args.time_zone
-    )
+    ledger = own_ledger(args)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

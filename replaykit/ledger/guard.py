@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from replaykit.declared import stamp
 from replaykit.errors import UsageError
 from replaykit.ledger import schema
 from replaykit.ledger.actions import installed
@@ -91,17 +92,17 @@ class Guard:
         self._lock = threading.Lock()
         self._told: dict[tuple[str, ...], str] = {}  # failures before anything was begun
         if self._path is not None:
-            self._seen = _stamp(self._path)
+            self._seen = stamp(self._path)
             self.rules = read_rules(str(self._path))
 
     def reload(self) -> str | None:
         """Reads the file if it changed; gives what is wrong with it, and keeps the rules that were."""
         if self._path is None:
             return None
-        stamp = _stamp(self._path)
-        if stamp == self._seen:
+        now = stamp(self._path)
+        if now == self._seen:
             return None
-        self._seen = stamp
+        self._seen = now
         try:
             self.rules = read_rules(str(self._path))
         except UsageError as error:
@@ -459,14 +460,6 @@ def _episode(verdict: Verdict, threshold: Threshold) -> str:
 
 def _iso(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat()
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def _top(verdict: Verdict, found: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ Counts live as long as this process. What more addresses than MOST move is in th
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import socket
@@ -25,6 +26,7 @@ _MAP_CREATE, _PROG_LOAD, _LOOKUP_BATCH, _LINK_CREATE = 0, 5, 24, 28
 _HASH, _SCHED_CLS, _TCX_INGRESS, _TCX_EGRESS = 1, 3, 46, 47
 _BATCH = 8192
 _ENTRY = struct.Struct("=QQ")
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _KEY = struct.Struct("16s")
 _V4 = bytes(10) + b"\xff\xff"
 _ETHERNET, _ETHERNET_HEADER = 1, 14
@@ -32,11 +34,15 @@ _ETHERNET, _ETHERNET_HEADER = 1, 14
 
 def _bpf(command: int, attributes: bytes) -> int:
     """Raises OSError."""
+    return _called(command, ctypes.create_string_buffer(attributes, len(attributes)))
+
+
+def _called(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
+    """bpf(2), which may write into the attributes. Raises OSError."""
     number = _SYSCALL.get(platform.machine())
     if number is None or sys.byteorder != "little":
         raise OSError(0, f"not on {platform.machine()}")
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    found = ctypes.CDLL(None, use_errno=True).syscall(number, command, buffer, len(attributes))
+    found = _LIBC.syscall(number, command, buffer, len(buffer))
     if found < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -168,16 +174,17 @@ def _entries(table: int) -> dict[bytes, tuple[int, int]]:
             _BATCH, table, 0, 0,
         )  # fmt: skip
         buffer = ctypes.create_string_buffer(attributes, len(attributes))
-        done = ctypes.CDLL(None, use_errno=True).syscall(
-            _SYSCALL[platform.machine()], _LOOKUP_BATCH, buffer, len(attributes)
-        )
-        code = ctypes.get_errno() if done < 0 else 0
+        last = False
+        try:
+            _called(_LOOKUP_BATCH, buffer)
+        except OSError as error:
+            last = error.errno == errno.ENOENT
+            if not last:
+                raise UsageError(f"eBPF: {(error.strerror or str(error)).lower()}") from None
         (count,) = struct.unpack_from("=I", buffer.raw, 32)
-        if code not in (0, 2):  # 2: that was the last of it
-            raise UsageError(f"eBPF: {os.strerror(code).lower()}")
         names = (key for (key,) in _KEY.iter_unpack(memoryview(keys)[: 16 * count]))
         found.update(zip(names, _ENTRY.iter_unpack(memoryview(values)[: 16 * count]), strict=True))
-        if code == 2:
+        if last:
             return found
         begun = True
     return found

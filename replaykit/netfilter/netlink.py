@@ -154,7 +154,7 @@ def _ask(kind: int, flags: int, attributes: bytes) -> Iterator[bytes]:
                             raise UsageError(f"netfilter: {os.strerror(code).lower()}")
                         return
                     yield content
-                    if not flags & _DUMP & 0x300:
+                    if not flags & _DUMP:
                         return
                     at += (size + 3) & ~3
         except TimeoutError:

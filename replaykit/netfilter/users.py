@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import ipaddress
-import os
 import shlex
 import subprocess
 import time
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from replaykit.declared import stamp
 from replaykit.errors import UsageError
 
 EVERY_S = 60.0
@@ -138,7 +138,7 @@ class UserMap:
 
     def __init__(self, place: str | None) -> None:
         self._place = place
-        self._stamp: Any = None
+        self._stamp: tuple[int, int] | None = None
         self._next = 0.0
         self.trouble = ""
         self.users = Users()
@@ -160,7 +160,7 @@ class UserMap:
     def _stale(self) -> bool:
         if self._remote:
             return time.monotonic() >= self._next
-        return bool(_stamp(str(self._place)) != self._stamp)
+        return stamp(str(self._place)) != self._stamp
 
     @property
     def _remote(self) -> bool:
@@ -171,7 +171,7 @@ class UserMap:
         if self._remote:
             self._next = time.monotonic() + EVERY_S
             return parse(_run(place[4:]) if place.startswith("cmd:") else _get(place), place)
-        self._stamp = _stamp(place)
+        self._stamp = stamp(place)
         try:
             with open(place, encoding="utf-8-sig") as file:
                 return parse(file.read(_LONGEST), place)
@@ -179,14 +179,6 @@ class UserMap:
             raise UsageError(
                 f"{place}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}"
             ) from None
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def _run(command: str) -> str:
