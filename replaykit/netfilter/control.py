@@ -1,13 +1,15 @@
 """What rules may do to users: block them, and limit their rate, by a table of nftables of our own.
 
 Owns the table `inet replaykit_limits`: sets of blocked addresses, and maps from addresses to a user's limit, which both
-directions share. What it holds is read from the kernel each time, so a hand that changes it is noticed.
+directions share. What it holds is read from the kernel each time, so a hand that changes it is noticed; each element says
+there whose it is, so it is found again though the map of users has changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
+from collections.abc import Mapping
 from typing import Any
 
 from replaykit.errors import UsageError
@@ -62,9 +64,14 @@ class UserControl:
             nft(_TABLE)
         self.restore(subject, effect, None)
         if effect != "rate_limit":
-            nft("".join(f"add element inet {TABLE} blocked{_version(a)} {{ {a} }}\n" for a in addresses))
+            nft(
+                "".join(
+                    f"add element inet {TABLE} blocked{_version(a)} {{ {_marked(subject, a)} }}\n"
+                    for a in addresses
+                )
+            )
             return
-        name, burst = _limit(subject), max(_SMALLEST_BURST, int(value * _BURST_S))
+        name, burst = _owner(subject), max(_SMALLEST_BURST, int(value * _BURST_S))
         # In steps: within one script nft looks for a limit before it makes it.
         nft(f"add limit inet {TABLE} {name} {{ rate over {int(value)} bytes/second burst {burst} bytes; }}\n")
         nft(
@@ -72,31 +79,29 @@ class UserControl:
         )
 
     def holds(self, subject: Subject, effect: str, value: Any) -> bool:
-        state = _state()
-        wanted = set(self._addresses(subject))
+        state, name, wanted = _state(), _owner(subject), set(self._addresses(subject))
         if effect == "rate_limit":
-            name = _limit(subject)
-            return (
-                state.limits.get(name) == int(value)
-                and {a for a, n in state.limited.items() if n == name} == wanted
-            )
-        return wanted <= state.blocked
+            return state.limits.get(name) == int(value) and set(_of(state.limited, name)) == wanted
+        return wanted <= set(state.blocked) and set(_of(state.blocked, name)) <= wanted
 
     def restore(self, subject: Subject, effect: str, original: Any) -> None:
         """Takes away all that is there of it now."""
-        state = _state()
+        state, name = _state(), _owner(subject)
         if effect == "rate_limit":
-            name = _limit(subject)
-            there = [a for a, n in state.limited.items() if n == name]
             steps = [
                 "".join(
-                    f'delete element inet {TABLE} limits{_version(a)} {{ {a} : "{name}" }}\n' for a in there
+                    f'delete element inet {TABLE} limits{_version(a)} {{ {a} : "{name}" }}\n'
+                    for a in _of(state.limited, name)
                 ),
                 f"delete limit inet {TABLE} {name}\n" if name in state.limits else "",
             ]
         else:
-            there = sorted(state.blocked & set(self._addresses(subject)))
-            steps = ["".join(f"delete element inet {TABLE} blocked{_version(a)} {{ {a} }}\n" for a in there)]
+            steps = [
+                "".join(
+                    f"delete element inet {TABLE} blocked{_version(a)} {{ {a} }}\n"
+                    for a in _of(state.blocked, name)
+                )
+            ]
         for step in steps:
             if step:
                 nft(step)
@@ -128,9 +133,10 @@ def _version(prefix: str) -> int:
 class _State:
     def __init__(self) -> None:
         self.there = False
-        self.blocked: set[str] = set()
+        self.blocked: dict[str, str] = {}
         self.limits: dict[str, int] = {}
         self.limited: dict[str, str] = {}
+        """Owners by address, rates by owner, owners by address."""
 
 
 def _state() -> _State:
@@ -149,7 +155,7 @@ def _state() -> _State:
             )
         blocked = item.get("set")
         if blocked is not None and blocked.get("table") == TABLE:
-            state.blocked |= {_prefix(e) for e in blocked.get("elem", ())}
+            state.blocked |= {_prefix(e): _comment(e) for e in blocked.get("elem", ())}
         limited = item.get("map")
         if limited is not None and limited.get("table") == TABLE:
             state.limited |= {_prefix(k): v for k, v in limited.get("elem", ())}
@@ -165,9 +171,22 @@ def _prefix(element: Any) -> str:
     return str(ipaddress.ip_network(element))
 
 
-def _limit(subject: Subject) -> str:
+def _comment(element: Any) -> str:
+    return str(element["elem"].get("comment", "")) if isinstance(element, dict) and "elem" in element else ""
+
+
+def _of(owners: Mapping[str, str], name: str) -> list[str]:
+    """The addresses that are whose."""
+    return sorted(a for a, owner in owners.items() if owner == name)
+
+
+def _owner(subject: Subject) -> str:
     """A name that nft takes, whatever the user is called."""
     return "u" + hashlib.blake2b(f"{subject.kind}\x1f{subject.name}".encode(), digest_size=8).hexdigest()
+
+
+def _marked(subject: Subject, address: str) -> str:
+    return f'{address} comment "{_owner(subject)}"'
 
 
 def remove() -> None:
