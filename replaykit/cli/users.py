@@ -53,6 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prometheus", metavar="ADDRESS:PORT", help="serves /metrics there")
     parser.add_argument("--rules", metavar="FILE", help="rules (YAML); see replaykit rules")
+    parser.add_argument(
+        "--limit-by", choices=("auto", "tc", "nftables"), default="auto",
+        help="what limits a user's rate: tc lets packets wait, nftables drops them; auto: tc, unless the interface's qdisc is somebody's "
+        "or has several queues",
+    )  # fmt: skip
     parser.add_argument("--time-zone", metavar="ZONE", help="of a new ledger (default: this machine's)")
     parser.add_argument("--quiet", action="store_true", help="no table")
     add_api(parser, default="none")
@@ -71,6 +76,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from replaykit.netfilter import control, table
+    from replaykit.netfilter.programs import nft
 
     if args.install + args.list + args.remove + args.once > 1:
         raise UsageError("users: one of --install, --list, --remove and --once")
@@ -81,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         if table.installed() is None:
             raise UsageError("the table is not installed: replaykit users --install --interface NAME")
-        print(table.nft(f"list table inet {table.TABLE}\n"), end="")
+        print(nft(f"list table inet {table.TABLE}\n"), end="")
         return 0
     if not args.interface:
         raise UsageError("users: name the interface, such as --interface wg0")
@@ -127,7 +133,10 @@ def _watch(args: argparse.Namespace) -> int:
             from replaykit.ledger.guard import Guard
             from replaykit.ledger.guard import watch as follow
 
-            guard = Guard(ledger, Path(args.rules), {"netfilter": UserControl(users)})
+            control = UserControl(users, args.interface, args.limit_by)
+            if control.refused:
+                say(f"rates are limited by nftables: {control.refused}")
+            guard = Guard(ledger, Path(args.rules), {"netfilter": control})
             threading.Thread(target=follow, args=(guard, say, stop), daemon=True).start()
         listening, token = listen(args.api)
         if listening is not None:

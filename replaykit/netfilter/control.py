@@ -1,56 +1,60 @@
-"""What rules may do to users: block them, and limit their rate, by a table of nftables of our own.
+"""What rules may do to users: block them, and limit their rate.
 
-Owns the table `inet replaykit_limits`: sets of blocked addresses, and maps from addresses to a user's limit, which both
-directions share. What it holds is read from the kernel each time, so a hand that changes it is noticed; each element says
-there whose it is, so it is found again though the map of users has changed.
+Owns the table `inet replaykit_limits` with its sets of blocked addresses, and who of those that can limit a rate does it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from replaykit.errors import UsageError
 from replaykit.ledger.selection import Subject
-from replaykit.netfilter.netlink import table_handle
-from replaykit.netfilter.table import listed, nft
+from replaykit.netfilter import shaper
+from replaykit.netfilter.owned import TABLE, Element, Seen, Table, owner_of
+from replaykit.netfilter.policer import Policer
+from replaykit.netfilter.programs import nft
+from replaykit.netfilter.shaper import Shaper
 from replaykit.netfilter.users import UserMap
 
-TABLE = "replaykit_limits"
-_CHAINS = "\n".join(
-    f"""  chain {name} {{
-    type filter hook {hook} priority {priority}; policy accept;
-    ip {side} @blocked4 drop
-    ip6 {side} @blocked6 drop
-    limit name ip {side} map @limits4 drop
-    limit name ip6 {side} map @limits6 drop
-  }}"""
+By = Literal["auto", "tc", "nftables"]
+_SETS = "".join(
+    f"add set inet {TABLE} blocked{v} {{ type ipv{v}_addr; flags interval; }}\n"
+    f"add map inet {TABLE} received_limits{v} {{ type ipv{v}_addr : limit; flags interval; }}\n"
+    f"add map inet {TABLE} sent_limits{v} {{ type ipv{v}_addr : limit; flags interval; }}\n"
+    for v in (4, 6)
+)
+_CHAINS = "".join(
+    f"""add chain inet {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}
+flush chain inet {TABLE} {name}
+add rule inet {TABLE} {name} ip {side} @blocked4 drop
+add rule inet {TABLE} {name} ip6 {side} @blocked6 drop
+add rule inet {TABLE} {name} limit name ip {side} map @{name}_limits4 drop
+add rule inet {TABLE} {name} limit name ip6 {side} map @{name}_limits6 drop
+"""
     for name, hook, priority, side in (
         ("received", "prerouting", -305, "saddr"),
         ("sent", "postrouting", 305, "daddr"),
     )
 )
-_TABLE = f"""table inet {TABLE} {{
-  set blocked4 {{ type ipv4_addr; flags interval; }}
-  set blocked6 {{ type ipv6_addr; flags interval; }}
-  map limits4 {{ type ipv4_addr : limit; flags interval; }}
-  map limits6 {{ type ipv6_addr : limit; flags interval; }}
-{_CHAINS}
-}}
-"""
-_BURST_S = 0.25
-_SMALLEST_BURST = (
-    1 << 18
-)  # offloads join packets to 64 KiB, and one that is larger than the burst never passes
 
 
 class UserControl:
-    """A controller for `replaykit.ledger.guard`, of the vantage netfilter."""
+    """A controller for `replaykit.ledger.guard`, of the vantage netfilter.
 
-    def __init__(self, users: UserMap) -> None:
+    by: what limits a rate; auto: tc, and nftables where that is refused, for the reason in `refused`. Raises UsageError
+    where tc is demanded and refused.
+    """
+
+    def __init__(self, users: UserMap, interfaces: Sequence[str], by: By = "auto") -> None:
         self._users = users
+        self._seen = Seen()
+        self._policer, self._shaper = Policer(self._seen), Shaper(interfaces, self._seen)
+        self.refused = "" if by == "nftables" else self._shaper.refused(forced=by == "tc")
+        if by == "tc" and self.refused:
+            raise UsageError(f"--limit-by tc: {self.refused}")
+        self._by: Policer | Shaper = self._policer if by == "nftables" or self.refused else self._shaper
 
     def original(self, subject: Subject, effect: str) -> Any:
         if effect in ("shutdown", "stop"):
@@ -59,52 +63,38 @@ class UserControl:
         return None
 
     def enforce(self, subject: Subject, effect: str, value: Any) -> None:
-        addresses = self._addresses(subject)
-        if not _state().there:
-            nft(_TABLE)
-        self.restore(subject, effect, None)
+        owner, addresses = owner_of(subject), self._addresses(subject)
+        nft(f"add table inet {TABLE}\n{_SETS}{_CHAINS}")
         if effect != "rate_limit":
-            nft(
-                "".join(
-                    f"add element inet {TABLE} blocked{_version(a)} {{ {_marked(subject, a)} }}\n"
-                    for a in addresses
-                )
-            )
+            self._block(owner, addresses)
             return
-        name, burst = _owner(subject), max(_SMALLEST_BURST, int(value * _BURST_S))
-        # In steps: within one script nft looks for a limit before it makes it.
-        nft(f"add limit inet {TABLE} {name} {{ rate over {int(value)} bytes/second burst {burst} bytes; }}\n")
-        nft(
-            "".join(f'add element inet {TABLE} limits{_version(a)} {{ {a} : "{name}" }}\n' for a in addresses)
-        )
+        self._others.clear(owner)
+        self._by.set(owner, int(value), addresses)
 
     def holds(self, subject: Subject, effect: str, value: Any) -> bool:
-        state, name, wanted = _state(), _owner(subject), set(self._addresses(subject))
+        owner, addresses = owner_of(subject), self._addresses(subject)
         if effect == "rate_limit":
-            return state.limits.get(name) == int(value) and set(_of(state.limited, name)) == wanted
-        return wanted <= set(state.blocked) and set(_of(state.blocked, name)) <= wanted
+            return self._by.holds(owner, int(value), addresses)
+        return self._seen.table().holds("blocked", owner, {Element(a, owner) for a in addresses})
 
     def restore(self, subject: Subject, effect: str, original: Any) -> None:
         """Takes away all that is there of it now."""
-        state, name = _state(), _owner(subject)
+        owner = owner_of(subject)
         if effect == "rate_limit":
-            steps = [
-                "".join(
-                    f'delete element inet {TABLE} limits{_version(a)} {{ {a} : "{name}" }}\n'
-                    for a in _of(state.limited, name)
-                ),
-                f"delete limit inet {TABLE} {name}\n" if name in state.limits else "",
-            ]
-        else:
-            steps = [
-                "".join(
-                    f"delete element inet {TABLE} blocked{_version(a)} {{ {a} }}\n"
-                    for a in _of(state.blocked, name)
-                )
-            ]
-        for step in steps:
-            if step:
-                nft(step)
+            self._policer.clear(owner)
+            self._shaper.clear(owner)
+            return
+        self._block(owner, ())
+
+    def _block(self, owner: str, addresses: Iterable[str]) -> None:
+        script = Table().change("blocked", owner, {Element(a, owner) for a in addresses})
+        if script:
+            nft(script)
+        self._seen.forget()
+
+    @property
+    def _others(self) -> Policer | Shaper:
+        return self._shaper if self._by is self._policer else self._policer
 
     def _addresses(self, subject: Subject) -> list[str]:
         """Prefixes. Raises UsageError where none is known."""
@@ -126,70 +116,8 @@ class UserControl:
         return prefixes
 
 
-def _version(prefix: str) -> int:
-    return ipaddress.ip_network(prefix).version
-
-
-class _State:
-    def __init__(self) -> None:
-        self.there = False
-        self.blocked: dict[str, str] = {}
-        self.limits: dict[str, int] = {}
-        self.limited: dict[str, str] = {}
-        """Owners by address, rates by owner, owners by address."""
-
-
-def _state() -> _State:
-    """What the kernel holds. Raises UsageError."""
-    state = _State()
-    try:
-        table_handle(TABLE)
-    except KeyError:
-        return state
-    state.there = True
-    for item in listed(TABLE):
-        limit = item.get("limit")
-        if limit is not None and limit.get("table") == TABLE:
-            state.limits[limit["name"]] = int(limit["rate"]) * {"kbytes": 1 << 10, "mbytes": 1 << 20}.get(
-                limit.get("rate_unit", ""), 1
-            )
-        blocked = item.get("set")
-        if blocked is not None and blocked.get("table") == TABLE:
-            state.blocked |= {_prefix(e): _comment(e) for e in blocked.get("elem", ())}
-        limited = item.get("map")
-        if limited is not None and limited.get("table") == TABLE:
-            state.limited |= {_prefix(k): v for k, v in limited.get("elem", ())}
-    return state
-
-
-def _prefix(element: Any) -> str:
-    if isinstance(element, dict):
-        if "elem" in element:
-            return _prefix(element["elem"]["val"])
-        found = element["prefix"]
-        return f"{found['addr']}/{found['len']}"
-    return str(ipaddress.ip_network(element))
-
-
-def _comment(element: Any) -> str:
-    return str(element["elem"].get("comment", "")) if isinstance(element, dict) and "elem" in element else ""
-
-
-def _of(owners: Mapping[str, str], name: str) -> list[str]:
-    """The addresses that are whose."""
-    return sorted(a for a, owner in owners.items() if owner == name)
-
-
-def _owner(subject: Subject) -> str:
-    """A name that nft takes, whatever the user is called."""
-    return "u" + hashlib.blake2b(f"{subject.kind}\x1f{subject.name}".encode(), digest_size=8).hexdigest()
-
-
-def _marked(subject: Subject, address: str) -> str:
-    return f'{address} comment "{_owner(subject)}"'
-
-
 def remove() -> None:
     """Takes all limits away. Raises UsageError."""
-    if _state().there:
+    shaper.remove()
+    if Table().there:
         nft(f"delete table inet {TABLE}\n")

@@ -17,7 +17,7 @@ _NFTABLES = 10 << 8
 _GET_TABLE, _GET_SET_ELEMENTS = _NFTABLES | 1, _NFTABLES | 13
 _REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
-_INET = 1
+_FAMILIES = {"inet": 1, "netdev": 5}
 _HEADER = struct.Struct("=IHHII")
 _RECEIVE = 1 << 17
 _QUEUE = 1 << 20
@@ -43,9 +43,9 @@ def elements(table: str, name: str) -> dict[bytes, tuple[int, int]]:
     return found
 
 
-def table_handle(table: str) -> int:
+def table_handle(table: str, family: str = "inet") -> int:
     """Another one when the table was made anew. Raises UsageError; KeyError where there is none."""
-    for body in _ask(_GET_TABLE, _REQUEST, _text(_TABLE, table)):
+    for body in _ask(_GET_TABLE, _REQUEST, _text(_TABLE, table), _FAMILIES[family]):
         for kind, data in _attributes(body, 4):
             if kind == _TABLE_HANDLE:
                 return int.from_bytes(data, "big")
@@ -123,9 +123,9 @@ def _text(kind: int, value: str) -> bytes:
     return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
 
 
-def _ask(kind: int, flags: int, attributes: bytes) -> Iterator[bytes]:
+def _ask(kind: int, flags: int, attributes: bytes, family: int = _FAMILIES["inet"]) -> Iterator[bytes]:
     """The answers' bodies, after their headers."""
-    body = struct.pack(">BBH", _INET, 0, 0) + attributes
+    body = struct.pack(">BBH", family, 0, 0) + attributes
     try:
         link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
     except OSError as error:

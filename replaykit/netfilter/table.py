@@ -6,16 +6,13 @@ interface's own counters only.
 
 from __future__ import annotations
 
-import json
-import shutil
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from replaykit.errors import UsageError
 from replaykit.netfilter.counters import Counters, boot_id
 from replaykit.netfilter.netlink import elements, table_handle
+from replaykit.netfilter.programs import nft
 
 TABLE = "replaykit_users"
 SIZE = 65_535
@@ -77,29 +74,6 @@ def remove() -> bool:
         return False
     nft(f"delete table inet {TABLE}\n")
     return True
-
-
-def nft(script: str) -> str:
-    """Runs it whole or not at all, and gives what it printed. Raises UsageError."""
-    return _run(["-f", "-"], script)
-
-
-def listed(table: str) -> list[dict[str, Any]]:
-    """A table of family inet as nft's JSON (libnftables-json(5)). Raises UsageError."""
-    found = json.loads(_run(["-j", "list", "table", "inet", table]))
-    return list(found["nftables"])
-
-
-def _run(arguments: Sequence[str], script: str = "") -> str:
-    program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
-    if program is None:
-        raise UsageError("nftables is needed: apt-get install nftables")
-    command = [program, "-n", *arguments]
-    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False, timeout=30)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UsageError(f"nft: {lines[0].removeprefix('/dev/stdin:') if lines else 'failed'}")
-    return done.stdout
 
 
 _NOTHING = (0, 0)

@@ -1,32 +1,44 @@
-"""Counters of tc's filters, where they classify users: by mark (fw), or by address (flower, u32), as `tc -s -j` prints them.
+"""Counters of tc, where it tells users apart: filters by mark (fw), or by address (flower, u32), as `tc -s -j` prints them.
 
-An interface's egress is TX, its ingress RX. Only filters with an action (police, gact, mirred) count.
+An interface's egress is TX, its ingress RX. A filter's action (police, gact, mirred) counts; where it has none, the class
+does to which it leads.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from replaykit.errors import UsageError
 from replaykit.netfilter.counters import Counters, boot_id
+from replaykit.netfilter.programs import run
+
+_CLASS = re.compile(r"^class \S+ (\S+) .*\n\s*Sent (\d+) bytes (\d+) pkt", re.MULTILINE)
+Moved = tuple[int, int]
+"""Bytes and packets."""
 
 
-def parse(printed: str, received: bool) -> Iterator[tuple[str, str, Counters]]:
-    """Key, filter and counts, of `tc -s -j filter show`. Raises UsageError."""
+def parse(
+    printed: str, received: bool, classes: Mapping[str, Moved] | None = None
+) -> Iterator[tuple[str, str, Counters]]:
+    """Key, filter and counts, of `tc -s -j filter show`. classes: by their ids. Raises UsageError.
+
+    A class to which filters of several users lead appears as itself, `class:1:10`.
+    """
     try:
-        filters = json.loads(printed or "[]")
+        filters = json.loads(printed or "[]", object_pairs_hook=_object)
     except ValueError:
         raise UsageError("tc: what it printed is no JSON; iproute2 4.17 or later is needed") from None
+    leading: dict[str, set[str]] = {}
     for one in filters if isinstance(filters, list) else ():
         options = one.get("options") if isinstance(one, dict) else None
         if not isinstance(options, dict):
             continue
-        key = _key(one.get("kind", ""), options, received)
+        kind = str(one.get("kind", ""))
+        key = _key(kind, str(one.get("protocol", "")), options, received)
         if not key:
             continue
         # Each action of a filter sees the same packets: the first is enough.
@@ -34,16 +46,34 @@ def parse(printed: str, received: bool) -> Iterator[tuple[str, str, Counters]]:
             (a["stats"] for a in options.get("actions", ()) if isinstance(a.get("stats"), dict)), None
         )
         if stats is not None:
-            size, packets = int(stats.get("bytes", 0)), int(stats.get("packets", 0))
-            counts = Counters(size, 0, packets, 0) if received else Counters(0, size, 0, packets)
-            yield (
-                key,
-                f"{one.get('kind')} {one.get('pref')} {options.get('handle', options.get('fh', ''))}",
-                counts,
-            )
+            moved = int(stats.get("bytes", 0)), int(stats.get("packets", 0))
+            name = f"{kind} {one.get('pref')} {options.get('handle', options.get('fh', ''))}"
+            yield key, name, _counters(moved, received)
+        elif options.get("flowid", options.get("classid")) in (classes or ()):
+            leading.setdefault(str(options.get("flowid", options.get("classid"))), set()).add(key)
+    for place, keys in leading.items():
+        key = keys.pop() if len(keys) == 1 else f"class:{place}"
+        yield key, f"class {place}", _counters((classes or {})[place], received)
 
 
-def _key(kind: str, options: Mapping[str, Any], received: bool) -> str:
+def parse_classes(printed: str) -> dict[str, Moved]:
+    """Of `tc -s class show`, which prints no JSON before iproute2 6.8."""
+    return {place: (int(size), int(packets)) for place, size, packets in _CLASS.findall(printed)}
+
+
+def _counters(moved: Moved, received: bool) -> Counters:
+    return Counters(moved[0], 0, moved[1], 0) if received else Counters(0, moved[0], 0, moved[1])
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A u32 filter's `match` may be there several times."""
+    found: dict[str, Any] = dict(pairs)
+    if "match" in found:
+        found["match"] = [value for name, value in pairs if name == "match"]
+    return found
+
+
+def _key(kind: str, protocol: str, options: Mapping[str, Any], received: bool) -> str:
     if kind == "fw":
         mark = options.get("handle", options.get("mark"))
         return "" if mark is None else f"mark:{int(str(mark).partition('/')[0], 0):#x}"
@@ -56,14 +86,20 @@ def _key(kind: str, options: Mapping[str, Any], received: bool) -> str:
             else ""
         )
     if kind == "u32":
-        match = options.get("match", {})
-        # An IPv4 header has the source at 12, the destination at 16.
-        if (
-            isinstance(match, dict)
-            and match.get("mask") == "ffffffff"
-            and match.get("offset") == (12 if received else 16)
-        ):
-            return socket.inet_ntoa(bytes.fromhex(str(match["value"]).zfill(8)))
+        # An IPv4 header has the source at 12 and the destination at 16, an IPv6 header at 8 and 24.
+        words = {
+            match.get("off", match.get("offset")): str(match.get("value", "")).zfill(8)
+            for match in options.get("match", ())
+            if isinstance(match, dict) and match.get("mask") == "ffffffff" and not match.get("offmask")
+        }
+        first, family, size = (
+            (8 if received else 24, socket.AF_INET6, 16)
+            if protocol == "ipv6"
+            else (12 if received else 16, socket.AF_INET, 4)
+        )
+        found = "".join(words.get(at, "") for at in range(first, first + size, 4))
+        if len(found) == 2 * size:
+            return socket.inet_ntop(family, bytes.fromhex(found))
     return ""
 
 
@@ -74,27 +110,26 @@ class FilterSource:
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
-        if shutil.which("tc") is None:
-            raise UsageError("tc is needed: apt-get install iproute2")
+        self._classes()
 
     def read(self) -> tuple[str, Mapping[str, Counters]]:
         sums: dict[str, Counters] = {}
-        for place, received in (("root", False), ("egress", False), ("ingress", True)):
-            done = subprocess.run(
-                ["tc", "-s", "-j", "filter", "show", "dev", self._interface, place],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=30,
-            )
-            if done.returncode:
-                raise UsageError(
-                    f"tc: {self._interface}: {done.stderr.strip().splitlines()[0] if done.stderr.strip() else 'failed'}"
-                )
-            for key, which, counts in parse(done.stdout, received):
+        classes = self._classes()
+        for place, received in (*self._qdiscs(), ("egress", False), ("ingress", True)):
+            printed = run("tc", "-s", "-j", "filter", "show", "dev", self._interface, *place.split())
+            for key, which, counts in parse(printed, received, {} if received else classes):
                 name = f"{key} {place} {which}"
                 sums[name] = sums.get(name, Counters()).plus(counts)
         return boot_id(), sums
+
+    def _qdiscs(self) -> list[tuple[str, bool]]:
+        """Those of its egress that may have filters."""
+        found = json.loads(run("tc", "-j", "qdisc", "show", "dev", self._interface) or "[]")
+        handles = [q["handle"] for q in found if q["kind"] not in ("clsact", "ingress")]
+        return [(f"parent {h}", False) for h in handles if h != "0:"]
+
+    def _classes(self) -> dict[str, Moved]:
+        return parse_classes(run("tc", "-s", "class", "show", "dev", self._interface))
 
     def close(self) -> None:
         """Nothing is held."""

@@ -1,4 +1,6 @@
-"""Counters into usage: read again and again, given to users, added up for the metrics, written to the ledger every minute.
+"""Counters into usage: read again and again, given to users, added up for the metrics, written to the ledger.
+
+Each reading is written, so that rules see it at once, unless that takes long: then every minute.
 
 Owns the totals since ever, which only grow: a counter that went back, or began anew with a reboot or a new table, counts
 from zero. They begin with what the ledger says after the first reading, which counts what was moved while nobody read.
@@ -20,6 +22,8 @@ from replaykit.netfilter.users import UserMap
 
 VANTAGE = "netfilter"
 EVERY_S = 60.0
+_SHARE = 0.05
+"""Of the time that may go into writing."""
 _ZERO = Counters()
 Place = tuple[str, str]
 """A user's code and an address or mark of theirs."""
@@ -41,7 +45,7 @@ class Watch:
         self._last: dict[str, tuple[str, Counters]] = {}
         self._readings: dict[str, Reading] = {}
         self._first = True
-        self._written = 0.0
+        self._written = self._took = 0.0
         self._at = self._written_at = 0
         self.places: dict[Place, Counters] = {}
         self.interfaces: dict[str, Counters] = {}
@@ -92,7 +96,7 @@ class Watch:
                     now, VANTAGE, "interface", name, {}, *counts, epoch=epoch, counter=name
                 )  # fmt: skip
         self._at = now
-        if self._first or time.monotonic() - self._written >= EVERY_S:
+        if self._first or time.monotonic() - self._written >= min(EVERY_S, self._took / _SHARE):
             self.flush()
             if self._first:
                 self._begin()
@@ -133,12 +137,16 @@ class Watch:
 
     def flush(self) -> None:
         """To the ledger; what it cannot take now it gets next time. Raises nothing."""
-        self._written, self._written_at = time.monotonic(), self._at
+        begun = time.monotonic()
+        self._written_at = self._at
         try:
             self._ledger.read(_labelled(self._readings.values()))
         except UsageError as error:
             self.trouble = str(error)
             return
+        finally:
+            self._written = time.monotonic()
+            self._took = self._written - begun
         self.trouble = ""
         self._readings = {}
 

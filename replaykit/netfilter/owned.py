@@ -1,0 +1,121 @@
+"""Sets and maps of nftables whose elements say whose they are, in a table of our own.
+
+What they hold is read from the kernel each time, so a hand that changes it is noticed; and what is a user's is found again
+though the map of users has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from replaykit.ledger.selection import Subject
+from replaykit.netfilter.netlink import table_handle
+from replaykit.netfilter.programs import listed
+
+TABLE = "replaykit_limits"
+_KEPT_S = 1.0
+T = TypeVar("T")
+
+
+class Element(NamedTuple):
+    """address: a prefix. value: what it is mapped to, empty in a set."""
+
+    address: str
+    owner: str
+    value: str = ""
+
+    def line(self, verb: str, name: str, family: str = "inet") -> str:
+        """A command to nft. name: of the set or map, less the version of IP with which it ends."""
+        version = ipaddress.ip_network(self.address).version
+        text = self.address
+        if verb == "add":
+            text += f' comment "{self.owner}"' + (f" : {self.value}" if self.value else "")
+        return f"{verb} element {family} {TABLE} {name}{version} {{ {text} }}\n"
+
+
+class Table:
+    """What the kernel holds of it now. Raises UsageError."""
+
+    def __init__(self, family: str = "inet") -> None:
+        self.sets: dict[str, list[Element]] = {}
+        self.limits: dict[str, int] = {}
+        """Bytes a second by name."""
+        self.family = family
+        try:
+            table_handle(TABLE, family)
+        except KeyError:
+            self.there = False
+            return
+        self.there = True
+        for item in listed(TABLE, family):
+            limit = item.get("limit")
+            if limit is not None:
+                unit = {"kbytes": 1 << 10, "mbytes": 1 << 20}.get(limit.get("rate_unit", ""), 1)
+                self.limits[limit["name"]] = int(limit["rate"]) * unit
+            for one in (item.get("set"), item.get("map")):
+                if one is not None:
+                    self.sets.setdefault(one["name"][:-1], []).extend(map(_element, one.get("elem", ())))
+
+    def of(self, name: str, owner: str) -> set[Element]:
+        """Of a set or map, for both versions of IP."""
+        return {e for e in self.sets.get(name, ()) if e.owner == owner}
+
+    def change(self, name: str, owner: str, wanted: Iterable[Element]) -> str:
+        """The commands that make it hold just these of an owner's. What is another's stays so."""
+        there, wanted = self.of(name, owner), self._possible(name, owner, wanted)
+        lines = [
+            *(e.line("delete", name, self.family) for e in sorted(there - wanted)),
+            *(e.line("add", name, self.family) for e in sorted(wanted - there)),
+        ]
+        return "".join(lines)
+
+    def holds(self, name: str, owner: str, wanted: Iterable[Element]) -> bool:
+        """Whether `change` would do nothing."""
+        return self.of(name, owner) == self._possible(name, owner, wanted)
+
+    def _possible(self, name: str, owner: str, wanted: Iterable[Element]) -> set[Element]:
+        others = {e.address for e in self.sets.get(name, ()) if e.owner != owner}
+        return {e for e in wanted if e.address not in others}
+
+
+class Seen:
+    """What the kernel held a moment ago: asked once, however many users are judged by it."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._kept: dict[object, Any] = {}
+
+    def ask(self, what: object, function: Callable[[], T]) -> T:
+        if time.monotonic() - self._since > _KEPT_S:
+            self.forget()
+        if what not in self._kept:
+            self._kept[what] = function()
+        found: T = self._kept[what]
+        return found
+
+    def table(self, family: str = "inet") -> Table:
+        return self.ask(("table", family), lambda: Table(family))
+
+    def forget(self) -> None:
+        """Before what must not be judged by it, and after what changes it."""
+        self._since, self._kept = time.monotonic(), {}
+
+
+def owner_of(subject: Subject) -> str:
+    """A name that nft takes, whatever the user is called."""
+    text = f"{subject.kind}\x1f{subject.name}"
+    return "u" + hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _element(found: Any) -> Element:
+    key, value = found if isinstance(found, list) else (found, "")
+    comment = ""
+    if isinstance(key, dict) and "elem" in key:
+        key, comment = key["elem"]["val"], str(key["elem"].get("comment", ""))
+    if isinstance(key, Mapping):
+        key = f"{key['prefix']['addr']}/{key['prefix']['len']}"
+    return Element(str(ipaddress.ip_network(key)), comment, str(value))
