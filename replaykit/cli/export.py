@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     ledger = open_ledger(args.ledger)
     try:
         from replaykit.ledger import calendar
-        from replaykit.ledger.history import history, totals
+        from replaykit.ledger.history import gaps, history, totals
 
         until = int(time.time()) if args.until is None else calendar.moment(args.until, ledger.zone)
         since = until - _LAST[args.period] if args.since is None else calendar.moment(args.since, ledger.zone)
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             rows, since, until = list(found.sums), found.since, found.until
         else:
             rows = history(ledger, args.period, since, until, selection(args), args.by)
-        zone = ledger.zone
+        zone, missing = ledger.zone, gaps(ledger, since, until, selection(args))
     finally:
         ledger.close()
     if args.top is not None:
@@ -75,26 +75,27 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "table":
         from rich.console import Console
 
+        table = usage.table(rows, zone, None if args.period == "total" else period, args.direction, missing)
         if args.output is None:
-            Console().print(
-                usage.table(rows, zone, None if args.period == "total" else period, args.direction)
-            )
+            Console().print(table)
             return 0
-        text = _captured(usage.table(rows, zone, None if args.period == "total" else period, args.direction))
+        text = _captured(table)
     elif args.format == "json":
         about = {
             "period": args.period, "by": args.by, "since": calendar.show(since, zone), "until": calendar.show(until, zone),
             "time_zone": str(zone),
         }  # fmt: skip
-        text = usage.as_json(rows, zone, about) + "\n"
+        text = usage.as_json(rows, zone, about, missing) + "\n"
     elif args.format == "csv":
         text = usage.as_csv(rows, zone)
     elif args.format == "html":
-        text = usage.as_html(rows, zone, period, args.direction, title, args.dark)
+        text = usage.as_html(rows, zone, period, args.direction, title, args.dark, missing)
     else:
         if args.output is None and sys.stdout.isatty():
             raise UsageError("a picture is no text: give --output FILE.png")
-        return _write(args.output, usage.as_png(rows, zone, period, args.direction, title, args.dark))
+        return _write(
+            args.output, usage.as_png(rows, zone, period, args.direction, title, args.dark, missing)
+        )
     return _write(args.output, text.encode())
 
 

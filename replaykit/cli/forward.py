@@ -162,7 +162,9 @@ async def _serve(
         watcher.start()
     server = None
     if listening is not None:
-        server = uvicorn_server(ledger, forwarder, token, exchanges=args.exchanges)
+        server = uvicorn_server(
+            ledger, forwarder, token, exchanges=args.exchanges, rules=None if guard is None else guard.now
+        )
         tasks.append(asyncio.ensure_future(server.serve([listening])))
     waiting = asyncio.ensure_future(stop.wait())
     await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -147,14 +147,14 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         signal.signal(number, lambda *_: stop.set())
     signal.signal(signal.SIGHUP, lambda *_: again.set())
     try:
-        watch = Watch(ledger, hypervisor)
+        watch = Watch(ledger, hypervisor, config.interval_s)
         rules: Path | Rules = Path(config.rules_file) if config.rules_file else Rules(config.rules)
         control = MachineControl(hypervisor, watch.find)
         guard = Guard(ledger, rules, {"hypervisor": control}, dry_run=args.dry_run_rules)
         listening, token = listen(config.api, config.token)
         polled = _Polled(watch, guard, config.given)
         if listening is not None:
-            serve_beside(ledger, listening, token=token, machines=polled)
+            serve_beside(ledger, listening, token=token, machines=polled, rules=guard.now)
             say(f"page and API on {url(listening)}")
         if not args.quiet:
             say(f"polls {hypervisor.name} every {config.interval_s} s into {ledger.database.shown}")
@@ -204,6 +204,7 @@ def _loop(
                 if not config.rules_file:
                     guard.rules = Rules(config.rules)
                     polled.given = config.given
+                watch.every_s = config.interval_s
                 say(f"{path} was read again: interval and rules are as it says")
             except UsageError as error:
                 say(f"configuration not changed: {error}")

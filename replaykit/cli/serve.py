@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from replaykit.cli.common import event_loops, say
 from replaykit.cli.ledgers import add_ledger, open_ledger
 from replaykit.cli.serving import add_api, listen, url, uvicorn_server
 from replaykit.errors import UsageError
+from replaykit.ledger.guard import Guard
+from replaykit.ledger.rules import Rule
 
 EXAMPLES = (
     "replaykit serve usage.db",
@@ -20,7 +24,24 @@ EXAMPLES = (
 def configure(parser: argparse.ArgumentParser) -> None:
     add_ledger(parser)
     add_api(parser)
+    parser.add_argument(
+        "--rules",
+        metavar="FILE",
+        help="rules (YAML), to show what is left of their limits; nothing is enforced here",
+    )
     parser.add_argument("--quiet", action="store_true", help="says nothing but troubles")
+
+
+def _shown(guard: Guard) -> Callable[[], Sequence[Rule]]:
+    """The file's rules as they are now; it is read again when it changes."""
+
+    def now() -> Sequence[Rule]:
+        problem = guard.reload()
+        if problem:
+            say(problem)
+        return guard.now()
+
+    return now
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         listening, token = listen(args.api)
         assert listening is not None
-        server = uvicorn_server(ledger, token=token, exchanges=args.exchanges)
+        rules = None if args.rules is None else _shown(Guard(ledger, Path(args.rules)))
+        server = uvicorn_server(ledger, token=token, exchanges=args.exchanges, rules=rules)
 
         async def serve() -> None:
             def stop() -> None:

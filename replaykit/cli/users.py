@@ -126,9 +126,11 @@ def _watch(args: argparse.Namespace) -> int:
             users,
             began,
             source.addresses if isinstance(source, MarkSource) else None,
+            every,
         )
         if args.prometheus is not None:
             serve(watch, *place("--prometheus", args.prometheus))
+        guard = None
         if args.rules is not None:
             from replaykit.ledger.guard import Guard
             from replaykit.ledger.guard import watch as follow
@@ -140,7 +142,9 @@ def _watch(args: argparse.Namespace) -> int:
             threading.Thread(target=follow, args=(guard, say, stop), daemon=True).start()
         listening, token = listen(args.api)
         if listening is not None:
-            serve_beside(ledger, listening, token=token, exchanges=args.exchanges)
+            serve_beside(
+                ledger, listening, token=token, exchanges=args.exchanges, rules=guard.now if guard else None
+            )
             say(f"page and API on {url(listening)}")
         say(f"reads {source.name} every {args.every}")
         try:

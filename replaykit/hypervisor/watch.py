@@ -43,9 +43,12 @@ class Known:
 class Watch:
     """now: what `poll` saw last, by subject."""
 
-    def __init__(self, ledger: Ledger, hypervisor: Hypervisor) -> None:
+    def __init__(self, ledger: Ledger, hypervisor: Hypervisor, every_s: float | None = None) -> None:
+        """every_s: how often `poll` is called."""
         self.ledger, self.name, self._hypervisor = ledger, hypervisor.name, hypervisor
+        self.every_s = every_s
         self._epoch_before = ""
+        self._polled: int | None = None
         self._note = f"machines of {hypervisor.name}"
         kept = json.loads(ledger.noted(self._note) or "{}")
         self._known = {i: Known(**{**v, "sums": tuple(v["sums"])}) for i, v in kept.items()}
@@ -72,8 +75,8 @@ class Watch:
             readings += self._readings(machine, known, now, fresh)
             current[known.subject] = machine
             known.seen, known.type, known.place = True, machine.type, machine.node
-        self.ledger.read(readings)
-        self.now = current
+        self.ledger.read(readings, self.every_s)
+        self.now, self._polled = current, now
         for gone in set(self._known) - {m.id for m in machines}:
             self._known[gone].asked = False  # its id may be another machine's when it comes back
         self._seen_before = True
@@ -126,9 +129,14 @@ class Watch:
             known.sums = (sums[0], sums[1])
         for name, (rx, tx) in machine.counters.items():
             counter = name if name != "all" else f"all/{known.part}"
-            began = fresh or (known.seen and known.epoch != self._epoch_before)
+            anew = fresh or (known.seen and known.epoch != self._epoch_before)
+            # It moved nothing before it was started, nor, in this start, before the last poll.
+            times = [
+                t for t in (known.start if known.epoch and not machine.boot else None, self._polled) if t
+            ]
             yield Reading(
-                now, VANTAGE, "machine", known.subject, labels, rx, tx, counter=counter, epoch=known.epoch, fresh=began
+                now, VANTAGE, "machine", known.subject, labels, rx, tx, counter=counter, epoch=known.epoch, fresh=anew,
+                began=max(times) if anew and times else None,
             )  # fmt: skip
 
     def _epoch(self, machine: Machine, known: Known, now: int) -> str:

@@ -67,6 +67,9 @@ def retain(ledger: Ledger, retention: Retention, now: int) -> dict[str, int]:
         gone[period] = _delete_before(ledger, period, kept)
         if period == "minute":
             ledger.retained(kept)
+        if period == "hour":
+            with ledger.database.writing() as connection:
+                connection.execute(sa.delete(schema.gap).where(schema.gap.c.until < kept))
     return gone
 
 
@@ -117,6 +120,7 @@ def cleanup(
                 rows[period] = _count(connection, period, *inside, named, dry_run)
         if not dry_run:
             _drop_empty(connection, named)
+            _drop_gaps(connection, since, until, named)
     if not dry_run:
         ledger.cleaned([(v, k, n) for v, k, n, _ in named.values()], since, until)
     names = tuple(sorted(named[who][2] for who in moved))
@@ -157,3 +161,11 @@ def _drop_empty(connection: sa.Connection, named: Mapping[int, object]) -> None:
         for i in range(0, len(numbers), 500):
             nothing = [t.c[n] == 0 for n in COUNTERS]
             connection.execute(sa.delete(t).where(t.c.subject_id.in_(numbers[i : i + 500]), *nothing))
+
+
+def _drop_gaps(connection: sa.Connection, since: int, until: int, named: Mapping[int, object]) -> None:
+    """Those that lie wholly in the span."""
+    t, numbers = schema.gap, sorted(named)
+    for i in range(0, len(numbers), 500):
+        inside = (t.c.since >= since, t.c.until <= until, t.c.subject_id.in_(numbers[i : i + 500]))
+        connection.execute(sa.delete(t).where(*inside))

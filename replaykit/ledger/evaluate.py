@@ -12,7 +12,7 @@ from typing import Any
 from replaykit.ledger import calendar
 from replaykit.ledger.history import Sum, subjects, totals
 from replaykit.ledger.rules import EFFECTS, Rule, Verdict, judge
-from replaykit.ledger.selection import Key, Selection, Subject
+from replaykit.ledger.selection import Key, Selection, Subject, literally
 from replaykit.ledger.store import Ledger
 from replaykit.ledger.usage import COUNTERS
 
@@ -49,6 +49,23 @@ def verdicts(ledger: Ledger, rules: Iterable[Rule], now: int) -> list[Verdict]:
     return out
 
 
+def standing(ledger: Ledger, rules: Iterable[Rule], subject: Subject, now: int) -> list[Verdict]:
+    """Of every enabled rule that selects the subject, whatever it used; the rules' order is kept."""
+    out = []
+    for rule in rules:
+        if not rule.enabled or not rule.selection.matches(subject):
+            continue
+        since, until = rule.span_of(subject, now, ledger.zone)
+        # A share is of what all of its kind moved.
+        names = () if rule.share is not None else (literally(subject.name),)
+        sums = totals(ledger, since, now + 1, Selection(subject.vantage, subject.kind, names)).sums
+        used = {s.subject: rule.used([getattr(s, n) for n in COUNTERS]) for s in sums}
+        seconds = max(1, rule.window_s or now - since)
+        allowed = rule.allowed(sum(used.values()), seconds)
+        out.append(judge(rule, subject, used.get(subject.name, 0), allowed, since, until))
+    return out
+
+
 def _anchored(ledger: Ledger, rule: Rule, now: int) -> list[Verdict]:
     """Each subject has its own span."""
     spans: dict[tuple[int, int | None], list[str]] = {}
@@ -56,8 +73,7 @@ def _anchored(ledger: Ledger, rule: Rule, now: int) -> list[Verdict]:
         spans.setdefault(rule.span_of(subject, now, ledger.zone), []).append(subject.name)
     out = []
     for (since, until), names in spans.items():
-        exact = tuple(n.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]") for n in names)
-        chosen = Selection(rule.selection.vantage, rule.selection.kind, exact)
+        chosen = Selection(rule.selection.vantage, rule.selection.kind, tuple(map(literally, names)))
         out += _of_rule(rule, totals(ledger, since, now + 1, chosen).sums, since, until, now)
     return out
 
@@ -124,7 +140,7 @@ def explain(ledger: Ledger, rules: Sequence[Rule], name: str, now: int) -> list[
         for w in held:
             more = f", stricter than {', '.join(w.others)}" if w.others else ""
             lines.append(
-                f"  => {_effect(w.effect, w.value)} by {w.verdict.rule.name}{more}; {_until(w.verdict, ledger)}"
+                f"  => {effect_in_words(w.effect, w.value)} by {w.verdict.rule.name}{more}; {_until(w.verdict, ledger)}"
             )
         if not held:
             lines.append("  => nothing is restricted")
@@ -156,7 +172,7 @@ def _explained(
     ]
     for threshold in rule.thresholds:
         state = "reached" if threshold in verdict.reached else "not reached"
-        acts = ", ".join(_effect(a.kind, a.value) for a in threshold.actions)
+        acts = ", ".join(effect_in_words(a.kind, a.value) for a in threshold.actions)
         dry = " (dry run: nothing is done)" if rule.dry_run and threshold in verdict.reached else ""
         lines.append(f"  at {threshold.at:.0%} {acts}: {state}{dry}")
     return lines
@@ -178,7 +194,8 @@ def _unselected(selection: Selection, subject: Subject) -> str:
     return ""
 
 
-def _effect(kind: str, value: Any) -> str:
+def effect_in_words(kind: str, value: Any) -> str:
+    """An action without secrets: a URL may hold one."""
     from replaykit.attribution.sizes import show_size
 
     if kind == "rate_limit":

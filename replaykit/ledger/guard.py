@@ -25,7 +25,7 @@ from replaykit.errors import UsageError
 from replaykit.ledger import schema
 from replaykit.ledger.actions import installed
 from replaykit.ledger.evaluate import Wanted, verdicts, wanted
-from replaykit.ledger.rules import EFFECTS, Action, Rules, Threshold, Verdict, read_rules
+from replaykit.ledger.rules import EFFECTS, Action, Rule, Rules, Threshold, Verdict, read_rules
 from replaykit.ledger.selection import Key, Subject
 from replaykit.ledger.store import Ledger
 
@@ -94,6 +94,10 @@ class Guard:
         if self._path is not None:
             self._seen = stamp(self._path)
             self.rules = read_rules(str(self._path))
+
+    def now(self) -> Sequence[Rule]:
+        """The rules as they are now."""
+        return self.rules.rules
 
     def reload(self) -> str | None:
         """Reads the file if it changed; gives what is wrong with it, and keeps the rules that were."""

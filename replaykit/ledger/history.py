@@ -57,6 +57,18 @@ class Totals:
     sums: Sequence[Sum]
 
 
+class Gap(NamedTuple):
+    """From one reading to the next, too far apart: when the traffic between was moved is not known, and it is shown evenly.
+
+    subjects: how many were not read then; subject: one of them.
+    """
+
+    since: int
+    until: int
+    subjects: int
+    subject: str
+
+
 Named = dict[int, tuple[str, str, str, str]]
 """Subjects by number: vantage, kind, name, labels as JSON."""
 
@@ -108,6 +120,22 @@ def totals(
             ]
     sums = _grouped(rows, named, by)
     return Totals(since, until, _sorted([(since, until, who, values) for (_, who), values in sums.items()]))
+
+
+def gaps(ledger: Ledger, since: int, until: int, selection: Selection = EVERYTHING) -> list[Gap]:
+    """Those that overlap [since, until), the oldest first."""
+    t = schema.gap
+    query = sa.select(t.c.subject_id, t.c.since, t.c.until).where(t.c.since < until, t.c.until > since)
+    with ledger.database.reading() as connection:
+        named = subjects_of(connection, selection)
+        if len(named) <= _MANY:
+            query = query.where(t.c.subject_id.in_(list(named)))
+        rows = Database.rows(connection, query)
+    found: dict[tuple[int, int], list[str]] = {}
+    for who, begin, end in rows:
+        if who in named:
+            found.setdefault((begin, end), []).append(named[who][2])
+    return [Gap(begin, end, len(names), min(names)) for (begin, end), names in sorted(found.items())]
 
 
 def spans(ledger: Ledger, since: int, until: int) -> list[Span]:

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallIntege
 
 from replaykit.ledger.usage import COUNTERS
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration."""
 
 metadata = MetaData()
@@ -87,6 +87,13 @@ counter = Table(
     Column("epoch", String(128), nullable=False),
     *_counters(), Index("ix_ledger_minute_subject", "subject_id", "time"), **_OPTIONS,
 )  # fmt: skip
+gap = Table(
+    "ledger_gap", metadata,
+    Column("subject_id", Integer, primary_key=True, autoincrement=False),
+    Column("since", BigInteger, primary_key=True, autoincrement=False),
+    Column("until", BigInteger, nullable=False), **_OPTIONS,
+)  # fmt: skip
+"""Between two readings that are too far apart: what was moved then is known, when it was is not."""
 
 
 effect = Table(

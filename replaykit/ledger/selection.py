@@ -62,6 +62,11 @@ class Selection:
         )
 
 
+def literally(name: str) -> str:
+    """A glob that means just this name."""
+    return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
+
+
 def _values(label: str) -> list[str]:
     """A label may hold several, such as a machine's tags: `web;paid`."""
     return [label, *(v for v in label.split(";") if v != label)]

@@ -25,6 +25,7 @@ from replaykit.ledger.usage import COUNTERS, MOST, Reading, Usage
 LONGEST_NAME = 4096
 READINGS = "readings"
 _MOST_SPREAD = 1440
+_SHORTEST_GAP_S = 120
 _NOTHING = (0,) * len(COUNTERS)
 _CHUNK = 500
 _MOST_CACHED = 200_000
@@ -123,11 +124,14 @@ class Ledger:
         self._remember(subjects, {k[0]: r.labels for k, r in rows.items()}, sources)
         return Written(new, changed, given - new - changed - late, late)
 
-    def read(self, readings: Iterable[Reading]) -> Written:
+    def read(self, readings: Iterable[Reading], every_s: float | None = None) -> Written:
         """Counters as they stand: what they moved since their last reading is counted, evenly over the minutes between.
 
-        So an hour's edge gets its part on either side, and polls that were missed leave no spike. Raises UsageError.
+        So an hour's edge gets its part on either side, and polls that were missed leave no spike. every_s: how often there
+        should be a reading; where three in a row are missing, and two minutes are without one, that is kept as a gap.
+        Raises UsageError.
         """
+        longest = None if every_s is None else max(_SHORTEST_GAP_S, 3 * every_s)
         given = list(readings)
         for reading in given:
             _check(reading)
@@ -141,6 +145,7 @@ class Ledger:
             oldest = self.kept_from(connection, "minute")
             deltas: list[tuple[int, ...]] = []
             stands: dict[tuple[int, str], tuple[int, str, tuple[int, ...]]] = {}
+            gaps: dict[tuple[int, int], int] = {}
             new = repeated = 0
             for reading in given:
                 who = subjects[reading.vantage, reading.subject_kind, reading.subject]
@@ -154,12 +159,13 @@ class Ledger:
                 last[key] = stands[key] = (reading.time, reading.epoch, values)
                 moved = _moved(before, values, epoch == reading.epoch)
                 new += 1
+                since = _since(reading, time, epoch == reading.epoch)
+                if time is not None and longest is not None and reading.time - since > longest:
+                    gaps[who, since] = reading.time
                 if any(moved):
                     deltas += [
                         (max(minute, oldest), who, sources[READINGS], 60, *part)
-                        for minute, part in spread(
-                            reading.time if time is None else time, reading.time, moved
-                        )
+                        for minute, part in spread(since, reading.time, moved)
                     ]
             deltas = joined(deltas, 4)
             self._apply(connection, deltas)
@@ -177,6 +183,8 @@ class Ledger:
                 for (who, digest), (time, epoch, values) in sorted(stands.items())
             ]
             self.database.put(connection, schema.counter, rows, ("time", "epoch", *COUNTERS))
+            found = [{"subject_id": w, "since": s, "until": u} for (w, s), u in sorted(gaps.items())]
+            self.database.put(connection, schema.gap, found, ("until",))
         self.changed()
         self._remember(subjects, labels, sources)
         return Written(new, 0, repeated)
@@ -319,6 +327,13 @@ class Ledger:
 def _moved(before: tuple[int, ...], now: tuple[int, ...], same: bool) -> tuple[int, ...]:
     """A counter that went backwards, or belongs to another epoch, counts from zero."""
     return tuple(b if not same or b < a else b - a for a, b in zip(before, now, strict=True))
+
+
+def _since(reading: Reading, last: int | None, same: bool) -> int:
+    """From when on the counter moved what it moved."""
+    if (last is None or not same) and reading.began is not None:
+        return max(last or 0, min(reading.began, reading.time))
+    return reading.time if last is None else last
 
 
 def spread(since: int, until: int, moved: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:

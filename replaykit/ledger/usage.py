@@ -49,6 +49,7 @@ class Reading:
 
     A counter that went backwards was reset, and counts from zero; so does one whose epoch (a boot id, a start time)
     changed. The first reading of a counter is where it begins, unless it is known to have begun at zero (`fresh`).
+    began: before that nothing of this epoch was moved, where that is known; seconds since the epoch.
     """
 
     time: int
@@ -65,6 +66,7 @@ class Reading:
     counter: str = ""
     epoch: str = ""
     fresh: bool = False
+    began: int | None = None
 
     def counters(self) -> tuple[int, int, int, int, int, int]:
         """In the order of COUNTERS."""

@@ -30,15 +30,16 @@ Place = tuple[str, str]
 
 
 class Watch:
-    """began: whether the source's counters began at zero with it. addresses: what marks stand for, by mark.
+    """began: whether the source's counters began at zero with it. addresses: what marks stand for, by mark. every_s: how often `step` is called.
 
     What is measured is in `places`: totals since ever by user and address; `interfaces`: the same by interface.
     """
 
     def __init__(
         self, ledger: Ledger, source: Source, interfaces: Sequence[str], users: UserMap, began: bool = False,
-        addresses: Mapping[str, set[str]] | None = None,
+        addresses: Mapping[str, set[str]] | None = None, every_s: float | None = None,
     ) -> None:  # fmt: skip
+        self._every_s = every_s
         self._ledger, self._source, self.users, self._began = ledger, source, users, began
         self._interfaces = [InterfaceSource(i) for i in interfaces]
         self._addresses = {} if addresses is None else addresses
@@ -96,11 +97,15 @@ class Watch:
                     now, VANTAGE, "interface", name, {}, *counts, epoch=epoch, counter=name
                 )  # fmt: skip
         self._at = now
-        if self._first or time.monotonic() - self._written >= min(EVERY_S, self._took / _SHARE):
+        if self._first or time.monotonic() - self._written >= self._pause:
             self.flush()
             if self._first:
                 self._begin()
         self._first = False
+
+    @property
+    def _pause(self) -> float:
+        return min(EVERY_S, self._took / _SHARE)
 
     @property
     def _fresh(self) -> bool:
@@ -140,7 +145,7 @@ class Watch:
         begun = time.monotonic()
         self._written_at = self._at
         try:
-            self._ledger.read(_labelled(self._readings.values()))
+            self._ledger.read(_labelled(self._readings.values()), max(self._every_s or EVERY_S, self._pause))
         except UsageError as error:
             self.trouble = str(error)
             return

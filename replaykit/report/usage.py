@@ -14,11 +14,16 @@ from rich.table import Table
 
 from replaykit.attribution.sizes import show_size
 from replaykit.errors import UsageError
-from replaykit.ledger.history import Sum
+from replaykit.ledger.history import Gap, Sum
 from replaykit.ledger.usage import COUNTERS
 from replaykit.report.render import records_as_csv
 
 _LINES = 8
+_LINES_OF_GAPS = 10
+_HATCHED = {
+    "opacity": 0.55,
+    "decal": {"symbol": "rect", "dashArrayX": [1, 0], "dashArrayY": [2, 5], "rotation": -0.785},
+}
 _NAMES = {"hour": "%Y-%m-%d %H:%M %z", "minute": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}
 
 
@@ -38,8 +43,41 @@ def records(rows: Sequence[Sum], zone: tzinfo) -> list[dict[str, Any]]:
     return out
 
 
-def as_json(rows: Sequence[Sum], zone: tzinfo, about: Mapping[str, Any]) -> str:
-    return json.dumps({**about, "rows": records(rows, zone)}, indent=2, ensure_ascii=False)
+def gap_records(gaps: Sequence[Gap], zone: tzinfo) -> list[dict[str, Any]]:
+    """Plain values: times as RFC 3339 in the zone, how many subjects, and one of them."""
+    return [
+        {
+            **gap._asdict(),
+            "since": datetime.fromtimestamp(gap.since, zone).isoformat(),
+            "until": datetime.fromtimestamp(gap.until, zone).isoformat(),
+        }
+        for gap in gaps
+    ]
+
+
+def unread(rows: Sequence[Sum], gaps: Sequence[Gap]) -> set[int]:
+    """The buckets, by their start, of which half or more lies between two readings: their sums are by an even share."""
+    covered: dict[int, int] = {}
+    for time, until in {(r.time, r.until) for r in rows}:
+        for gap in gaps:
+            covered[time] = covered.get(time, 0) + max(0, min(until, gap.until) - max(time, gap.since))
+    return {r.time for r in rows if 2 * covered.get(r.time, 0) >= r.until - r.time}
+
+
+def in_words(gaps: Sequence[Gap], zone: tzinfo) -> list[str]:
+    """A line a gap, the newest first, of the last ten."""
+    lines = []
+    for gap in sorted(gaps, reverse=True)[:_LINES_OF_GAPS]:
+        since, until = (datetime.fromtimestamp(t, zone) for t in (gap.since, gap.until))
+        end = f"{until:%H:%M}" if since.date() == until.date() else f"{until:%Y-%m-%d %H:%M}"
+        who = gap.subject if gap.subjects == 1 else f"{gap.subjects:,} subjects"
+        lines.append(f"no readings from {since:%Y-%m-%d %H:%M} to {end} ({who}): shown evenly")
+    return lines
+
+
+def as_json(rows: Sequence[Sum], zone: tzinfo, about: Mapping[str, Any], gaps: Sequence[Gap] = ()) -> str:
+    found = {**about, "rows": records(rows, zone), "gaps": gap_records(gaps, zone)}
+    return json.dumps(found, indent=2, ensure_ascii=False)
 
 
 def as_csv(rows: Sequence[Sum], zone: tzinfo) -> str:
@@ -51,9 +89,12 @@ def as_csv(rows: Sequence[Sum], zone: tzinfo) -> str:
     return records_as_csv(data, names)
 
 
-def table(rows: Sequence[Sum], zone: tzinfo, period: str | None, direction: str) -> Table:
+def table(
+    rows: Sequence[Sum], zone: tzinfo, period: str | None, direction: str, gaps: Sequence[Gap] = ()
+) -> Table:
     """For a terminal. period: None for sums of one span."""
-    out = Table(header_style="bold", box=None, pad_edge=False)
+    caption = "\n".join(in_words(gaps, zone)) or None
+    out = Table(header_style="bold", box=None, pad_edge=False, caption=caption, caption_justify="left")
     if period is not None:
         out.add_column(period, no_wrap=True)
     out.add_column("kind", no_wrap=True)
@@ -99,9 +140,13 @@ def series(rows: Sequence[Sum], direction: str) -> tuple[list[int], dict[str, li
     return times, lines
 
 
-def as_html(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool) -> str:
+def as_html(
+    rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool, gaps: Sequence[Gap] = ()
+) -> str:  # fmt: skip
     """One file that opens offline: a chart to zoom, point at and choose from, and the table under it. The chart's library is in it."""
     times, lines = series(rows, direction)
+    hatched = unread(rows, gaps)
+    notes = "".join(f"<p>{html.escape(line)}</p>" for line in in_words(gaps, zone))
     body = "".join(
         f"<tr><td>{html.escape(label(r.time, zone, period))}<td>{html.escape(r.subject_kind)}<td>{html.escape(r.subject or '(all)')}"
         f"<td>{show_size(moved(r, direction))}<td>{show_size(r.rx_bytes)}<td>{show_size(r.tx_bytes)}<td>{r.requests:,}"
@@ -119,7 +164,13 @@ def as_html(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, titl
         "xAxis": {"type": "category", "data": [label(t, zone, period) for t in times], "axisLabel": {"color": ink}},
         "yAxis": {"type": "value", "name": "MB", "axisLabel": {"color": ink}, "splitLine": {"lineStyle": {"color": rule}}},
         "series": [
-            {"name": name or "all", "type": "bar", "stack": "all", "data": [round(v / 1e6, 6) for v in values]}
+            {
+                "name": name or "all", "type": "bar", "stack": "all",
+                "data": [
+                    {"value": round(v / 1e6, 6), "itemStyle": _HATCHED} if t in hatched else round(v / 1e6, 6)
+                    for t, v in zip(times, values, strict=True)
+                ],
+            }
             for name, values in lines.items()
         ],
     }  # fmt: skip
@@ -135,6 +186,7 @@ th:nth-child(n+4), td:nth-child(n+4) {{ text-align: right; font-variant-numeric:
 </style>
 <h1>{html.escape(title)}</h1>
 <div id="chart" role="img" aria-label="{html.escape(title)}"></div>
+{notes}
 <table><thead><tr>{heads}</thead><tbody>{body}</tbody></table>
 <script>{library}</script>
 <script>
@@ -156,7 +208,9 @@ def _script(value: Any) -> str:
     )
 
 
-def as_png(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool) -> bytes:
+def as_png(
+    rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool, gaps: Sequence[Gap] = ()
+) -> bytes:  # fmt: skip
     """A stacked bar a bucket. Raises UsageError where the library is missing."""
     try:
         import matplotlib
@@ -174,6 +228,12 @@ def as_png(rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title
             megabytes = [v / 1e6 for v in values]
             axes.bar(places, megabytes, bottom=below, label=_plain(name or "all"), width=0.8)
             below = [a + b for a, b in zip(below, megabytes, strict=True)]
+        hatched = unread(rows, gaps)
+        for n, time in enumerate(times):
+            if time in hatched:
+                axes.axvspan(n - 0.5, n + 0.5, alpha=0.25, color="grey", hatch="//", linewidth=0)
+        if gaps:
+            figure.text(0.01, 0.005, in_words(gaps, zone)[0], fontsize=7)
         step = max(1, len(times) // 12)
         axes.set_xticks(
             list(places)[::step], [label(t, zone, period) for t in times[::step]], rotation=30, ha="right"

@@ -6,6 +6,7 @@ Every answer is `{"success": …, "message": …, "data": …}`. With a token, e
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -17,12 +18,13 @@ from starlette.staticfiles import StaticFiles
 from replaykit import __version__
 from replaykit.errors import UsageError
 from replaykit.forwarder.server import Forwarder
+from replaykit.ledger.rules import Rule
 from replaykit.ledger.store import Ledger
 from replaykit.web.answers import ERRORS, DataAnswer, Problem, local, permitted
 from replaykit.web.exchanges import add_exchanges
 from replaykit.web.forwarding import add_mappings, add_traffic
 from replaykit.web.machines import Machines, add_machines
-from replaykit.web.usage import add_history, add_overview
+from replaykit.web.usage import add_history, add_limits, add_overview
 
 STATIC = Path(__file__).parent / "static"
 _PAGE = {
@@ -35,11 +37,11 @@ _PAGE = {
 
 def create_app(
     ledger: Ledger, forwarder: Forwarder | None = None, token: str | None = None, *, exchanges: str | None = None,
-    machines: Machines | None = None,
+    machines: Machines | None = None, rules: Callable[[], Sequence[Rule]] | None = None,
 ) -> FastAPI:  # fmt: skip
     """The application. token: what every call but /health must bring; None: nothing. exchanges: an archive of Parquet.
 
-    machines: what is polled here; without it the ledger's machines are shown as they were seen last.
+    machines: what is polled here; without it the ledger's machines are shown as they were seen last. rules: as they are now.
     """
 
     async def authorized(request: Request) -> None:
@@ -56,6 +58,7 @@ def create_app(
         add_mappings(api, forwarder)
     add_history(api, ledger)
     add_overview(api, ledger, {"forwarder": forwarder is not None, "exchanges": exchanges is not None})
+    add_limits(api, ledger, rules)
     add_exchanges(api, ledger, exchanges)
     add_machines(api, ledger, machines)
     app.include_router(api)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from replaykit.ledger import calendar
+from replaykit.ledger.evaluate import effect_in_words, standing
 from replaykit.ledger.guard import alerts, effects, log
-from replaykit.ledger.history import history, totals
-from replaykit.ledger.selection import Selection
+from replaykit.ledger.history import gaps, history, subjects, totals
+from replaykit.ledger.rules import Rule, Verdict
+from replaykit.ledger.selection import Selection, literally
 from replaykit.ledger.store import Ledger
 from replaykit.report import usage as shown
 from replaykit.web.answers import DataAnswer, ListAnswer, Problem
@@ -80,6 +82,38 @@ def add_overview(api: APIRouter, ledger: Ledger, parts: dict[str, bool]) -> None
         })  # fmt: skip
 
 
+def add_limits(api: APIRouter, ledger: Ledger, rules: Callable[[], Sequence[Rule]] | None) -> None:
+    """rules: as they are now; None: none are known here."""
+
+    @api.get("/api/limits")
+    async def limits(vantage: str, kind: str, subject: str) -> ListAnswer:
+        """What each rule allows a subject, what it used of it, what remains, and when that begins anew (null: it slides)."""
+        now, chosen = int(time.time()), Selection(vantage, kind, (literally(subject),))
+
+        def judged() -> list[dict[str, Any]]:
+            found = next(iter(subjects(ledger, chosen)), None)
+            if found is None:
+                raise Problem(404, f"the ledger knows no {kind} {subject} of {vantage}")
+            return [_limit(v, ledger) for v in standing(ledger, rules() if rules else (), found, now)]
+
+        return ListAnswer(data=await run_in_threadpool(judged))
+
+
+def _limit(verdict: Verdict, ledger: Ledger) -> dict[str, Any]:
+    rule = verdict.rule
+    return {
+        "rule": rule.name, "allows": rule.describe(), "metric": rule.metric, "direction": rule.direction, "used": verdict.used,
+        "allowed": verdict.allowed, "remaining": max(0.0, verdict.allowed - verdict.used),
+        "share": verdict.used / verdict.allowed if verdict.allowed else None,
+        "since": calendar.show(verdict.since, ledger.zone),
+        "until": None if verdict.until is None else calendar.show(verdict.until, ledger.zone), "dry_run": rule.dry_run,
+        "thresholds": [
+            {"at": t.at, "reached": t in verdict.reached, "actions": [effect_in_words(a.kind, a.value) for a in t.actions]}
+            for t in rule.thresholds
+        ],
+    }  # fmt: skip
+
+
 def add_history(api: APIRouter, ledger: Ledger) -> None:
     def span(period: str, since: str | None, until: str | None) -> tuple[int, int]:
         begin, end = between(ledger, since, until, _LAST[period])
@@ -95,12 +129,14 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         until: str | None = None,
         by: str = "subject",
     ) -> DataAnswer:
-        """What each moved in each hour, day or month."""
+        """What each moved in each hour, day or month; and where readings are missing: what was moved then is spread evenly."""
         begin, end = span(period, since, until)
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
-        return DataAnswer(
-            data={"period": period, "time_zone": ledger.time_zone, "rows": shown.records(rows, ledger.zone)}
-        )
+        missing = await run_in_threadpool(gaps, ledger, begin, end, selection)
+        return DataAnswer(data={
+            "period": period, "time_zone": ledger.time_zone, "rows": shown.records(rows, ledger.zone),
+            "gaps": shown.gap_records(missing, ledger.zone),
+        })  # fmt: skip
 
     @api.get("/api/totals")
     async def totals_of(
@@ -122,6 +158,7 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         """The same as a file."""
         begin, end = span(period, since, until)
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
+        missing = await run_in_threadpool(gaps, ledger, begin, end, selection)
         title = f"Bandwidth by {by.removeprefix('label:')}, {calendar.show(begin, ledger.zone)[:16]} to {calendar.show(end, ledger.zone)[:16]}"
         zone, kind = (
             ledger.zone,
@@ -131,10 +168,12 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         if format == "csv":
             body = shown.as_csv(rows, zone)
         elif format == "json":
-            body = shown.as_json(rows, zone, {"period": period, "by": by, "time_zone": ledger.time_zone})
+            body = shown.as_json(
+                rows, zone, {"period": period, "by": by, "time_zone": ledger.time_zone}, missing
+            )
         else:
             draw: Callable[..., str | bytes] = shown.as_html if format == "html" else shown.as_png
-            body = await run_in_threadpool(draw, rows, zone, period, "both", title, dark)
+            body = await run_in_threadpool(draw, rows, zone, period, "both", title, dark, missing)
         name = {"Content-Disposition": f'attachment; filename="usage.{format}"'} if format != "html" else {}
         return Response(body, media_type=kind, headers=name)
 

@@ -28,7 +28,7 @@ from replaykit.hypervisor.proxmox import Proxmox
 from replaykit.hypervisor.watch import Watch
 from replaykit.ledger import calendar
 from replaykit.ledger.guard import Guard, effects, log
-from replaykit.ledger.history import history, totals
+from replaykit.ledger.history import gaps, history, totals
 from replaykit.ledger.rules import Rules
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger
@@ -141,7 +141,7 @@ def test_one_that_cannot_be_read_is_counted_all_the_same(
 
 
 def test_missed_polls_leave_no_spike(proxmox: Proxmox, cluster: Cluster, ledger: Ledger) -> None:
-    watch, web = Watch(ledger, proxmox), cluster.guests[100]
+    watch, web = Watch(ledger, proxmox, 60), cluster.guests[100]
     at = calendar.floor("hour", int(time.time()), ledger.zone) + 600
     cluster.at, web.started = at, at - 3600
     watch.poll(at)
@@ -156,6 +156,17 @@ def test_missed_polls_leave_no_spike(proxmox: Proxmox, cluster: Cluster, ledger:
     watch.poll(at + 600)
     rows = history(ledger, "minute", at, at + 660, Selection("hypervisor", "machine", ("100",)))
     assert [r.rx_bytes for r in rows] == [6_000_000] * 10
+    assert [(g.since, g.until) for g in gaps(ledger, at, at + 660)] == [(at, at + 600)]
+    # Off for an hour is no gap, and what it moved after its start was not moved before.
+    cluster.at = at + 660
+    web.status, web.netin = "stopped", 0
+    watch.poll(at + 660)
+    web.status, web.started, web.netin = "running", at + 4200, 9_000_000
+    cluster.at = at + 4260
+    watch.poll(at + 4260)
+    one = Selection("hypervisor", "machine", ("100",))
+    assert [r.rx_bytes for r in history(ledger, "minute", at + 660, at + 5000, one)] == [9_000_000]
+    assert len(gaps(ledger, at, at + 5000, one)) == 1
 
 
 RULES = """{{

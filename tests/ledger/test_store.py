@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from replaykit.errors import UsageError
 from replaykit.ledger import calendar
-from replaykit.ledger.history import history, spans, subjects, totals
+from replaykit.ledger.cleanup import Retention, cleanup, retain
+from replaykit.ledger.history import Gap, gaps, history, spans, subjects, totals
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger, Written
 from replaykit.ledger.usage import Usage
+from replaykit.report import usage as shown
 from tests.ledger.conftest import BERLIN, NOON, stands, used
 
 DAY = 86_400
@@ -156,6 +159,48 @@ def test_what_a_counter_moved_is_spread_over_the_time_between(ledger: Ledger) ->
     assert whole(ledger)["vm"] == (8_007_001, 2)
     days = [r.rx_bytes for r in history(ledger, "day", hour + 86_400, hour + 39 * 86_400)]
     assert len(days) == 39 and max(days) - min(days) < 20_000
+
+
+def test_where_readings_are_missing_is_kept(ledger: Ledger) -> None:
+    """Three in a row and two minutes; a counter that began anew since is not missed before its begin."""
+    at = NOON - NOON % 3600
+    for time_, size in ((0, 0), (60, 10), (170, 20), (300, 30), (2100, 9_000_030)):
+        ledger.read([stands("vm", at + time_, size), stands("always", at + time_, size)], every_s=40)
+    ledger.read([stands("vm", at + 9000, 7, epoch="2", began=at + 8950)], every_s=40)  # it was off
+    ledger.read([stands("always", at + 2130, 9_000_040)], every_s=40)
+    ledger.read([stands("always", at + 3000, 9_000_050)])  # nobody says how often
+    assert gaps(ledger, 0, at + 10**6) == [
+        Gap(at + 170, at + 300, 2, "always"), Gap(at + 300, at + 2100, 2, "always"),
+    ]  # fmt: skip
+    assert gaps(ledger, at + 299, at + 300, Selection(names=("vm",))) == [Gap(at + 170, at + 300, 1, "vm")]
+    minutes = history(ledger, "minute", at + 8940, at + 9060, Selection(names=("vm",)))
+    assert [(r.time - at, r.rx_bytes) for r in minutes] == [(8940, 7)]
+    ledger.read([stands("vm", at + 20_000, 7, epoch="2")], every_s=40)  # nothing moved: unknown all the same
+    assert gaps(ledger, at + 10_000, at + 11_000) == [Gap(at + 9000, at + 20_000, 1, "vm")]
+    cleanup(ledger, Selection(names=("vm",)), at, at + 3600)
+    assert [g.subject for g in gaps(ledger, 0, at + 3600)] == ["always", "always"]
+    retain(ledger, Retention(), at + 500 * 86_400)
+    assert gaps(ledger, 0, at + 10**6) == []
+
+
+def test_a_report_marks_what_was_not_read(ledger: Ledger) -> None:
+    at = NOON - NOON % 3600
+    ledger.read([stands("vm", at, 0)], 10)
+    for n in range(1, 20):
+        if not 5 < n < 12:
+            ledger.read([stands("vm", at + 60 * n, n * 6_000_000)], 10)
+    rows, missing = history(ledger, "minute", at, at + 1200), gaps(ledger, at, at + 1200)
+    assert shown.unread(rows, missing) == {at + 60 * n for n in range(5, 12)}
+    assert {r.rx_bytes for r in rows} == {6_000_000}
+    said = "no readings from 2026-03-29 13:05 to 13:12 (vm): shown evenly"
+    assert shown.in_words(missing, ledger.zone) == [said]
+    page = shown.as_html(rows, ledger.zone, "minute", "both", "t", False, missing)
+    assert f"<p>{said}</p>" in page and page.count('"decal": {') == 7
+    assert json.loads(shown.as_json(rows, ledger.zone, {}, missing))["gaps"] == [
+        {"since": "2026-03-29T13:05:00+02:00", "until": "2026-03-29T13:12:00+02:00", "subjects": 1, "subject": "vm"}
+    ]  # fmt: skip
+    assert shown.as_png(rows, ledger.zone, "minute", "both", "t", True, missing)[:4] == b"\x89PNG"
+    assert shown.table(rows, ledger.zone, "minute", "both", missing).caption == said
 
 
 def test_wrong_records_are_refused_whole(ledger: Ledger) -> None:

@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 
 from ci.servers import free_port
 from replaykit.ledger.store import Ledger
-from replaykit.ledger.usage import Usage
+from replaykit.ledger.usage import Reading, Usage
 from tests.forwarder.test_command import running
 from tests.target import until
 from tests.web.test_page import browser, picture, quiet, text
@@ -139,12 +139,14 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
     """The list with its search and filter, one with its chart and the endpoints behind it, in Chinese and on a phone."""
     with closing(Ledger(f"sqlite:///{shop / 'usage.db'}")) as ledger:
         now = int(time.time()) // 60 * 60
-        records = []
+        records: list[Usage] = []
+        behind: dict[str, str] = {}
         for n in range(40):
             machine = {
                 "vmid": str(100 + n), "name": f"web-{n}", "status": "stopped" if n % 8 == 7 else "running", "node": f"pve{n % 3 + 1}", "type": "lxc" if n % 5 == 4 else "qemu",
                 "tags": "vps;paid" if n % 2 else "vps", **({"addresses": "10.0.0.2"} if n == 3 else {}),
             }  # fmt: skip
+            behind = machine if n == 3 else behind
             user = {"name": f"User {n}", "addresses": f"10.0.16.{n}"}
             for h in range(48):
                 at, size = now - 3600 * h, (n + 1) * 1_000_000 * (h % 5 + 1)
@@ -154,7 +156,19 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
                 Usage(now, 60, "netfilter", "interface", "wg0", {}, 9 * 10**9, 10**9, source=str(n))
             )
         ledger.write(records)
-    with serve(shop / "usage.db", tmp_path, "--exchanges", str(shop / "day")) as s:
+        # Nobody could ask the hypervisor for four hours.
+        stands = [
+            ("hypervisor", "machine", "103", behind),
+            ("netfilter", "user", "u39", user),
+        ]
+        for hours, size in ((9, 0), (5, 80_000_000), (4, 100_000_000)):
+            ledger.read([Reading(now - 3600 * hours, *who, size) for who in stands], 10)
+    (tmp_path / "rules.yaml").write_text(
+        "rules:\n  - {name: 1 GB a month, kind: machine, period: month, limit: 1GB, direction: rx, actions: [stop]}\n"
+        "  - {name: a day, kind: user, period: day, limit: 1kB, actions: [block]}\n"
+    )
+    rules = ("--rules", str(tmp_path / "rules.yaml"))
+    with serve(shop / "usage.db", tmp_path, "--exchanges", str(shop / "day"), *rules) as s:
         browser.set_window_size(1280, 1000)
         browser.get("about:blank")
         browser.get_log("browser")  # of pages before, whose server has ended
@@ -179,6 +193,17 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
             lambda: browser.find_elements(By.CSS_SELECTOR, ".behind li"), 15
         )  # what the wire saw of its address
         assert "vps;paid" in text(browser, "main") and "web-3" in text(browser, "h2")
+        (limit,) = s.ask("/api/limits?vantage=hypervisor&kind=machine&subject=103")[1]["data"]
+        assert (
+            limit["allowed"] == 10**9
+            and limit["remaining"] == max(0, 10**9 - limit["used"])
+            and limit["until"]
+        )
+        assert f"{100 * limit['used'] / 10**9:.0f} %" in text(browser, "[data-limits]")
+        assert "1 GB a month" in text(browser, "[data-limits]") and "begins anew" in text(
+            browser, "[data-limits]"
+        )
+        assert "shown evenly" in text(browser, "[data-missing]")
         picture(browser, "page-machines.png")
         browser.find_element(
             By.CSS_SELECTOR, ".behind li a"
@@ -188,6 +213,7 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
         until(lambda: "User 39" in text(browser, "tbody"), 15)
         browser.find_element(By.LINK_TEXT, "User 39 (u39)").click()
         until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "#subject-chart svg path")) > 4, 15)
+        assert "exceeded" in text(browser, "[data-limits]")
         dates = browser.find_elements(By.CSS_SELECTOR, "input[type=date]")
         browser.execute_script(
             "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input')); arguments[0].dispatchEvent(new Event('change'))",

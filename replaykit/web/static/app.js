@@ -19,7 +19,7 @@ const keep = (name, value) => { try { localStorage.setItem(name, value); } catch
 createApp({
   data: () => ({
     pages: ['rules'], page: '', parts: {}, kinds: [], subjectPages: SUBJECTS,
-    subjects: [], subject: '', subjectPast: [], subjectRange: 'day', from: '', to: '', custom: null, behind: [], state: '', most: 200, order: 'newest', exchanges: [], exchange: -1, turns: 0, link: 'off', locked: false, refused: false, typed: '',
+    subjects: [], limits: [], subject: '', subjectPast: [], subjectRange: 'day', from: '', to: '', custom: null, behind: [], state: '', most: 200, order: 'newest', exchanges: [], exchange: -1, turns: 0, link: 'off', locked: false, refused: false, typed: '',
     language: kept('language') || (navigator.language.startsWith('zh') ? 'zh' : 'en'),
     dark: kept('dark') ? kept('dark') === 'yes' : matchMedia('(prefers-color-scheme: dark)').matches,
     traffic: null, points: [], mappings: [], before: {}, opened: '', sought: '',
@@ -57,6 +57,7 @@ createApp({
       return found.length ? found : /^[0-9a-f.:]+$/i.test(this.subject) && /[.:]/.test(this.subject) ? [this.subject] : [];
     },
     subjectEffects() { return this.effects.filter(e => e.kind === SUBJECTS[this.page]?.kind && e.subject === this.subject); },
+    missing() { return this.subjectPast.filter(p => p.gap).length; },
     subjectLog() { return this.log.filter(e => e.kind === SUBJECTS[this.page]?.kind && e.subject === this.subject).slice(0, 10); },
     chartText() {
       const last = (this.range === 'live' ? this.points : this.past).at(-1) || {};
@@ -183,6 +184,7 @@ createApp({
       if (!this.subject || !SUBJECTS[this.page]) return;
       const { vantage, kind } = SUBJECTS[this.page], name = this.glob(this.subject);
       this.custom = this.from ? { from: this.from, to: this.to } : null;
+      this.limits = await this.get(`/api/limits?vantage=${vantage}&kind=${kind}&subject=${encodeURIComponent(this.subject)}`).catch(() => []);
       this.subjectPast = await this.history(this.subjectRange, `vantage=${vantage}&kind=${kind}&subject=${name}`, this.custom);
       if (this.parts.exchanges && this.subjectAddresses.length) {
         const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1], found = {};
@@ -194,6 +196,10 @@ createApp({
       }
       await this.$nextTick();
       this.paint('subject-chart', this.subjectPast, this.custom || this.subjectRange !== 'hour');
+    },
+    usedOf(l) {
+      const show = n => l.metric === 'bytes' ? this.size(n) : Math.round(n).toLocaleString(this.language);
+      return this.t('used_of').replace('{u}', show(l.used)).replace('{a}', show(l.allowed)).replace('{r}', show(l.remaining));
     },
     glob(name) { return encodeURIComponent(name.replace(/[[*?]/g, '[$&]')); },
     open(name) { this.opened = this.opened === name ? '' : name; },
@@ -208,8 +214,14 @@ createApp({
         const begin = Date.parse(custom.from), end = custom.to ? Date.parse(custom.to) + 864e5 : Date.now();
         period = end - begin > 3 * 864e5 ? 'day' : 'hour'; span = `since=${custom.from}` + (custom.to ? `&until=${new Date(end).toISOString().slice(0, 10)}` : '');
       }
-      const rows = (await this.get(`/api/history?period=${period}&${span}&by=all&${question}`)).rows;
-      return rows.map(r => ({ at: Date.parse(r.time) / 1000, sent: r.tx_bytes / SECONDS[period], received: r.rx_bytes / SECONDS[period] }));
+      const { rows, gaps } = await this.get(`/api/history?period=${period}&${span}&by=all&${question}`);
+      const missing = gaps.map(g => [Date.parse(g.since), Date.parse(g.until)]);
+      return rows.map(r => {
+        const begin = Date.parse(r.time), end = Date.parse(r.until);
+        // Of half of it or more nobody knows when it was moved.
+        const gap = 2 * missing.reduce((n, [a, b]) => n + Math.max(0, Math.min(b, end) - Math.max(a, begin)), 0) >= end - begin;
+        return { at: begin / 1000, sent: r.tx_bytes / SECONDS[period], received: r.rx_bytes / SECONDS[period], gap };
+      });
     },
     async loadPast() {
       if (this.range !== 'live') this.past = await this.history(this.range, 'vantage=forwarder&kind=mapping');
@@ -236,13 +248,18 @@ createApp({
       if (!chart) return;
       const style = getComputedStyle(document.documentElement), colour = name => style.getPropertyValue(name).trim();
       const shown = at => days ? new Date(at * 1000).toLocaleString(this.language, { month: 'numeric', day: 'numeric', hour: '2-digit', minute: '2-digit' }) : new Date(at * 1000).toLocaleTimeString(this.language);
-      const line = (name, key, ink) => ({ name, type: 'line', showSymbol: points.length < 3, smooth: false, areaStyle: { opacity: .12 }, color: colour(ink), data: points.map(p => +(p[key] / 1024).toFixed(2)) });
+      const value = (p, key) => +(p[key] / 1024).toFixed(2), near = i => points.slice(Math.max(0, i - 1), i + 2).some(p => p.gap);
+      const line = (name, key, ink) => ({ name, type: 'line', showSymbol: points.length < 3, smooth: false, areaStyle: { opacity: .12 }, color: colour(ink), data: points.map(p => p.gap ? null : value(p, key)) });
+      // Where readings are missing the line is broken, and dotted at the even share.
+      const dotted = (key, ink) => ({ name: this.t('no_readings'), type: 'line', showSymbol: false, color: colour(ink), lineStyle: { type: 'dotted', width: 2 }, data: points.map((p, i) => near(i) ? value(p, key) : null) });
+      const series = [line(this.t('sent'), 'sent', '--sent'), line(this.t('received'), 'received', '--received')];
+      if (points.some(p => p.gap)) series.push(dotted('sent', '--sent'), dotted('received', '--received'));
       chart.setOption({
         animation: false, textStyle: { color: colour('--ink') }, grid: { left: 64, right: 16, top: 36, bottom: 28 }, legend: { top: 0, textStyle: { color: colour('--ink') } },
         tooltip: { trigger: 'axis', valueFormatter: v => v + ' ' + this.t('kilobytes') },
         xAxis: { type: 'category', data: points.map(p => shown(p.at)), axisLabel: { color: colour('--soft') } },
         yAxis: { type: 'value', name: this.t('kilobytes'), axisLabel: { color: colour('--soft') }, splitLine: { lineStyle: { color: colour('--line') } } },
-        series: [line(this.t('sent'), 'sent', '--sent'), line(this.t('received'), 'received', '--received')],
+        series,
       }, true);
     },
     async report(format) {
