@@ -17,7 +17,7 @@ from replaykit.netfilter.netlink import table_handle
 from replaykit.netfilter.programs import listed
 
 TABLE = "replaykit_limits"
-_KEPT_S = 1.0
+_KEPT_S = 0.1
 T = TypeVar("T")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any
@@ -45,17 +46,22 @@ class Shaper:
     def refused(self, forced: bool = False) -> str:
         """Why it cannot be done here, or nothing. forced: also where it would cost something."""
         try:
-            for interface in self._interfaces:
-                root = _root(interface)
-                if not _is_ours(root) and root.get("handle") != "0:":
-                    return f"{interface} has a qdisc already ({root.get('kind')} {root.get('handle')}), which is left alone"
-                if root.get("kind") == "mq" and not forced:
-                    return f"{interface} sends from several queues, which a rate would join into one"
-            if not _is_ours(_root(DEVICE)):
+            why = self._occupied(forced)
+            if not why and not _is_ours(_root(DEVICE)):
                 _device()
                 run("ip", "link", "delete", DEVICE)
         except UsageError as error:
             return str(error)
+        return why
+
+    def _occupied(self, forced: bool) -> str:
+        roots = _qdiscs()
+        for interface in self._interfaces:
+            root = roots.get(interface, {})
+            if root and not _is_ours(root) and root.get("handle") != "0:":
+                return f"{interface} has a qdisc already ({root.get('kind')} {root.get('handle')}), which is left alone"
+            if root.get("kind") == "mq" and not forced:
+                return f"{interface} sends from several queues, which a rate would join into one"
         return ""
 
     def set(self, owner: str, rate: int, addresses: Iterable[str]) -> None:
@@ -110,13 +116,14 @@ class Shaper:
         self._seen.forget()
 
     def _prepare(self) -> None:
-        why = self.refused(forced=True)
+        why = self._occupied(forced=True)
         if why:
             raise UsageError(why)
-        if not _is_ours(_root(DEVICE)):
+        roots = _qdiscs()
+        if not _is_ours(roots.get(DEVICE, {})):
             _device()
         for interface in self._interfaces:
-            if not _is_ours(_root(interface)):
+            if not _is_ours(roots.get(interface, {})):
                 _htb(interface)
         if Table("netdev").there and False in self._hooks().values():
             nft(f"delete table netdev {TABLE}\n")
@@ -156,7 +163,7 @@ def remove() -> None:
     for device in _ours():
         if device != DEVICE:
             _tc(f"qdisc delete dev {device} root")
-    if _root(DEVICE):
+    if _there(DEVICE):
         run("ip", "link", "delete", DEVICE)
 
 
@@ -175,7 +182,7 @@ def _chain_of(interface: str) -> str:
 
 
 def _device() -> None:
-    if not _root(DEVICE):
+    if not _there(DEVICE):
         run("ip", "link", "add", DEVICE, "type", "ifb")
     run("ip", "link", "set", DEVICE, "up")
     _htb(DEVICE)
@@ -189,13 +196,21 @@ def _tc(command: str) -> None:
     run("tc", *command.split())
 
 
+def _there(device: str) -> bool:
+    try:
+        return socket.if_nametoindex(device) > 0
+    except OSError:
+        return False
+
+
 def _root(device: str) -> dict[str, Any]:
-    """Its root qdisc; nothing where there is no such device."""
-    return next((q for q in _qdiscs() if q.get("dev") == device), {})
+    """Its root qdisc; nothing where the device is down or not there."""
+    return _qdiscs().get(device, {})
 
 
-def _qdiscs() -> list[dict[str, Any]]:
-    return [q for q in json.loads(run("tc", "-j", "qdisc", "show") or "[]") if q.get("root")]
+def _qdiscs() -> dict[str, dict[str, Any]]:
+    """The root qdiscs by device."""
+    return {q["dev"]: q for q in json.loads(run("tc", "-j", "qdisc", "show") or "[]") if q.get("root")}
 
 
 def _is_ours(root: dict[str, Any]) -> bool:
@@ -203,7 +218,7 @@ def _is_ours(root: dict[str, Any]) -> bool:
 
 
 def _ours() -> list[str]:
-    return [str(q["dev"]) for q in _qdiscs() if _is_ours(q)]
+    return [device for device, root in _qdiscs().items() if _is_ours(root)]
 
 
 def _rates(device: str) -> dict[int, int]:

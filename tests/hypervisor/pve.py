@@ -78,6 +78,7 @@ class _Answer(Exception):
 def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer in one piece, else it waits for an acknowledgement
 
         def log_message(self, *_: Any) -> None:
             """Nothing is printed."""

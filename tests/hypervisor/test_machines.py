@@ -33,6 +33,7 @@ from replaykit.ledger.rules import Rules
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger
 from tests.hypervisor.pve import SECRET, TOKEN, Cluster, Guest, pve
+from tests.simulated import ZONE, Month
 from tests.target import until
 
 GIB = 1 << 30
@@ -250,41 +251,87 @@ def test_limits_and_their_end(
 def test_a_month_of_rules_over_restarts_and_daylight_saving(
     proxmox: Proxmox, cluster: Cluster, ledger: Ledger, keys: Path, tmp_path: Path
 ) -> None:
-    """October 2026 in Berlin, a quarter of an hour at a time: each hour over its limit is limited, and each limit ends."""
-    rules = Rules(read_config(str(configured(tmp_path, keys, 1))).rules[:1])
+    """Half an hour at a time, at each of which just those are limited that used too much: by hour, day and month.
+
+    Guests restart and move, the program restarts, the hypervisor is away for a while.
+    """
+    config = json.loads(configured(tmp_path, keys, 1).read_text())
+    config["rules"] = [
+        {"name": "hourly", "enabled": True, "period": "hour", "limit_gb": 1, "action": "rate_limit", "rate_limit_mb": 10, "vm_ids": [100]},
+        {"name": "daily", "enabled": True, "period": "day", "limit_gb": 8, "action": "disconnect", "vm_ids": [101]},
+        {"name": "monthly", "enabled": True, "period": "month", "limit_gb": 120, "action": "stop", "vm_ids": [103]},
+    ]  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    rules = Rules(read_config(str(tmp_path / "config.json")).rules)
+    month, limits = Month(1800), {100: ("hour", 1), 101: ("day", 8), 103: ("month", 120)}
+    cluster.at = month.begin
+    cluster.guests[103] = Guest(name="mail", config={"net0": NET0})
+    guests = {n: cluster.guests[n] for n in limits}
+    before = {n: dict(g.config) for n, g in guests.items()}
+    for guest in guests.values():
+        guest.started = month.begin - 3600
     watch, guard = judged(ledger, proxmox, rules)
-    zone = ZoneInfo("Europe/Berlin")
-    begin, end = (int(datetime(2026, 10, d, 20, tzinfo=zone).timestamp()) for d in (23, 27))
-    web, total, busy = cluster.guests[100], 0, 0
-    web.started = begin - 3600
-    for at in range(begin, end, 900):
-        quarter = (at - begin) // 900
+    watch.poll(month.begin)
+    limited, away = dict.fromkeys(limits, 0), 0
+    for step, at in month.steps():
         cluster.at = at
-        if quarter % 37 == 5:
-            web.started, web.netin = at - 600, 0  # the guest starts anew
-        if quarter % 50 == 7:
+        if step % 37 == 5 and not away:
+            # The guest starts anew; what it moved while nobody could ask would be lost with its counters.
+            guests[100].started, guests[100].netin = at - 600, 0
+        if step % 111 == 7 and not away:
+            guests[101].node, guests[101].started, guests[101].netin = f"pve{1 + step % 3}", at - 600, 0
+        if step % 50 == 7:
             watch, guard = judged(ledger, proxmox, rules)  # and so does this program
-        hour = calendar.floor("hour", at, zone)
-        moved = 400_000_000 if (hour // 3600) % 3 == 0 else 100_000_000
-        web.netin += moved
-        total += moved if quarter else 0
+        was, away = away, 3 if step % 200 == 100 else max(0, away - 1)
+        for number, guest in guests.items():
+            busy = (
+                (at - 1800) // 3600 % 3 == 0 and not was and not away
+            )  # what was not read is shared out evenly
+            sizes = {
+                100: 1_200_000_000 if busy else 10**8,
+                101: 2 * 10**8 + month.day(at) % 4 * 10**7,
+                103: 14 * 10**7,
+            }
+            if guest.status == "running":
+                guest.netin += sizes[number]
+                month.moves(str(number), at, sizes[number])
+        if away:
+            cluster.fails["GET", "resources"] = 500
+            with pytest.raises(UsageError):
+                watch.poll(at)
+            cluster.fails.clear()
+            continue
         watch.poll(at)
         guard.step(at)
-        now = used_in(ledger, hour, at + 1)
-        over = now > GIB
-        assert ("rate=10" in web.config["net0"].split(",")) == over, (datetime.fromtimestamp(at, zone), now)
-        busy += over
-    assert used(ledger)["100"][0] == total and busy > 20
+        for number, (period, gib) in limits.items():
+            used_, guest = month.used(str(number), period, at), guests[number]
+            config_ = guest.config["net0"].split(",")
+            holds = {
+                100: "rate=10" in config_,
+                101: "link_down=1" in config_,
+                103: guest.status == "stopped",
+            }[number]
+            assert holds == (used_ > gib * GIB), (number, datetime.fromtimestamp(at, ZONE), used_)
+            limited[number] += holds
+    for number in limits:
+        found = used(ledger)[str(number)][0]
+        hours = history(
+            ledger, "hour", month.begin, month.end, Selection("hypervisor", "machine", (str(number),))
+        )
+        assert found == sum(month.hours(str(number))) == sum(r.rx_bytes for r in hours), number
+    assert limited[100] > 200 and limited[101] > 200 and limited[103] > 100
     entries = log(ledger, most=10_000)
-    done, undone = (sum(e.outcome == o for e in entries) for o in ("done", "undone"))
-    assert done - undone in (0, 1) and done > 20
-    hours = history(ledger, "hour", begin, end, Selection("hypervisor", "machine", ("100",)))
-    assert sum(r.rx_bytes for r in hours) == total and len(hours) == len({r.time for r in hours})
-
-
-def used_in(ledger: Ledger, since: int, until_: int) -> int:
-    rows = totals(ledger, since, until_, Selection("hypervisor", "machine", ("100",))).sums
-    return sum(r.bytes for r in rows)
+    for name, action, least in (
+        ("hourly", "rate_limit", 200),
+        ("daily", "disconnect", 15),
+        ("monthly", "stop", 1),
+    ):
+        outcomes = [e.outcome for e in entries if e.rule == name]
+        assert {e.action for e in entries if e.rule == name} == {action}
+        assert outcomes == ["done", "undone"] * (len(outcomes) // 2) + ["done"] * (len(outcomes) % 2)
+        assert len(outcomes) >= 2 * least
+    assert guests[103].status == "running" and guests[103].config == before[103]
+    assert len(gaps(ledger, month.begin, month.end)) == 0  # nobody said how often it is read
 
 
 @pytest.mark.parametrize("action", ["shutdown", "stop"])
