@@ -20,6 +20,8 @@ ACTIONS = ("install", "uninstall", "start", "stop", "restart", "enable", "disabl
 def unit(config: Path) -> str:
     """It may write where the configuration lies, and nowhere else; what needs more is given to it by `systemctl edit`."""
     folder = config.parent
+    places = (folder, Path(sys.executable), Path(__file__))
+    own_tmp = not any(p.is_relative_to(t) for p in places for t in ("/tmp", "/var/tmp"))
     return f"""[Unit]
 Description=Traffic of virtual machines (replaykit)
 After=network-online.target
@@ -33,7 +35,7 @@ Restart=on-failure
 RestartSec=5
 UMask=0077
 NoNewPrivileges=yes
-PrivateTmp=yes
+PrivateTmp={"yes" if own_tmp else "no"}
 ProtectSystem=strict
 ProtectHome=read-only
 ReadWritePaths={folder}

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from ci.servers import mariadb, postgresql
 from replaykit.errors import UsageError
+from replaykit.forwarder.keys import make
 from replaykit.ledger import calendar
 from replaykit.ledger.cleanup import DAY_S, Retention, cleanup, retain
 from replaykit.ledger.files import open_url
@@ -20,7 +26,10 @@ from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger
 from replaykit.ledger.usage import Usage
 from tests.conftest import needs
+from tests.hypervisor.pve import Cluster, Guest, pve
+from tests.hypervisor.test_machines import configured
 from tests.ledger.conftest import BERLIN, NOON, stands, used
+from tests.target import until
 
 EVER = 4 * 10**9
 
@@ -128,6 +137,67 @@ def test_opened_for_the_first_time_by_several(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert troubles == []
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_machines_on_a_server(urls: list[str], number: int, tmp_path: Path) -> None:
+    """pve-traffic-monitor's own storage lines; killed amid it, nothing counts twice and the limit is known again."""
+    url = sa.make_url(urls[number])
+    place, who = f"{url.host}:{url.port}", f"{url.username}:{url.password}"
+    storage = (
+        {"type": "postgres", "dsn": f"host={url.host} port={url.port} user={url.username} password={url.password} dbname=usage"}
+        if number == 1
+        else {"type": "mysql", "dsn": f"{who}@tcp({place})/usage?charset=utf8mb4&parseTime=True&loc=Local"}
+    )  # fmt: skip
+    make(tmp_path, ["127.0.0.1"], ["x"])
+    guest = Guest(name="web", config={"net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0"})
+    name, log = str(7000 + number), tmp_path / "log"
+    with pve(tmp_path, Cluster({int(name): guest})) as port:
+        path = configured(tmp_path, tmp_path, port)
+        config = {**json.loads(path.read_text()), "storage": storage}
+        config["rules"] = [
+            {
+                "name": "day",
+                "enabled": True,
+                "period": "day",
+                "limit_gb": 1,
+                "action": "rate_limit",
+                "rate_limit_mb": 10,
+            }
+        ]
+        path.write_text(json.dumps(config))
+        for moved in (2 << 30, 1 << 30):
+            with log.open("w") as out:
+                command = [sys.executable, "-m", "replaykit", "machines", "-config", str(path)]
+                process = subprocess.Popen(command, stdout=out, stderr=out)
+            try:
+                until(lambda: "polls" in log.read_text(), 30, log.read_text())
+                time.sleep(1.5)
+                guest.netin += moved
+                until(lambda: received(urls[number], name) == guest.netin, 30, log.read_text())
+                if moved == 2 << 30:
+                    until(lambda: "rate_limit" in log.read_text(), 30)
+                assert "rate=10" in guest.config["net0"]
+            finally:
+                process.kill()
+                process.wait(10)
+        assert "rate_limit" not in log.read_text()  # it was limited already
+        done = subprocess.run(
+            [*command, "-export", name, "-period", "day", "-format", "json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0 and "long-secret" not in done.stdout + done.stderr + log.read_text()
+        (written,) = (tmp_path / "exports").glob(f"vm_{name}_*.json")
+        assert json.loads(written.read_text())["rows"][0]["rx_bytes"] == 3 << 30
+
+
+def received(url: str, name: str) -> int:
+    ledger = open_url(url)
+    rows = totals(ledger, 0, EVER, Selection("hypervisor", "machine", (name,))).sums
+    ledger.close()
+    return sum(r.rx_bytes for r in rows)
 
 
 def test_a_wrong_password_is_not_shown(urls: list[str]) -> None:
