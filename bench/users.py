@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from ci.servers import namespaces
-from replaykit.netfilter import table
+from replaykit.netfilter import control, owned, table
 from replaykit.netfilter.counters import Source
 from replaykit.netfilter.ebpf import EbpfSource
+from replaykit.netfilter.owned import Seen
+from replaykit.netfilter.policer import Policer
+from replaykit.netfilter.programs import nft
+from replaykit.netfilter.shaper import Shaper
 
 USERS = (1, 1_000, 10_000)
-ROUNDS, SECONDS = 3, 2
+ROUNDS, SECONDS = 7, 2
 SENDER = """
 import socket, struct, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
@@ -48,12 +52,26 @@ def busy_s() -> float:
     return (sum(fields[:8]) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
-def packet_ns(client: list[str]) -> float:
-    """Small datagrams through the interface as fast as they go, for two seconds."""
+def packet_ns(client: list[str], *more: str) -> float:
+    """Small datagrams through the interface as fast as they go, for two seconds. more: -R sends them to the users."""
     server = subprocess.Popen(["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
     time.sleep(0.3)
     before = busy_s()
-    command = [*client, "iperf3", "-c", "10.77.0.2", "-u", "-l", "64", "-b", "0", "-t", str(SECONDS), "-J"]
+    command = [
+        *client,
+        "iperf3",
+        "-c",
+        "10.77.0.2",
+        "-u",
+        "-l",
+        "64",
+        "-b",
+        "0",
+        "-t",
+        str(SECONDS),
+        "-J",
+        *more,
+    ]
     end = json.loads(subprocess.run(command, capture_output=True, check=False).stdout)["end"]
     spent = busy_s() - before
     server.wait(20)
@@ -96,8 +114,35 @@ def inner(client: list[str]) -> None:
                     table.remove()
                 elif source is not None:
                     source.close()
-        rows.append({"users": users, "cost": {n: min(c) for n, c in cost.items()}, "read": read})
-    print(json.dumps(rows))
+        rows.append(
+            {"users": users, "cost": {n: statistics.median(c) for n, c in cost.items()}, "read": read}
+        )
+    print(
+        json.dumps({"rows": rows, "limits": {way or "received": limits(client, way) for way in ("", "-R")}})
+    )
+
+
+def limits(client: list[str], way: str) -> dict[str, float]:
+    """What a packet costs of a user who is not limited, while another is: by nothing, by each of the two that can."""
+    seen, cost = Seen(), {}
+    ways = {"off": None, "nftables": Policer(seen), "tc": Shaper(["veth0"], seen)}
+    for _ in range(ROUNDS):
+        for name in random.sample(sorted(ways), 3):
+            nft(f"add table inet {owned.TABLE}\n{control.SETS}{control.CHAINS}" if name == "nftables" else "")
+            by = ways[name]
+            if by is not None:
+                by.set("someone", 1_000_000, ["10.80.200.1"])
+            cost.setdefault(name, []).append(packet_ns(client, *way.split()))
+            control.remove()
+    return {n: statistics.median(c) for n, c in cost.items()}
+
+
+def shown(found: dict[str, dict[str, float]]) -> str:
+    parts = []
+    for way, cost in found.items():
+        more = ", ".join(f"by {n} {cost[n] - cost['off']:+,.0f} ns" for n in ("nftables", "tc"))
+        parts.append(f"{'sent' if way == '-R' else way}, {cost['off']:,.0f} ns without limits, {more}")
+    return "; ".join(parts)
 
 
 def results() -> tuple[str, list[list[str]]]:
@@ -122,7 +167,8 @@ def results() -> tuple[str, list[list[str]]]:
             "eBPF",
         ]
     ]
-    for row in json.loads(done.stdout.splitlines()[-1]):
+    found = json.loads(done.stdout.splitlines()[-1])
+    for row in found["rows"]:
         read, cost = row["read"], row["cost"]
         off = cost["off"]
         rows.append([
@@ -131,7 +177,7 @@ def results() -> tuple[str, list[list[str]]]:
         ])  # fmt: skip
     return (
         "Counters of each address on an interface, between two namespaces. A packet: a datagram of 64 bytes by iperf3, the whole machine's "
-        f"CPU for it (sender and receiver included), the best of {ROUNDS} rounds. At a reading every 10 s, 10 ms are 0.1 % of a core.\n\n",
+        f"CPU for it (sender and receiver included), the median of {ROUNDS} rounds. At a reading every 10 s, 10 ms are 0.1 % of a core.\n\nA packet of a user who is not limited, while another is: {shown(found['limits'])}.\n\n",
         rows,
     )
 

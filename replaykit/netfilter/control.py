@@ -19,13 +19,13 @@ from replaykit.netfilter.shaper import Shaper
 from replaykit.netfilter.users import UserMap
 
 By = Literal["auto", "tc", "nftables"]
-_SETS = "".join(
+SETS = "".join(
     f"add set inet {TABLE} blocked{v} {{ type ipv{v}_addr; flags interval; }}\n"
     f"add map inet {TABLE} received_limits{v} {{ type ipv{v}_addr : limit; flags interval; }}\n"
     f"add map inet {TABLE} sent_limits{v} {{ type ipv{v}_addr : limit; flags interval; }}\n"
     for v in (4, 6)
 )
-_CHAINS = "".join(
+CHAINS = "".join(
     f"""add chain inet {TABLE} {name} {{ type filter hook {hook} priority {priority}; policy accept; }}
 flush chain inet {TABLE} {name}
 add rule inet {TABLE} {name} ip {side} @blocked4 drop
@@ -64,7 +64,7 @@ class UserControl:
 
     def enforce(self, subject: Subject, effect: str, value: Any) -> None:
         owner, addresses = owner_of(subject), self._addresses(subject)
-        nft(f"add table inet {TABLE}\n{_SETS}{_CHAINS}")
+        nft(f"add table inet {TABLE}\n{SETS}{CHAINS}")
         if effect != "rate_limit":
             self._block(owner, addresses)
             return

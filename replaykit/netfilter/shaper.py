@@ -31,8 +31,8 @@ _MAPS = "".join(
     f"add map {{family}} {TABLE} {_MAP}{v} {{{{ type ipv{v}_addr : classid; flags interval; }}}}\n"
     for v in (4, 6)
 )
-_CLASS = re.compile(r"^class htb (\S+) .*?\brate (\d+)(G|M|K)?bit", re.MULTILINE)
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_CLASS = re.compile(r"^class htb (\S+) .*?\brate (\d+)(T|G|M|K)?bit", re.MULTILINE)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _ROUNDED = 0.002
 """tc prints rates with four digits or more."""
 

@@ -36,7 +36,7 @@ class Net:
     """Users in one namespace, the host that they use in another. run: a command there, as `replaykit` or any."""
 
     def __init__(self, users: list[str], host: list[str], root: Path) -> None:
-        self.users, self.host, self.root = users, host, root
+        self.users, self.host, self.root, self.interface = users, host, root, "veth0"
         (root / "users.yaml").write_text(USERS)
 
     def sh(self, *command: str) -> str:
@@ -108,7 +108,7 @@ class Net:
     def watching(self, source: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
         """The command in the host's namespace, until it has read once."""
         command = [
-            *self.host, sys.executable, "-m", "replaykit", "users", "--interface", "veth0", "--users", str(self.root / "users.yaml"), "--ledger",
+            *self.host, sys.executable, "-m", "replaykit", "users", "--interface", self.interface, "--users", str(self.root / "users.yaml"), "--ledger",
             str(self.root / "usage.db"), "--time-zone", "UTC", "--every", "300ms", "--source", source, *more,
         ]  # fmt: skip
         with (self.root / "users.log").open("wb") as log:
@@ -148,7 +148,7 @@ def net(tmp_path: Path) -> Iterator[Net]:
 def prepared(net: Net, source: str) -> str:
     """Makes what the source reads; its name on the command line."""
     if source == "nftables":
-        done = net.replaykit("--interface", "veth0", "--install")
+        done = net.replaykit("--interface", net.interface, "--install")
         assert done.returncode == 0 and "counts each address" in done.stderr, done.stderr
     if source.startswith("iptables"):
         for mark, address in ((0x11, "10.77.0.11"), (0x12, "10.77.0.12")):
@@ -405,6 +405,66 @@ def test_limits_are_left_by_a_kill_and_taken_up_again(net: Net) -> None:
         assert "somebody" not in net.log and "rate_limit" not in net.log  # it holds: nothing to do
     assert net.replaykit("--remove").returncode == 0
     assert before == (net.sh("tc", "qdisc", "show"), net.sh("ip", "link", "show"))
+
+
+PUMP = """
+import ctypes, fcntl, os, struct, sys, threading
+def tun(namespace):
+    entered = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    assert ctypes.CDLL(None).setns(entered, 0x40000000) == 0
+    made = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(made, 0x400454CA, struct.pack("16sH22x", b"tun0", 0x1001))
+    return made
+def pump(one, other):
+    while True:
+        os.write(other, os.read(one, 65535))
+one, other = map(tun, sys.argv[1:])
+print("made", flush=True)
+sys.stdin.readline()
+threading.Thread(target=pump, args=(one, other), daemon=True).start()
+pump(other, one)
+"""
+
+
+@contextmanager
+def tunnelled(net: Net) -> Iterator[None]:
+    """In place of the pair, interfaces without link headers, as WireGuard's are."""
+    names = [net.users[-1], net.host[-1]]
+    pump = subprocess.Popen(
+        [sys.executable, "-c", PUMP, *names], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert pump.stdout is not None and pump.stdin is not None and pump.stdout.readline() == "made\n"
+        for prefix, addresses in ((net.users, ("1", "11", "12", "13")), (net.host, ("2",))):
+            for command in (
+                "addr flush dev veth0", *(f"addr add 10.77.0.{n}/24 dev tun0" for n in addresses), "link set tun0 up",
+            ):  # fmt: skip
+                subprocess.run([*prefix, "ip", *command.split()], check=True)
+        print("go", file=pump.stdin, flush=True)
+        net.interface = "tun0"
+        yield
+    finally:
+        pump.kill()
+        pump.wait(10)
+
+
+@pytest.mark.parametrize("source", ["nftables", "ebpf"])
+def test_an_interface_without_link_headers(net: Net, source: str) -> None:
+    """Document 002's is wg0: counted to the byte, and limited in both directions."""
+    rules = net.root / "rules.yaml"
+    rules.write_text(RULES)
+    with tunnelled(net):
+        prepared(net, source)
+        with net.watching(source, "--rules", str(rules)):
+            net.ping("10.77.0.11", 20)
+            net.ping("10.77.0.12", 7, 1000)
+            net.ping("10.77.0.12", 100, 1000)
+            until(lambda: "rate_limit" in net.log, 20, net.log)
+            for way in ((), ("-R",)):
+                assert 700_000 < net.rate("10.77.0.12", *way) < 1_300_000
+        used = net.used()
+        assert used["alice"] == (20 * 84, 20 * 84, 20, 20)
+        assert used["bob"][0] > 107 * 1028
 
 
 def test_a_qdisc_of_somebody_is_left_alone(net: Net) -> None:
