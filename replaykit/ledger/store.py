@@ -138,6 +138,7 @@ class Ledger:
         if not given:
             return Written()
         labels = {(r.vantage, r.subject_kind, r.subject): r.labels for r in given}
+        labels |= {(r.vantage, kind, name): more for r in given for kind, name, more in r.also}
         with self.database.writing() as connection:
             subjects = self._subject_ids(connection, labels)
             sources = self._source_ids(connection, {READINGS})
@@ -160,12 +161,19 @@ class Ledger:
                 moved = _moved(before, values, epoch == reading.epoch)
                 new += 1
                 since = _since(reading, time, epoch == reading.epoch)
-                if time is not None and longest is not None and reading.time - since > longest:
-                    gaps[who, since] = reading.time
+                whose = (who, *(subjects[reading.vantage, kind, name] for kind, name, _ in reading.also))
+                if (
+                    time is not None
+                    and longest is not None
+                    and reading.time - since > longest
+                    and not reading.steady
+                ):
+                    gaps |= dict.fromkeys(((w, since) for w in whose), reading.time)
                 if any(moved):
                     deltas += [
-                        (max(minute, oldest), who, sources[READINGS], 60, *part)
+                        (max(minute, oldest), w, sources[READINGS], 60, *part)
                         for minute, part in spread(since, reading.time, moved)
+                        for w in whose
                     ]
             deltas = joined(deltas, 4)
             self._apply(connection, deltas)

@@ -49,7 +49,9 @@ class Reading:
 
     A counter that went backwards was reset, and counts from zero; so does one whose epoch (a boot id, a start time)
     changed. The first reading of a counter is where it begins, unless it is known to have begun at zero (`fresh`).
-    began: before that nothing of this epoch was moved, where that is known; seconds since the epoch.
+    began: before that nothing of this epoch was moved, where that is known; seconds since the epoch. also: kind, name and
+    labels of others to whom the same belongs, such as the user of an address; who that is may change between readings.
+    steady: it was read all along since the last reading that was written, and stood so.
     """
 
     time: int
@@ -67,6 +69,8 @@ class Reading:
     epoch: str = ""
     fresh: bool = False
     began: int | None = None
+    also: tuple[tuple[str, str, Mapping[str, str]], ...] = ()
+    steady: bool = False
 
     def counters(self) -> tuple[int, int, int, int, int, int]:
         """In the order of COUNTERS."""

@@ -1,15 +1,17 @@
 """Counters into usage: read again and again, given to users, added up for the metrics, written to the ledger.
 
-Each reading is written, so that rules see it at once, unless that takes long: then every minute.
-
 Owns the totals since ever, which only grow: a counter that went back, or began anew with a reboot or a new table, counts
 from zero. They begin with what the ledger says after the first reading, which counts what was moved while nobody read.
+
+What moved is written at once, so that rules see it, unless writing takes long: then every minute. What stands still costs
+next to nothing, and is written every ten minutes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from replaykit.errors import UsageError
 from replaykit.ledger import calendar
@@ -22,11 +24,30 @@ from replaykit.netfilter.users import UserMap
 
 VANTAGE = "netfilter"
 EVERY_S = 60.0
-_SHARE = 0.05
+_ALL_S = 600.0
+_SHARE = 0.02
 """Of the time that may go into writing."""
+_MOST_ADDRESSES = 16
 _ZERO = Counters()
 Place = tuple[str, str]
 """A user's code and an address or mark of theirs."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """A counter. at: its last reading; stood: the last at which it stood as the ledger has it."""
+
+    key: str
+    epoch: str
+    counts: Counters
+    fresh: bool
+    at: int
+    code: str = ""
+    address: str = ""
+    title: str = ""
+    stood: int = 0
+    written: Counters | None = None
+    written_at: int = 0
 
 
 class Watch:
@@ -42,11 +63,13 @@ class Watch:
         self._every_s = every_s
         self._ledger, self._source, self.users, self._began = ledger, source, users, began
         self._interfaces = [InterfaceSource(i) for i in interfaces]
-        self._addresses = {} if addresses is None else addresses
-        self._last: dict[str, tuple[str, Counters]] = {}
-        self._readings: dict[str, Reading] = {}
+        self._marks = {} if addresses is None else addresses
+        self._lines: dict[str, _Line] = {}
+        self._links: dict[str, _Line] = {}
+        self._map: tuple[object, int] | None = None
+        self._addresses: dict[str, list[str]] = {}
         self._first = True
-        self._written = self._took = 0.0
+        self._wrote = self._wrote_all = self._took = 0.0
         self._at = self._written_at = 0
         self.places: dict[Place, Counters] = {}
         self.interfaces: dict[str, Counters] = {}
@@ -63,121 +86,169 @@ class Watch:
                     self.interfaces[row.subject] = counts
 
     def step(self, now: int) -> None:
-        """Reads everything once; writes what was read to the ledger when a minute has passed. Raises UsageError."""
+        """Reads everything once, and writes what moved to the ledger. Raises UsageError."""
         users = self.users.refresh()
         epoch, found = self._source.read()
         if self._first and self._source.exact:
             # A table that this ledger has seen before: what is new in it began since then.
             self._began = self._began or self._ledger.noted(f"epoch {self._source.name}") == epoch
             self._ledger.note(f"epoch {self._source.name}", epoch)
-        if any(self._reset(f"{self._source.name} {name}", epoch, counts) for name, counts in found.items()):
-            self.flush()  # what it stood at before it began anew
-        for name, counts in found.items():
-            key = name.partition(" ")[0]
-            moved = self._moved(f"{self._source.name} {name}", epoch, counts, self._fresh)
-            user = users.find(key)
-            places = sorted(self._addresses.get(key, ()))
-            if user is None and places:
-                user = users.find(places[0])
-            address = ",".join(places) or key
-            code = user.code if user is not None else address
-            if any(moved) or (code, address) not in self.places:
-                self.places[code, address] = self.places.get((code, address), _ZERO).plus(moved)
-            self._note(now, name, epoch, counts, code, address, "" if user is None else user.name)
+        changed, reset = self._changed(epoch, found)
+        if reset:
+            self.flush(True)  # what it stood at before it began anew
+        marks = sum(map(len, self._marks.values()))
+        if self._map is None or self._map[0] is not users or self._map[1] != marks:
+            self.flush(True)  # what was moved until now is whose it was
+            self._map, self._addresses = (users, marks), {}
+            for line in self._lines.values():
+                self._belongs(line)
+        fresh = self._began if self._first else self._source.exact
+        for name, counts in changed:
+            there = self._lines.get(name)
+            if there is None:
+                there = self._lines[name] = _Line(name.partition(" ")[0], epoch, counts, fresh, now)
+                self._belongs(there)
+                moved = counts if fresh else _ZERO
+            else:
+                moved = self._moves(there, epoch, counts)
+            place = there.code, there.address
+            self.places[place] = self.places.get(place, _ZERO).plus(moved)
+        for name in found:
+            self._lines[name].at = now
         for interface in self._interfaces:
             try:
-                epoch, found = interface.read()
+                epoch, links = interface.read()
             except UsageError as error:  # it may come back
                 self.trouble = str(error)
                 continue
-            for name, counts in found.items():
-                moved = self._moved(f"interface {name}", epoch, counts, False)
+            for name, counts in links.items():
+                link = self._links.get(name)
+                if link is None:
+                    link = self._links[name] = _Line(name, epoch, counts, False, now, name)
+                    moved = _ZERO
+                else:
+                    moved = self._moves(link, epoch, counts)
+                link.at = now
                 self.interfaces[name] = self.interfaces.get(name, _ZERO).plus(moved)
-                self._readings[f"interface {name}"] = Reading(
-                    now, VANTAGE, "interface", name, {}, *counts, epoch=epoch, counter=name
-                )  # fmt: skip
         self._at = now
-        if self._first or time.monotonic() - self._written >= self._pause:
-            self.flush()
+        if self._first or time.monotonic() - self._wrote >= self._pause:
+            self.flush(self._first)
             if self._first:
                 self._begin()
         self._first = False
+
+    def _changed(self, epoch: str, found: Mapping[str, Counters]) -> tuple[list[tuple[str, Counters]], bool]:
+        """Those that do not stand where they stood, and whether any of them began anew."""
+        changed, reset, lines = [], False, self._lines
+        for name, counts in found.items():
+            line = lines.get(name)
+            if line is None:
+                changed.append((name, counts))
+            elif line.counts != counts or line.epoch != epoch:
+                changed.append((name, counts))
+                reset = reset or line.epoch != epoch or any(map(int.__lt__, counts, line.counts))
+        return changed, reset
+
+    def _moves(self, line: _Line, epoch: str, counts: Counters) -> Counters:
+        """What it moved since its last reading; it stands so now."""
+        before = line.counts
+        if line.written is not None and before == line.written:
+            line.stood = line.at
+        if line.epoch != epoch:
+            moved = counts
+        elif any(map(int.__lt__, counts, before)):
+            moved = Counters(*(n if n < b else n - b for b, n in zip(before, counts, strict=True)))
+        else:
+            moved = Counters(*(n - b for b, n in zip(before, counts, strict=True)))
+        line.epoch, line.counts = epoch, counts
+        return moved
+
+    def _belongs(self, line: _Line) -> None:
+        """Whose it is, by the map as it is now."""
+        users = self.users.users
+        user = users.find(line.key)
+        places = sorted(self._marks.get(line.key, ()))
+        if user is None and places:
+            user = users.find(places[0])
+        line.address = ",".join(places) or line.key
+        line.code, line.title = (line.address, "") if user is None else (user.code, user.name)
+        known = self._addresses.setdefault(line.code, [])
+        if line.address not in known:
+            known.append(line.address)
+        self.places.setdefault((line.code, line.address), _ZERO)
 
     @property
     def _pause(self) -> float:
         return min(EVERY_S, self._took / _SHARE)
 
-    @property
-    def _fresh(self) -> bool:
-        return self._began if self._first else self._source.exact
+    def _readings(self, whole: bool) -> Iterator[tuple[_Line, list[Reading]]]:
+        """Of those that moved since they were written; whole: of all."""
+        for name, line in self._lines.items():
+            moved = line.written != line.counts
+            if (moved or whole) and line.at > line.written_at:
+                addresses = " ".join(sorted(self._addresses[line.code])[:_MOST_ADDRESSES])
+                labels = (
+                    {"name": line.title, "addresses": addresses} if line.title else {"addresses": addresses}
+                )
+                counter = f"{self._source.name} {name}"
+                times = [(line.at, line.counts, not moved)]
+                if moved and line.written is not None and line.stood > line.written_at:
+                    times.insert(0, (line.stood, line.written, True))
+                user = (("user", line.code, labels),)
+                yield line, [
+                    Reading(
+                        at, VANTAGE, "host", line.address, {"user": line.code}, *counts, counter=counter, epoch=line.epoch, fresh=line.fresh,
+                        also=user, steady=steady,
+                    )
+                    for at, counts, steady in times
+                ]  # fmt: skip
+        for name, line in self._links.items():
+            if line.at > line.written_at:
+                yield (
+                    line,
+                    [
+                        Reading(
+                            line.at,
+                            VANTAGE,
+                            "interface",
+                            name,
+                            {},
+                            *line.counts,
+                            epoch=line.epoch,
+                            counter=name,
+                        )
+                    ],
+                )
 
-    def _reset(self, name: str, epoch: str, now: Counters) -> bool:
-        before = self._last.get(name)
-        return before is not None and (
-            before[0] != epoch or any(n < b for b, n in zip(before[1], now, strict=True))
-        )
-
-    def _moved(self, name: str, epoch: str, now: Counters, fresh: bool) -> Counters:
-        before = self._last.get(name)
-        self._last[name] = epoch, now
-        if before is None:
-            return now if fresh else _ZERO
-        if before[0] != epoch:
-            return now
-        return Counters(*(n if n < b else n - b for b, n in zip(before[1], now, strict=True)))
-
-    def _note(
-        self, now: int, name: str, epoch: str, counts: Counters, code: str, address: str, title: str
-    ) -> None:
-        known = self._readings.get(name)
-        fresh = self._fresh if known is None else known.fresh
-        labels = {"name": title, "addresses": address} if title else {"addresses": address}
-        counter = f"{self._source.name} {name}"
-        self._readings[name] = Reading(
-            now, VANTAGE, "user", code, labels, *counts, counter=counter, epoch=epoch, fresh=fresh
-        )
-        self._readings[f"{name}\0"] = Reading(
-            now, VANTAGE, "host", address, {"user": code}, *counts, counter=counter, epoch=epoch, fresh=fresh
-        )  # fmt: skip
-
-    def flush(self) -> None:
-        """To the ledger; what it cannot take now it gets next time. Raises nothing."""
+    def flush(self, whole: bool = False) -> None:
+        """To the ledger; what it cannot take now it gets next time. whole: what stands still too. Raises nothing."""
         begun = time.monotonic()
-        self._written_at = self._at
+        whole = whole or begun - self._wrote_all >= _ALL_S
+        written = list(self._readings(whole))
         try:
-            self._ledger.read(_labelled(self._readings.values()), max(self._every_s or EVERY_S, self._pause))
+            self._ledger.read(
+                [r for _, readings in written for r in readings], max(self._every_s or EVERY_S, self._pause)
+            )
         except UsageError as error:
             self.trouble = str(error)
             return
         finally:
-            self._written = time.monotonic()
-            self._took = self._written - begun
+            self._wrote = time.monotonic()
+            if whole:
+                self._wrote_all = self._wrote
+            else:
+                self._took = self._wrote - begun
         self.trouble = ""
-        self._readings = {}
+        self._written_at = self._at
+        for line, _ in written:
+            line.written, line.written_at, line.fresh = line.counts, line.at, self._source.exact
 
     def close(self) -> None:
         """Reads once more. Raises UsageError where the ledger does not take the last readings."""
         try:
             self.step(max(int(time.time()), self._written_at + 1))  # a ledger takes one reading a second
-            self.flush()
+            self.flush(True)
         finally:
             self._source.close()
         if self.trouble:
             raise UsageError(f"not written to the ledger: {self.trouble}")
-
-
-def _labelled(readings: object) -> list[Reading]:
-    """A user's readings all carry all their addresses."""
-    from dataclasses import replace
-
-    given: list[Reading] = list(readings)  # type: ignore[call-overload]
-    addresses: dict[str, set[str]] = {}
-    for one in given:
-        if one.subject_kind == "user":
-            addresses.setdefault(one.subject, set()).add(one.labels["addresses"])
-    return [
-        replace(one, labels={**one.labels, "addresses": " ".join(sorted(addresses[one.subject])[:16])})
-        if one.subject_kind == "user"
-        else one
-        for one in given
-    ]
