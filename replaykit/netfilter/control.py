@@ -87,10 +87,9 @@ class UserControl:
         self._block(owner, ())
 
     def _block(self, owner: str, addresses: Iterable[str]) -> None:
-        script = Table().change("blocked", owner, {Element(a, owner) for a in addresses})
+        script = self._seen.table().change("blocked", owner, {Element(a, owner) for a in addresses})
         if script:
             nft(script)
-        self._seen.forget()
 
     @property
     def _others(self) -> Policer | Shaper:

@@ -14,7 +14,7 @@ from replaykit.errors import UsageError
 
 _NETLINK_NETFILTER = 12
 _NFTABLES = 10 << 8
-_GET_TABLE, _GET_SET_ELEMENTS = _NFTABLES | 1, _NFTABLES | 13
+_GET_TABLE, _GET_SET_ELEMENTS, _GET_GENERATION = _NFTABLES | 1, _NFTABLES | 13, _NFTABLES | 16
 _REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
 _FAMILIES = {"inet": 1, "netdev": 5}
@@ -24,6 +24,7 @@ _QUEUE = 1 << 20
 _ELEMENTS, _ELEMENT, _KEY, _VALUE, _EXPRESSION, _EXPRESSIONS = 3, 1, 1, 1, 7, 11
 _TABLE, _SET, _NAME, _DATA, _BYTES, _PACKETS = 1, 2, 1, 2, 1, 2
 _TABLE_HANDLE = 4
+_GENERATION = 1
 
 
 def elements(table: str, name: str) -> dict[bytes, tuple[int, int]]:
@@ -50,6 +51,15 @@ def table_handle(table: str, family: str = "inet") -> int:
             if kind == _TABLE_HANDLE:
                 return int.from_bytes(data, "big")
     raise KeyError(table)
+
+
+def generation() -> int:
+    """Changes with every change of any rule, set or element that is not made by a packet. Raises UsageError."""
+    for body in _ask(_GET_GENERATION, _REQUEST, b""):
+        for kind, data in _attributes(body, 4):
+            if kind == _GENERATION:
+                return int.from_bytes(data, "big")
+    raise UsageError("netfilter: no generation; Linux 3.18 or later is needed")
 
 
 class _Layout:

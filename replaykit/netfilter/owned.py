@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from replaykit.ledger.selection import Subject
-from replaykit.netfilter.netlink import table_handle
+from replaykit.netfilter.netlink import generation, table_handle
 from replaykit.netfilter.programs import listed
 
 TABLE = "replaykit_limits"
@@ -77,32 +77,50 @@ class Table:
         """Whether `change` would do nothing."""
         return self.of(name, owner) == self._possible(name, owner, wanted)
 
+    def free(self, name: str, owner: str, addresses: Iterable[str]) -> set[str]:
+        """Those that are not another's: an address is limited once, though rules may name it and its user."""
+        return set(addresses) - {e.address for e in self.sets.get(name, ()) if e.owner != owner}
+
     def _possible(self, name: str, owner: str, wanted: Iterable[Element]) -> set[Element]:
-        others = {e.address for e in self.sets.get(name, ()) if e.owner != owner}
-        return {e for e in wanted if e.address not in others}
+        wanted = set(wanted)
+        free = self.free(name, owner, [e.address for e in wanted])
+        return {e for e in wanted if e.address in free}
 
 
 class Seen:
-    """What the kernel held a moment ago: asked once, however many users are judged by it."""
+    """What the kernel holds, asked once however many users are judged by it."""
 
     def __init__(self) -> None:
-        self._since = 0.0
+        self._since, self._generation = 0.0, -1
         self._kept: dict[object, Any] = {}
+        self._rules: dict[object, Any] = {}
 
     def ask(self, what: object, function: Callable[[], T]) -> T:
+        """A moment ago, or now."""
         if time.monotonic() - self._since > _KEPT_S:
             self.forget()
-        if what not in self._kept:
-            self._kept[what] = function()
-        found: T = self._kept[what]
-        return found
+        return _kept(self._kept, what, function)
+
+    def ruled(self, what: object, function: Callable[[], T]) -> T:
+        """Something of nftables: as it is now, asked anew where anything there was changed."""
+        now = generation()
+        if now != self._generation:
+            self._generation, self._rules = now, {}
+        return _kept(self._rules, what, function)
 
     def table(self, family: str = "inet") -> Table:
-        return self.ask(("table", family), lambda: Table(family))
+        return self.ruled(family, lambda: Table(family))
 
     def forget(self) -> None:
-        """Before what must not be judged by it, and after what changes it."""
+        """After changing what `ask` knows."""
         self._since, self._kept = time.monotonic(), {}
+
+
+def _kept(known: dict[object, Any], what: object, function: Callable[[], T]) -> T:
+    if what not in known:
+        known[what] = function()
+    found: T = known[what]
+    return found
 
 
 def owner_of(subject: Subject) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from replaykit.netfilter.owned import TABLE, Element, Seen, Table
+from replaykit.netfilter.owned import TABLE, Element, Seen
 from replaykit.netfilter.programs import nft
 
 _BURST_S = 0.25
@@ -30,9 +30,8 @@ class Policer:
         rule = f"{{ rate over {rate} bytes/second burst {burst} bytes; }}"
         # In steps: within one script nft looks for a limit before it makes it.
         nft("".join(f"add limit inet {TABLE} {owner}{way} {rule}\n" for _, way in _WAYS))
-        table = Table()
+        table = self._seen.table()
         nft("".join(table.change(name, owner, _wanted(owner, way, addresses)) for name, way in _WAYS))
-        self._seen.forget()
 
     def holds(self, owner: str, rate: int, addresses: Iterable[str]) -> bool:
         table = self._seen.table()
@@ -43,7 +42,7 @@ class Policer:
 
     def clear(self, owner: str) -> None:
         """Takes away all that is there of it now."""
-        table = Table()
+        table = self._seen.table()
         limits = [owner + way for _, way in _WAYS if owner + way in table.limits]
         for script in (
             "".join(table.change(name, owner, ()) for name, _ in _WAYS),
@@ -51,7 +50,6 @@ class Policer:
         ):
             if script:
                 nft(script)
-        self._seen.forget()
 
 
 def _wanted(owner: str, way: str, addresses: Iterable[str]) -> set[Element]:

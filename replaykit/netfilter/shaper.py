@@ -67,7 +67,9 @@ class Shaper:
     def set(self, owner: str, rate: int, addresses: Iterable[str]) -> None:
         """rate: bytes a second in each direction. Raises UsageError."""
         self._prepare()
-        tables = Table(), Table("netdev")
+        tables = self._tables()
+        if not tables[0].free(_MAP, owner, addresses):
+            return
         taken = _minors(tables)
         minor = next(iter(_minors(tables, owner)), None) or next(n for n in count(1) if n not in taken)
         if minor > _MOST:
@@ -86,15 +88,17 @@ class Shaper:
         self._seen.forget()
 
     def holds(self, owner: str, rate: int, addresses: Iterable[str]) -> bool:
-        tables = self._seen.table(), self._seen.table("netdev")
+        tables = self._tables()
         minors, close = _minors(tables, owner), max(8, rate * 8 * _ROUNDED)
+        if not tables[0].free(_MAP, owner, addresses):
+            return not minors
         if len(minors) != 1 or not tables[1].there:
             return False
         (minor,) = minors
         wanted = {Element(a, owner, f"{_MAJOR}{minor:x}") for a in addresses}
         return (
             all(table.holds(_MAP, owner, wanted) for table in tables)
-            and all(hook is True for hook in self._seen.ask("hooks", self._hooks).values())
+            and all(hook is True for hook in self._seen.ruled("hooks", self._hooks).values())
             and all(
                 abs(self._seen.ask(device, lambda d=device: _rates(d)).get(minor, 0) - rate * 8) <= close  # type: ignore[misc]
                 for device in (*self._interfaces, DEVICE)
@@ -103,7 +107,7 @@ class Shaper:
 
     def clear(self, owner: str) -> None:
         """Takes away all that is there of it now, and the rest with the last of them."""
-        tables = Table(), Table("netdev")
+        tables = self._tables()
         minors = _minors(tables, owner)
         if not minors:
             return
@@ -125,7 +129,7 @@ class Shaper:
         for interface in self._interfaces:
             if not _is_ours(roots.get(interface, {})):
                 _htb(interface)
-        if Table("netdev").there and False in self._hooks().values():
+        if self._seen.table("netdev").there and False in self._hooks().values():
             nft(f"delete table netdev {TABLE}\n")
         script = f"add table inet {TABLE}\n{_MAPS.format(family='inet')}" + _chain(
             "inet", "shaped", "type filter hook postrouting priority 306; policy accept;", "daddr", ""
@@ -135,6 +139,9 @@ class Shaper:
             hook = f'type filter hook ingress device "{interface}" priority 0; policy accept;'
             script += _chain("netdev", _chain_of(interface), hook, "saddr", f' fwd to "{DEVICE}"')
         nft(script)
+
+    def _tables(self) -> tuple[Table, Table]:
+        return self._seen.table(), self._seen.table("netdev")
 
     def _hooks(self) -> dict[str, bool | None]:
         """Whether each interface's packets still come by: the chain of one that was made anew has lost it. None: no chain."""

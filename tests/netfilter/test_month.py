@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -111,7 +110,6 @@ def _month(root: Path) -> None:
         if step % 97 == 5:
             kernel.restart()  # the host starts anew: counters and limits are gone
             control.remove()
-            time.sleep(0.11)  # longer than what the kernel held is remembered
         if step % 50 == 7:
             watch, guard = started()  # only the program does
         busy = (at - 1800) // 3600 % 7 == 0
@@ -156,3 +154,32 @@ def _month(root: Path) -> None:
         "tc", "qdisc", "show"
     )  # the month has turned: nothing is left
     ledger.close()
+
+
+def test_a_user_and_their_address(tmp_path: Path) -> None:
+    """Rules that limit both: the first holds, nobody takes turns, and the other follows when it ends."""
+    needs("nft", "tc")
+    apart(lambda: _both(tmp_path))
+
+
+def _both(root: Path) -> None:
+    run("ip", "link", "add", "users0", "type", "veth", "peer", "name", "users1")
+    (root / "users.yaml").write_text(USERS)
+    for by in ("tc", "nftables"):
+        made = UserControl(UserMap(str(root / "users.yaml")), ["users0"], by)  # type: ignore[arg-type]
+        user, host = Subject("netfilter", "user", "alice"), Subject("netfilter", "host", "10.0.0.1")
+        made.enforce(user, "rate_limit", 1_000_000)
+        made.enforce(host, "rate_limit", 2_000_000)
+        for _ in range(2):
+            assert made.holds(user, "rate_limit", 1_000_000) and made.holds(host, "rate_limit", 2_000_000)
+        assert not made.holds(user, "rate_limit", 1_100_000)
+        made.restore(user, "rate_limit", None)
+        assert not made.holds(host, "rate_limit", 2_000_000)
+        made.enforce(host, "rate_limit", 2_000_000)
+        assert made.holds(host, "rate_limit", 2_000_000) and not made.holds(user, "rate_limit", 1_000_000)
+        made.restore(host, "rate_limit", None)
+        made.enforce(user, "block", True)
+        made.enforce(host, "block", True)
+        assert made.holds(user, "block", True) and made.holds(host, "block", True)
+        control.remove()
+    assert not Table().there and "htb" not in run("tc", "qdisc", "show")

@@ -205,6 +205,17 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
         )
         assert "shown evenly" in text(browser, "[data-missing]")
         picture(browser, "page-machines.png")
+        browser.execute_script(
+            "const make = URL.createObjectURL; URL.createObjectURL = b => { b.text().then(t => { window.saved = t; }); return make.call(URL, b); }"
+        )
+        browser.find_element(
+            By.XPATH, "//button[text()='JSON']"
+        ).click()  # of what is shown: this one, by hour of a day
+        until(lambda: browser.execute_script("return window.saved"), 10)
+        saved = json.loads(browser.execute_script("return window.saved"))
+        assert (
+            saved["period"] == "hour" and {r["subject"] for r in saved["rows"]} == {"103"} and saved["gaps"]
+        )
         browser.find_element(
             By.CSS_SELECTOR, ".behind li a"
         ).click()  # from the machine to an endpoint and its exchanges

@@ -208,12 +208,14 @@ createApp({
       const now = Date.now();
       if (next && now - (this.zoomed || 0) > 300) { this.zoomed = now; this.range = next; }
     },
+    // The buckets and the span of a range, or of dates that were chosen.
+    spanOf(range, custom) {
+      if (!custom) { const [period, seconds] = RANGES[range]; return [period, `since=${Math.floor(Date.now() / 1000) - seconds}`]; }
+      const begin = Date.parse(custom.from), end = custom.to ? Date.parse(custom.to) + 864e5 : Date.now();
+      return [end - begin > 3 * 864e5 ? 'day' : 'hour', `since=${custom.from}` + (custom.to ? `&until=${new Date(end).toISOString().slice(0, 10)}` : '')];
+    },
     async history(range, question, custom) {
-      let [period, seconds] = RANGES[range], span = `since=${Math.floor(Date.now() / 1000) - seconds}`;
-      if (custom) {
-        const begin = Date.parse(custom.from), end = custom.to ? Date.parse(custom.to) + 864e5 : Date.now();
-        period = end - begin > 3 * 864e5 ? 'day' : 'hour'; span = `since=${custom.from}` + (custom.to ? `&until=${new Date(end).toISOString().slice(0, 10)}` : '');
-      }
+      const [period, span] = this.spanOf(range, custom);
       const { rows, gaps } = await this.get(`/api/history?period=${period}&${span}&by=all&${question}`);
       const missing = gaps.map(g => [Date.parse(g.since), Date.parse(g.until)]);
       return rows.map(r => {
@@ -265,8 +267,10 @@ createApp({
     async report(format) {
       const s = SUBJECTS[this.page];
       const question = this.page === 'endpoints' ? 'vantage=wire&kind=endpoint' : s ? `vantage=${s.vantage}&kind=${s.kind}` + (this.subject ? `&subject=${this.glob(this.subject)}` : '')
-        : this.page === 'overview' ? '' : 'vantage=forwarder&kind=mapping';
-      const body = await (await this.ask(`/api/report?format=${format}&period=day&dark=${this.dark}&${question}`)).blob();
+        : this.page === 'mappings' ? 'vantage=forwarder&kind=mapping' : '';
+      const range = this.page === 'mappings' ? (this.range === 'live' ? 'hour' : this.range) : s && this.subject ? this.subjectRange : this.page === 'rules' ? 'month' : this.span;
+      const [period, span] = this.spanOf(range, s && this.subject ? this.custom : null);
+      const body = await (await this.ask(`/api/report?format=${format}&period=${period}&${span}&dark=${this.dark}&${question}`)).blob();
       const link = Object.assign(document.createElement('a'), { href: URL.createObjectURL(body), download: `usage.${format}` });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10000);

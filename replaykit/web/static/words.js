@@ -19,7 +19,7 @@ export const WORDS = {
   alerts: ['Exceeded now', '当前告警'], no_alerts: ['No limit is exceeded.', '没有超出限制。'],
   effects: ['What rules hold now', '当前生效的规则'], no_effects: ['Nothing is restricted.', '没有任何限制。'], log: ['Action log', '操作日志'],
   time: ['Time', '时间'], rule: ['Rule', '规则'], subject: ['Subject', '对象'], action: ['Action', '操作'], outcome: ['Outcome', '结果'], reason: ['Reason', '原因'],
-  no_log: ['No rule has acted yet.', '尚无规则操作。'], reports: ['Report of the last 30 days', '最近 30 天的报表'],
+  no_log: ['No rule has acted yet.', '尚无规则操作。'], reports: ['Report of what is shown', '导出当前视图'],
   overview: ['Overview', '总览'], users: ['Users', '用户'], user: ['User', '用户'], machines: ['Machines', '虚拟机'], machine: ['Machine', '虚拟机'],
   interfaces: ['Interfaces', '网络接口'], interface: ['Interface', '网络接口'], running: ['Running', '运行中'], total: ['Total', '合计'], about: ['About', '信息'],
   kind_endpoint: ['Endpoints', '接口'], kind_mapping: ['Port mappings', '端口映射'], kind_client: ['Clients', '客户端'], kind_tunnel: ['Tunnels', '隧道'], kind_host: ['Hosts', '主机'],
