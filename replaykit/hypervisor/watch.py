@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 
 from replaykit.errors import UsageError
 from replaykit.hypervisor.machine import UNSEEN, Hypervisor, Machine
@@ -40,6 +41,9 @@ class Known:
     sums: tuple[int, int] = (0, 0)
 
 
+_WHO = attrgetter(*(f.name for f in fields(Known) if f.name != "sums"))
+
+
 class Watch:
     """now: what `poll` saw last, by subject."""
 
@@ -54,7 +58,7 @@ class Watch:
         self._known = {i: Known(**{**v, "sums": tuple(v["sums"])}) for i, v in kept.items()}
         for known in self._known.values():
             known.asked = False  # an id may have become another machine's meanwhile
-        self._kept = dict(kept)
+        self._kept = {i: _WHO(k) for i, k in self._known.items()}
         self._seen_before = bool(kept)
         self.now: dict[str, Machine] = {}
 
@@ -80,9 +84,9 @@ class Watch:
         for gone in set(self._known) - {m.id for m in machines}:
             self._known[gone].asked = False  # its id may be another machine's when it comes back
         self._seen_before = True
-        kept = {i: asdict(k) for i, k in self._known.items()}
-        if _without_sums(kept) != _without_sums(self._kept):
-            self.ledger.note(self._note, json.dumps(kept))
+        kept = {i: _WHO(k) for i, k in self._known.items()}
+        if kept != self._kept:
+            self.ledger.note(self._note, json.dumps({i: asdict(k) for i, k in self._known.items()}))
             self._kept = kept
         return machines
 
@@ -164,7 +168,3 @@ class Watch:
         if known.created is not None:
             labels["created"] = str(known.created)
         return labels
-
-
-def _without_sums(kept: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
-    return {i: {n: v for n, v in k.items() if n != "sums"} for i, k in kept.items()}
