@@ -154,7 +154,7 @@ class Ledger:
                 time, epoch, before = last.get(
                     key, (None, reading.epoch, _NOTHING if reading.fresh else values)
                 )
-                if time is not None and reading.time <= time:
+                if time is not None and not _is_later(reading, time, epoch, before):
                     repeated += 1
                     continue
                 last[key] = stands[key] = (reading.time, reading.epoch, values)
@@ -335,6 +335,14 @@ class Ledger:
 def _moved(before: tuple[int, ...], now: tuple[int, ...], same: bool) -> tuple[int, ...]:
     """A counter that went backwards, or belongs to another epoch, counts from zero."""
     return tuple(b if not same or b < a else b - a for a, b in zip(before, now, strict=True))
+
+
+def _is_later(reading: Reading, time: int, epoch: str, before: tuple[int, ...]) -> bool:
+    """Than the last that was counted; within its second a counter may have grown."""
+    if reading.time != time:
+        return reading.time > time
+    now = reading.counters()
+    return epoch == reading.epoch and now != before and all(a <= b for a, b in zip(before, now, strict=True))
 
 
 def _since(reading: Reading, last: int | None, same: bool) -> int:

@@ -49,6 +49,13 @@ class _Line:
     written: Counters | None = None
     written_at: int = 0
 
+    @property
+    def grew(self) -> bool:
+        """Since it was written."""
+        return self.written not in (None, self.counts) and not any(
+            map(int.__lt__, self.counts, self.written or _ZERO)
+        )
+
 
 class Watch:
     """began: whether the source's counters began at zero with it. addresses: what marks stand for, by mark. every_s: how often `step` is called.
@@ -185,7 +192,9 @@ class Watch:
         """Of those that moved since they were written; whole: of all."""
         for name, line in self._lines.items():
             moved = line.written != line.counts
-            if (moved or whole) and line.at > line.written_at:
+            # Within a second the ledger takes what grew, and no new begin.
+            later = line.at > line.written_at or line.grew
+            if (moved or whole) and later:
                 addresses = " ".join(sorted(self._addresses[line.code])[:_MOST_ADDRESSES])
                 labels = (
                     {"name": line.title, "addresses": addresses} if line.title else {"addresses": addresses}

@@ -11,6 +11,7 @@ import pytest
 from replaykit.ledger.history import gaps, history, totals
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger
+from replaykit.netfilter.counters import Counters
 from replaykit.netfilter.users import UserMap
 from replaykit.netfilter.watch import Watch
 from tests.netfilter.test_month import Kernel
@@ -95,3 +96,22 @@ def test_what_stands_still_is_not_written_and_no_gap(ledger: Ledger, tmp_path: P
     watch.step(AT + 7200)  # nobody read for an hour
     watch.flush()
     assert [(g.since, g.until, g.subjects) for g in gaps(ledger, 0, AT + 9000)] == [(AT + 3600, AT + 7200, 2)]
+
+
+def test_several_readings_in_a_second(ledger: Ledger) -> None:
+    """A counter moves, is written, moves again and is gone, or begins anew, all within the ledger's second: nothing is lost."""
+    kernel = Kernel()
+    watch = Watch(ledger, kernel, [], UserMap(None))
+    watch.step(AT)
+    for size in (10, 7):
+        kernel.move("10.0.0.1", size)
+        kernel.move("10.0.0.2", size)
+        watch.step(AT + 1)
+        watch.flush()
+    stands = kernel.stands.pop("10.0.0.1")  # a rule is deleted
+    kernel.stands["10.0.0.2"] = Counters(3, 0, 1, 0)  # another zeroed
+    watch.step(AT + 1)
+    watch.flush()
+    watch.step(AT + 2)
+    watch.flush()
+    assert stands.rx_bytes == 17 and used(ledger, "host") == {"10.0.0.1": 17, "10.0.0.2": 17 + 3}
