@@ -49,6 +49,10 @@ class _Line:
     written: Counters | None = None
     written_at: int = 0
 
+    def began_anew(self, epoch: str, counts: Counters) -> bool:
+        """Whether it stands at less than it stood, or in another epoch."""
+        return self.epoch != epoch or any(map(int.__lt__, counts, self.counts))
+
     @property
     def grew(self) -> bool:
         """Since it was written."""
@@ -134,6 +138,8 @@ class Watch:
                     link = self._links[name] = _Line(name, epoch, counts, False, now, name)
                     moved = _ZERO
                 else:
+                    if link.began_anew(epoch, counts):
+                        self.flush()
                     moved = self._moves(link, epoch, counts)
                 link.at = now
                 self.interfaces[name] = self.interfaces.get(name, _ZERO).plus(moved)
@@ -153,7 +159,7 @@ class Watch:
                 changed.append((name, counts))
             elif line.counts != counts or line.epoch != epoch:
                 changed.append((name, counts))
-                reset = reset or line.epoch != epoch or any(map(int.__lt__, counts, line.counts))
+                reset = reset or line.began_anew(epoch, counts)
         return changed, reset
 
     def _moves(self, line: _Line, epoch: str, counts: Counters) -> Counters:
