@@ -12,7 +12,7 @@ from typing import Any, Literal
 from replaykit.errors import UsageError
 from replaykit.ledger.selection import Subject
 from replaykit.netfilter import shaper
-from replaykit.netfilter.owned import TABLE, Element, Seen, Table, owner_of
+from replaykit.netfilter.owned import TABLE, Seen, Table, owner_of, without
 from replaykit.netfilter.policer import Policer
 from replaykit.netfilter.programs import nft
 from replaykit.netfilter.shaper import Shaper
@@ -50,6 +50,7 @@ class UserControl:
     def __init__(self, users: UserMap, interfaces: Sequence[str], by: By = "auto") -> None:
         self._users = users
         self._seen = Seen()
+        self._known: tuple[object, dict[str, set[str]]] | None = None
         self._policer, self._shaper = Policer(self._seen), Shaper(interfaces, self._seen)
         self.refused = "" if by == "nftables" else self._shaper.refused(forced=by == "tc")
         if by == "tc" and self.refused:
@@ -75,7 +76,7 @@ class UserControl:
         owner, addresses = owner_of(subject), self._addresses(subject)
         if effect == "rate_limit":
             return self._by.holds(owner, int(value), addresses)
-        return self._seen.table().holds("blocked", owner, {Element(a, owner) for a in addresses})
+        return self._seen.table().holds("blocked", owner, addresses)
 
     def restore(self, subject: Subject, effect: str, original: Any) -> None:
         """Takes away all that is there of it now."""
@@ -87,7 +88,7 @@ class UserControl:
         self._block(owner, ())
 
     def _block(self, owner: str, addresses: Iterable[str]) -> None:
-        script = self._seen.table().change("blocked", owner, {Element(a, owner) for a in addresses})
+        script = self._seen.table().change("blocked", owner, addresses)
         if script:
             nft(script)
 
@@ -96,23 +97,42 @@ class UserControl:
         return self._shaper if self._by is self._policer else self._policer
 
     def _addresses(self, subject: Subject) -> list[str]:
-        """Prefixes. Raises UsageError where none is known."""
-        if subject.kind == "host":
-            found = [subject.name]
-        elif subject.kind == "user":
-            user = next((u for u in self._users.users.users if u.code == subject.name), None)
-            found = [subject.name] if user is None else [*user.addresses, *map(str, user.networks)]
-        else:
+        """Prefixes that are the subject's alone. Raises UsageError where none is known."""
+        if subject.kind not in ("host", "user"):
             raise UsageError(f"{subject.kind} {subject.name}: only users can be limited here")
-        try:
-            prefixes = [str(ipaddress.ip_network(a)) for a in found]
-        except ValueError:
-            prefixes = []
-        if not prefixes:
+        if subject.kind == "host":
+            found: Iterable[str] = _prefixes([subject.name])
+        else:
+            found = self._of_user(subject.name)
+        if not found:
             raise UsageError(
                 f"{subject.name}: no address is known, so it cannot be limited; add addresses to the map of users"
             )
-        return prefixes
+        return sorted(found)
+
+    def _of_user(self, code: str) -> Iterable[str]:
+        """A network of theirs, less what in it is others'."""
+        users = self._users.users
+        if self._known is None or self._known[0] is not users:
+            self._known = users, {}
+        _, known = self._known
+        if code not in known:
+            user = next((u for u in users.users if u.code == code), None)
+            found = _prefixes([code] if user is None else user.prefixes)
+            if user is not None and user.networks:
+                found = without(
+                    found, (p for u in users.users if u is not user for p in _prefixes(u.prefixes))
+                )
+            known[code] = found
+        return known[code]
+
+
+def _prefixes(texts: Iterable[str]) -> set[str]:
+    """Nothing where one is no address."""
+    try:
+        return {str(ipaddress.ip_network(t)) for t in texts}
+    except ValueError:
+        return set()
 
 
 def remove() -> None:

@@ -44,6 +44,7 @@ class Table:
         self.sets: dict[str, list[Element]] = {}
         self.limits: dict[str, int] = {}
         """Bytes a second by name."""
+        self._owners: dict[str, tuple[dict[str, str], list[Element]]] = {}
         self.family = family
         try:
             table_handle(TABLE, family)
@@ -64,27 +65,52 @@ class Table:
         """Of a set or map, for both versions of IP."""
         return {e for e in self.sets.get(name, ()) if e.owner == owner}
 
-    def change(self, name: str, owner: str, wanted: Iterable[Element]) -> str:
+    def change(self, name: str, owner: str, addresses: Iterable[str], value: str = "") -> str:
         """The commands that make it hold just these of an owner's. What is another's stays so."""
-        there, wanted = self.of(name, owner), self._possible(name, owner, wanted)
+        there, wanted = self.of(name, owner), self._wanted(name, owner, addresses, value)
         lines = [
             *(e.line("delete", name, self.family) for e in sorted(there - wanted)),
             *(e.line("add", name, self.family) for e in sorted(wanted - there)),
         ]
         return "".join(lines)
 
-    def holds(self, name: str, owner: str, wanted: Iterable[Element]) -> bool:
+    def holds(self, name: str, owner: str, addresses: Iterable[str], value: str = "") -> bool:
         """Whether `change` would do nothing."""
-        return self.of(name, owner) == self._possible(name, owner, wanted)
+        return self.of(name, owner) == self._wanted(name, owner, addresses, value)
 
     def free(self, name: str, owner: str, addresses: Iterable[str]) -> set[str]:
-        """Those that are not another's: an address is limited once, though rules may name it and its user."""
-        return set(addresses) - {e.address for e in self.sets.get(name, ()) if e.owner != owner}
+        """What of them is not another's: an address is limited once, though rules may name it, its user and its network."""
+        elements = self.sets.get(name, ())
+        if name not in self._owners:
+            wide = [e for e in elements if not _is_host(e.address)]
+            self._owners[name] = {e.address: e.owner for e in elements}, wide
+        owners, wide = self._owners[name]
+        around = [e.address for e in wide if e.owner != owner]
+        out: set[str] = set()
+        for address in addresses:
+            if not _is_host(address):
+                out |= without([address], [e.address for e in elements if e.owner != owner])
+            elif owners.get(address, owner) == owner and (not around or without([address], around)):
+                out.add(address)
+        return out
 
-    def _possible(self, name: str, owner: str, wanted: Iterable[Element]) -> set[Element]:
-        wanted = set(wanted)
-        free = self.free(name, owner, [e.address for e in wanted])
-        return {e for e in wanted if e.address in free}
+    def _wanted(self, name: str, owner: str, addresses: Iterable[str], value: str) -> set[Element]:
+        return {Element(a, owner, value) for a in self.free(name, owner, addresses)}
+
+
+def without(prefixes: Iterable[str], others: Iterable[str]) -> set[str]:
+    """What of the prefixes is in none of the others, as prefixes."""
+    left = set(map(ipaddress.ip_network, prefixes))
+    for other in map(ipaddress.ip_network, others):
+        for one in [n for n in left if n.version == other.version and n.overlaps(other)]:
+            left.remove(one)
+            if one.prefixlen < other.prefixlen:
+                left.update(one.address_exclude(other))  # type: ignore[arg-type]
+    return set(map(str, left))
+
+
+def _is_host(prefix: str) -> bool:
+    return prefix.endswith("/128" if ":" in prefix else "/32")
 
 
 class Seen:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from replaykit.netfilter.owned import TABLE, Element, Seen
+from replaykit.netfilter.owned import TABLE, Seen
 from replaykit.netfilter.programs import nft
 
 _BURST_S = 0.25
@@ -31,12 +31,12 @@ class Policer:
         # In steps: within one script nft looks for a limit before it makes it.
         nft("".join(f"add limit inet {TABLE} {owner}{way} {rule}\n" for _, way in _WAYS))
         table = self._seen.table()
-        nft("".join(table.change(name, owner, _wanted(owner, way, addresses)) for name, way in _WAYS))
+        nft("".join(table.change(name, owner, addresses, owner + way) for name, way in _WAYS))
 
     def holds(self, owner: str, rate: int, addresses: Iterable[str]) -> bool:
         table = self._seen.table()
         return all(
-            table.limits.get(owner + way) == rate and table.holds(name, owner, _wanted(owner, way, addresses))
+            table.limits.get(owner + way) == rate and table.holds(name, owner, addresses, owner + way)
             for name, way in _WAYS
         )
 
@@ -50,7 +50,3 @@ class Policer:
         ):
             if script:
                 nft(script)
-
-
-def _wanted(owner: str, way: str, addresses: Iterable[str]) -> set[Element]:
-    return {Element(a, owner, owner + way) for a in addresses}

@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any
 
 from replaykit.errors import UsageError
-from replaykit.netfilter.owned import TABLE, Element, Seen, Table
+from replaykit.netfilter.owned import TABLE, Seen, Table
 from replaykit.netfilter.programs import nft, run
 
 DEVICE = "replaykit-in"
@@ -80,11 +80,7 @@ class Shaper:
                 f"class replace dev {device} parent {_MAJOR} classid {place} htb rate {rate * 8}bit quantum {_QUANTUM}"
             )
             _tc(f"qdisc replace dev {device} parent {place} bfifo limit {queue}")
-        nft(
-            "".join(
-                table.change(_MAP, owner, {Element(a, owner, place) for a in addresses}) for table in tables
-            )
-        )
+        nft("".join(table.change(_MAP, owner, addresses, place) for table in tables))
         self._seen.forget()
 
     def holds(self, owner: str, rate: int, addresses: Iterable[str]) -> bool:
@@ -95,9 +91,8 @@ class Shaper:
         if len(minors) != 1 or not tables[1].there:
             return False
         (minor,) = minors
-        wanted = {Element(a, owner, f"{_MAJOR}{minor:x}") for a in addresses}
         return (
-            all(table.holds(_MAP, owner, wanted) for table in tables)
+            all(table.holds(_MAP, owner, addresses, f"{_MAJOR}{minor:x}") for table in tables)
             and all(hook is True for hook in self._seen.ruled("hooks", self._hooks).values())
             and all(
                 abs(self._seen.ask(device, lambda d=device: _rates(d)).get(minor, 0) - rate * 8) <= close  # type: ignore[misc]

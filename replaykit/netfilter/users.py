@@ -33,6 +33,11 @@ class User:
     networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
     marks: Sequence[int] = ()
 
+    @property
+    def prefixes(self) -> list[str]:
+        """All that is theirs, addresses and networks."""
+        return [*self.addresses, *map(str, self.networks)]
+
 
 @dataclass(frozen=True)
 class Users:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -183,3 +184,52 @@ def _both(root: Path) -> None:
         assert made.holds(user, "block", True) and made.holds(host, "block", True)
         control.remove()
     assert not Table().there and "htb" not in run("tc", "qdisc", "show")
+
+
+def test_a_network_and_who_is_in_it(tmp_path: Path) -> None:
+    """A user with a network, one with an address in it, and a host of it: who is limited never is by another's limit."""
+    needs("nft", "tc")
+    apart(lambda: _network(tmp_path))
+
+
+def _network(root: Path) -> None:
+    run("ip", "link", "add", "users0", "type", "veth", "peer", "name", "users1")
+    (root / "users.yaml").write_text(
+        "users:\n  - {code: office, addresses: [10.1.0.0/24, 'fd00::/64']}\n  - {code: boss, addresses: [10.1.0.5, 'fd00::5']}\n"
+    )
+    office, boss = Subject("netfilter", "user", "office"), Subject("netfilter", "user", "boss")
+    guest = Subject("netfilter", "host", "10.1.0.9")
+    for by, effect, value, name in (
+        ("tc", "rate_limit", 10**6, "classes"),
+        ("nftables", "rate_limit", 10**6, "sent_limits"),
+        ("tc", "block", True, "blocked"),
+    ):
+        made = UserControl(UserMap(str(root / "users.yaml")), ["users0"], by)  # type: ignore[arg-type]
+
+        def whose(address: str, name: str = name) -> set[str]:
+            """The owners of the elements that hold it."""
+            where = ipaddress.ip_address(address)
+            return {e.owner for e in Table().sets[name] if where in ipaddress.ip_network(e.address)}
+
+        made.enforce(office, effect, value)
+        assert (
+            whose("10.1.0.4") == whose("fd00::6") == {owner_of(office)}
+            and not whose("10.1.0.5")
+            and not whose("fd00::5")
+        )
+        made.enforce(guest, effect, value)
+        assert whose("10.1.0.9") == {owner_of(office)} and made.holds(
+            guest, effect, value
+        )  # it is limited already
+        made.enforce(boss, effect, value)
+        assert whose("10.1.0.5") == whose("fd00::5") == {owner_of(boss)}
+        made.restore(office, effect, None)
+        assert not whose("10.1.0.4") and not made.holds(guest, effect, value)
+        made.enforce(guest, effect, value)
+        made.enforce(office, effect, value)  # around the two of them
+        assert whose("10.1.0.9") == {owner_of(guest)} and whose("10.1.0.8") == {owner_of(office)}
+        assert all(made.holds(s, effect, value) for s in (office, boss, guest))
+        for subject in (guest, office, boss):
+            made.restore(subject, effect, None)
+        assert not Table().sets[name]
+        control.remove()
