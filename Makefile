@@ -7,20 +7,26 @@ BIN := $(VENV)/bin
 FUZZ ?= 1000000
 SOAK ?= 600
 
-.PHONY: demo test lint fuzz soak bench setup servers clean
+.PHONY: demo test lint lint-python lint-core fuzz soak bench setup servers clean
 
 demo: setup
 	@$(BIN)/replaykit demo --directory demo
 
-# Ends with pytest's and cargo's own closing lines.
-test: setup servers lint
+# Ends with pytest's and cargo's own closing lines. What does not wait for each other goes two at a time.
+test:
+	@$(MAKE) --no-print-directory -j2 setup servers
+	@$(MAKE) --no-print-directory -j2 lint-python lint-core
 	cd core && cargo test --release --quiet
 	$(BIN)/python -m pytest
 
-lint: setup
+lint: lint-python lint-core
+
+lint-python: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+lint-core: setup
 	cd core && cargo fmt --check && cargo clippy --release --all-targets --quiet -- -D warnings
 
 # One million mutated captures through both engines.
