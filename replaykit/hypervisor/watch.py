@@ -119,7 +119,7 @@ class Watch:
     def _readings(self, machine: Machine, known: Known, now: int, fresh: bool) -> Iterable[Reading]:
         labels = self._labels(machine, known)
         if not machine.counters:
-            yield Reading(now, VANTAGE, "machine", known.subject, labels, counter="off")
+            yield Reading(now, VANTAGE, "machine", known.subject, labels, counter="off", steady=True)
             return
         sums = tuple(map(sum, zip(*machine.counters.values(), strict=True)))
         known.epoch = self._epoch(machine, known, now)

@@ -168,6 +168,12 @@ def test_missed_polls_leave_no_spike(proxmox: Proxmox, cluster: Cluster, ledger:
     one = Selection("hypervisor", "machine", ("100",))
     assert [r.rx_bytes for r in history(ledger, "minute", at + 660, at + 5000, one)] == [9_000_000]
     assert len(gaps(ledger, at, at + 5000, one)) == 1
+    for n, status in enumerate(
+        ("running",) * 4 + ("stopped",), 1
+    ):  # nor is it one to be on between two stops
+        web.status, cluster.at = status, at + 4260 + 60 * n
+        watch.poll(at + 4260 + 60 * n)
+    assert len(gaps(ledger, at, at + 5000, one)) == 1
 
 
 RULES = """{{
