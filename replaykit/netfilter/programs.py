@@ -27,6 +27,8 @@ def run(name: str, *arguments: str, script: str = "") -> str:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         said = lines[0].removeprefix("/dev/stdin:").removeprefix("Error: ") if lines else "failed"
+        if "operation not permitted" in said.lower():
+            said = "not permitted: it needs root, or CAP_NET_ADMIN"
         raise UsageError(f"{name}: {said}")
     return done.stdout
 
