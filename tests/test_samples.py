@@ -37,7 +37,7 @@ def _found(name: str) -> dict[str, object]:
     engine.finish()
     summary = Summary(("endpoint", "method", "status"))
     summary.add(engine.take_exchanges())
-    return {"conservation": conservation(engine.account()).splitlines(), "rows": rows(summary, None)}
+    return {"conservation": conservation(engine.account()), "rows": rows(summary, None)}
 
 
 if __name__ == "__main__":

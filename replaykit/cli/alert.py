@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import threading
 import time
@@ -15,8 +14,8 @@ from replaykit.alert.episodes import Source, Watch
 from replaykit.alert.rules import Rules, read_rules
 from replaykit.alert.sources import ElasticSource, ParquetSource
 from replaykit.attribution.sizes import parse_duration
-from replaykit.cli import common
 from replaykit.errors import UsageError
+from replaykit.plain import emit, json_text, out, say
 from replaykit.ship import notify
 from replaykit.ship.archive import parse_time
 from replaykit.ship.settings import state_folder
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     delay = parse_duration(args.delay)
     if args.check:
         if not args.quiet:
-            print(f"{args.rules}: {len(rules.rules)} rules, {len(rules.notify)} receivers")
+            out(f"{args.rules}: {len(rules.rules)} rules, {len(rules.notify)} receivers")
         return 0
     if args.source is None:
         raise UsageError("--source: name an archive or elasticsearch://HOST:9200, or give --check")
@@ -91,14 +90,14 @@ def step(watch: Watch, now: float, quiet: bool = False) -> None:
     try:
         events = watch.advance(now)
     except OSError as error:
-        common.say(f"replaykit: {error}; it is tried again")
+        say(f"replaykit: {error}; it is tried again")
         return
     if not quiet:
         for event in events:
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            emit(json_text(event) + "\n")
     watch.state.outbox = [e for e in watch.state.outbox if e["to"] in watch.rules.notify]
     for trouble in watch.deliver(send, time.time()):
-        common.say(f"replaykit: {trouble}")
+        say(f"replaykit: {trouble}")
 
 
 def _past(rules: Rules, source: Source, args: argparse.Namespace) -> int:
@@ -110,7 +109,7 @@ def _past(rules: Rules, source: Source, args: argparse.Namespace) -> int:
     at = since - since % rules.interval_s + rules.interval_s
     while at <= until:
         for event in watch.evaluate(at):
-            print(json.dumps(event, ensure_ascii=False), flush=True)
+            emit(json_text(event) + "\n")
         watch.state.outbox.clear()
         at += rules.interval_s
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from typing import Any
 
@@ -14,6 +13,7 @@ from replaykit.alert.sources import HOUR_NS, ParquetSource
 from replaykit.attribution.anomalies import Detector, forecast
 from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.errors import UsageError
+from replaykit.plain import emit, json_text, out
 from replaykit.ship.archive import parse_time
 from replaykit.ship.files import rfc3339
 
@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
                 )
     for line in sorted(lines, key=lambda one: str(one["time"])):
         if args.format == "json":
-            print(json.dumps(line, ensure_ascii=False))
+            emit(json_text(line) + "\n")
         else:
-            print(
+            out(
                 f"{str(line['time'])[:16]}  {line[args.by]}  {show_size(line['bytes'])}, expected {show_size(line['expected_bytes'])} ({line['deviations']:+} deviations)"
             )
     return 0

@@ -7,6 +7,7 @@ import time
 
 from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.errors import UsageError
+from replaykit.plain import out
 from replaykit.ship.compaction import compact, expire
 from replaykit.ship.store import open_store
 
@@ -35,12 +36,10 @@ def run(args: argparse.Namespace) -> int:
     if keep_s is not None:
         gone = expire(store, int((time.time() - keep_s) * 1e9), args.dry_run)
         if not args.quiet:
-            print(
-                f"{gone.files:,} files with {gone.rows:,} exchanges ({show_size(gone.bytes)}) {would}deleted"
-            )
+            out(f"{gone.files:,} files with {gone.rows:,} exchanges ({show_size(gone.bytes)}) {would}deleted")
     if args.compact:
         done = compact(store, dry=args.dry_run)
         if not args.quiet:
             size = "" if args.dry_run else f", {show_size(done.bytes)} to {show_size(done.made_bytes)}"
-            print(f"{done.files:,} files with {done.rows:,} exchanges {would}joined into {done.made:,}{size}")
+            out(f"{done.files:,} files with {done.rows:,} exchanges {would}joined into {done.made:,}{size}")
     return 0

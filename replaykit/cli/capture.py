@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.text import Text
 
 from replaykit.attribution.sizes import parse_duration, parse_size, show_size
@@ -22,8 +21,10 @@ from replaykit.cli import common
 from replaykit.cli.rewrites import add_rewrites
 from replaykit.cli.watching import LiveAlerts
 from replaykit.errors import UsageError
+from replaykit.plain import emit, out, say
 from replaykit.report import render
 from replaykit.report.conservation import conservation
+from replaykit.report.terminal import LiveView, show
 from replaykit.ship.output import open_output, openers
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
@@ -121,7 +122,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         args.engine,
         common.bodies(args),
         tuple(args.vxlan_port or (4789, 8472)) if args.tunnels else None,
-        report=lambda line: common.say(f"replaykit: {line}"),
+        report=lambda line: say(f"replaykit: {line}"),
     )
 
 
@@ -283,7 +284,7 @@ class _View:
 
     def __enter__(self) -> _View:
         if not self._args.stats and not self._args.quiet and sys.stdout.isatty():
-            self._live = Live(auto_refresh=False, transient=True)
+            self._live = LiveView()
             self._live.start()
         return self
 
@@ -293,7 +294,7 @@ class _View:
 
     def say_begun(self) -> None:
         if not self._args.quiet:
-            common.say(
+            say(
                 f"capturing on {', '.join(self._args.places)} with the {self._capture.engine} engine; Ctrl-C ends"
             )
 
@@ -307,25 +308,23 @@ class _View:
             }
             if last:
                 extra |= {"account": totals.account}
-            print(render.stats_line(self._summary, self._args.top, extra), flush=True)
+            emit(render.stats_line(self._summary, self._args.top, extra) + "\n")
         elif self._live is not None:
             totals = self._capture.totals()
             table = render.table(self._summary, self._args.top)
-            self._live.update(Group(table, Text(_status(totals, self._summary, seconds))), refresh=True)
+            self._live.update(Group(table, Text(_status(totals, self._summary, seconds))))
 
     def say_ended(self) -> None:
         args, totals = self._args, self._capture.totals()
         if args.quiet:
             return
         if args.stats:
-            common.say(_kernel(totals, args.sample))
+            say(_kernel(totals, args.sample))
             return
-        console = Console() if sys.stdout.isatty() else Console(width=160)
-        console.print(render.table(self._summary, args.top))
-        print(f"\n{conservation(totals.account)}")
-        print(_kernel(totals, args.sample))
+        show(render.table(self._summary, args.top))
+        out("", *conservation(totals.account), _kernel(totals, args.sample))
         for target in args.to:
-            print(f"wrote {target}")
+            out(f"wrote {target}")
 
 
 def _status(totals: Totals, summary: Summary, seconds: float) -> str:

@@ -9,6 +9,7 @@ import time
 from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
 from replaykit.errors import UsageError
+from replaykit.plain import out
 
 EXAMPLES = (
     "replaykit cleanup usage.db --before 2026-01-01 --dry-run",
@@ -60,7 +61,7 @@ def _retain(args: argparse.Namespace, keep: dict[str, str | None]) -> int:
     finally:
         ledger.close()
     if not args.quiet:
-        print("deleted: " + ", ".join(f"{rows:,} {period}s" for period, rows in gone.items()))
+        out("deleted: " + ", ".join(f"{rows:,} {period}s" for period, rows in gone.items()))
     return 0
 
 
@@ -79,19 +80,19 @@ def _cleanup(args: argparse.Namespace) -> int:
         plan = cleanup(ledger, chosen, since, until, dry_run=True)
         if not args.quiet:
             begins = "the beginning" if plan.since <= 0 else show(plan.since, ledger.zone)
-            print(
+            out(
                 f"from {begins} to {show(plan.until, ledger.zone)}: {show_size(plan.traffic_bytes)} of {plan.subjects:,} subjects"
             )
-            print("  " + ", ".join(f"{rows:,} {period}s" for period, rows in plan.rows.items()))
+            out("  " + ", ".join(f"{rows:,} {period}s" for period, rows in plan.rows.items()))
             if plan.names:
-                print("  " + ", ".join(plan.names[:8]) + (", …" if len(plan.names) > 8 else ""))
+                out("  " + ", ".join(plan.names[:8]) + (", …" if len(plan.names) > 8 else ""))
         if args.dry_run or not plan.subjects:
             return 0
         if not args.yes and not _agreed():
             return 1
         cleanup(ledger, chosen, since, until)
         if not args.quiet:
-            print("deleted")
+            out("deleted")
         return 0
     finally:
         ledger.close()

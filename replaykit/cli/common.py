@@ -20,6 +20,8 @@ from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
 from replaykit.errors import UsageError
+from replaykit.plain import say, visible
+from replaykit.report.terminal import console
 from replaykit.ship import archive
 from replaykit.ship.output import Observing, Output, Rotation, open_output
 from replaykit.ship.store import open_store
@@ -29,11 +31,6 @@ from replaykit.wire.options import Options, header_rule
 
 BATCH_ROWS = 65_536
 T = TypeVar("T")
-
-
-def say(text: str) -> None:
-    """A line for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -448,12 +445,16 @@ def _progress(
     if args.quiet or not sys.stderr.isatty():
         yield lambda file, done: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks = {id(f): bar.add_task(f.name, total=f.size, start=True) for f in files}
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        tasks = {id(f): bar.add_task(visible(f.name), total=f.size, start=True) for f in files}
         yield lambda file, done: bar.update(tasks[id(file)], completed=done)
 
 

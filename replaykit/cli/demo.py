@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from replaykit.capture.ring import PRIVILEGE, Ring
-from replaykit.cli import common
 from replaykit.errors import UsageError
+from replaykit.plain import out, say
 
 EXAMPLES = ("replaykit demo --directory demo",)
 
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         visitors = [threading.Thread(target=_visit, args=(port, until, n), daemon=True) for n in range(8)]
         privileged = _may_capture()
         if privileged:
-            common.say(f"a small shop serves 8 visitors on 127.0.0.1:{port} for {_SECONDS} seconds")
+            say(f"a small shop serves 8 visitors on 127.0.0.1:{port} for {_SECONDS} seconds")
             for visitor in visitors:
                 visitor.start()
             capture = ["capture", f"lo:{port}", "--duration", f"{_SECONDS + 1}s", "--redact", "authorization"]
@@ -113,17 +113,18 @@ def run(args: argparse.Namespace) -> int:
                 visitor.join(10)
         server.shutdown()
     if not privileged:
-        common.say("no privilege to capture here (CAP_NET_RAW): reading the sample capture instead")
+        say("no privilege to capture here (CAP_NET_RAW): reading the sample capture instead")
         sample = Path(__file__).parents[2] / "samples" / "shop.pcap.gz"
         if not sample.exists():
             raise UsageError(f"no sample capture at {sample}; {PRIVILEGE}")
         status = main(["exchanges", str(sample), "--quiet", *outputs])
         status = status or main(["report", str(sample)])
     if status == 0:
-        print(
-            f"\nleft behind: {gor} ({gor.stat().st_size:,} bytes) and {parquet} ({parquet.stat().st_size:,} bytes)"
+        out(
+            "",
+            f"left behind: {gor} ({gor.stat().st_size:,} bytes) and {parquet} ({parquet.stat().st_size:,} bytes)",
         )
-        print(f"go on with: replaykit report {parquet} --by client,status")
+        out(f"go on with: replaykit report {parquet} --by client,status")
     return status
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 
 from replaykit.attribution.differences import Difference, differences
 from replaykit.attribution.sizes import show_size
 from replaykit.cli import common
 from replaykit.cli.gate import read
 from replaykit.errors import UsageError
+from replaykit.plain import emit, json_text, out
 from replaykit.report.render import records_as_csv
 
 EXAMPLES = (
@@ -54,19 +53,18 @@ def run(args: argparse.Namespace) -> int:
     found = differences(*sides)[: args.top or None]
     if args.format == "json":
         total = {"bytes_before": round(sides[0].bytes), "bytes_after": round(sides[1].bytes)}
-        print(json.dumps({**total, "endpoints": [_record(d) for d in found]}))
+        emit(json_text({**total, "endpoints": [_record(d) for d in found]}) + "\n")
     elif args.format == "csv":
-        sys.stdout.write(records_as_csv([_record(d) for d in found]))
+        emit(records_as_csv([_record(d) for d in found]))
     else:
         _print(found, sides[0].bytes, sides[1].bytes)
     return common.print_troubles(troubles)
 
 
 def _print(found: list[Difference], before: float, after: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from replaykit.report.terminal import PlainTable, show
 
-    table = Table(header_style="bold", box=None, pad_edge=False)
+    table = PlainTable()
     table.add_column("endpoint", overflow="fold")
     for name in ("", "requests", "", "bytes", "", "change", "a request"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -78,5 +76,5 @@ def _print(found: list[Difference], before: float, after: float) -> None:
             f"{round(d.after.requests):,}", show_size(d.before.bytes), show_size(d.after.bytes),
             f"{sign}{show_size(abs(d.bytes))}", growth,
         )  # fmt: skip
-    (Console() if sys.stdout.isatty() else Console(width=140)).print(table)
-    print(f"\nin all {show_size(before)} before, {show_size(after)} after")
+    show(table)
+    out("", f"in all {show_size(before)} before, {show_size(after)} after")

@@ -10,6 +10,7 @@ import pyarrow as pa
 from replaykit.cli import common
 from replaykit.cli.rewrites import add_rewrites
 from replaykit.errors import UsageError
+from replaykit.plain import emit, say, visible
 from replaykit.report.conservation import conservation
 from replaykit.ship.files import CsvOutput, JsonlOutput
 from replaykit.ship.output import Output, Rotation
@@ -72,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         table.close()
     account = reader.account()
     if account is not None and not args.quiet:
-        common.say(conservation(account))
-        common.say(f"engine: {reader.engine.name if reader.engine else ''}")
+        say(*conservation(account))
+        say(f"engine: {reader.engine.name if reader.engine else ''}")
     return common.print_troubles(reader.troubles)
 
 
@@ -99,14 +100,16 @@ class _Table:
     wants_messages = False
 
     def __init__(self) -> None:
-        print("\t".join(TABLE))
+        emit("\t".join(TABLE) + "\n")
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         from replaykit.ship.files import plain_values
 
         columns = [plain_values(batch.column(name)) for name in TABLE]
-        lines = ("\t".join("-" if v is None else str(v) for v in row) for row in zip(*columns, strict=True))
-        sys.stdout.write("\n".join(lines) + "\n" if batch.num_rows else "")
+        lines = (
+            "\t".join("-" if v is None else visible(v) for v in row) for row in zip(*columns, strict=True)
+        )
+        emit("".join(f"{line}\n" for line in lines))
 
     def messages(self, messages: object) -> None:
         """A table holds exchanges only."""

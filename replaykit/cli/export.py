@@ -73,13 +73,13 @@ def run(args: argparse.Namespace) -> int:
     title = f"Bandwidth by {args.by.removeprefix('label:')}, {calendar.show(since, zone)[:16]} to {calendar.show(until, zone)[:16]}"
     period = "minute" if args.period == "total" else args.period
     if args.format == "table":
-        from rich.console import Console
+        from replaykit.report.terminal import as_text, show
 
         table = usage.table(rows, zone, None if args.period == "total" else period, args.direction, missing)
         if args.output is None:
-            Console().print(table)
+            show(table)
             return 0
-        text = _captured(table)
+        text = as_text(table)
     elif args.format == "json":
         about = {
             "period": args.period, "by": args.by, "since": calendar.show(since, zone), "until": calendar.show(until, zone),
@@ -97,15 +97,6 @@ def run(args: argparse.Namespace) -> int:
             args.output, usage.as_png(rows, zone, period, args.direction, title, args.dark, missing)
         )
     return _write(args.output, text.encode())
-
-
-def _captured(table: object) -> str:
-    from rich.console import Console
-
-    console = Console(width=160, no_color=True)
-    with console.capture() as out:
-        console.print(table)
-    return out.get()
 
 
 def _write(name: str | None, data: bytes) -> int:

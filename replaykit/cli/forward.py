@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaykit.cli.common import event_loops, say
+from replaykit.cli.common import event_loops
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.serving import add_api, listen, place, url, uvicorn_server
 from replaykit.declared import stamp
 from replaykit.errors import UsageError
+from replaykit.plain import say
 from replaykit.ship.settings import state_folder
 
 if TYPE_CHECKING:

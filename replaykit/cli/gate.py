@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 import pyarrow as pa
 
@@ -12,6 +11,7 @@ from replaykit.attribution.measured import COLUMNS, Measured, measure
 from replaykit.attribution.sizes import parse_size
 from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
+from replaykit.plain import emit, say
 from replaykit.report import gate as shown
 from replaykit.ship.output import cannot_write
 
@@ -118,15 +118,15 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--baseline {', '.join(args.baseline)}: no exchange was measured")
     verdict = judge(measured, limits, before)
     if args.output is None:
-        sys.stdout.write(shown.render(verdict, args.format, args.top))
+        emit(shown.render(verdict, args.format, args.top))
     else:
         _write(args.output, shown.render(verdict, args.format, args.top), "w")
         if not args.quiet:
-            sys.stdout.write(shown.render(verdict, "table", args.top))
+            emit(shown.render(verdict, "table", args.top))
     if args.summary is not None:
         _write(args.summary, shown.render(verdict, "markdown", args.top), "a")
     for pattern in verdict.unused:
-        common.say(f"replaykit: no endpoint matches {pattern!r}")
+        say(f"replaykit: no endpoint matches {pattern!r}")
     return common.print_troubles(troubles) or int(bool(verdict.failures))
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from replaykit import __version__
 from replaykit.cli import goflags, rewrites
 from replaykit.errors import UsageError
+from replaykit.plain import emit, say
 from replaykit.traffic.limiter import Limiter, parse_percent, split_limit
 from replaykit.traffic.modifier import Rules
 from replaykit.traffic.pipeline import Echo, Input, Log, Output, Route, Settings, run
@@ -317,14 +318,13 @@ class Gor:
 
     async def _tell(self, name: str, every_s: float, output: Any) -> None:
         """GoReplay's line about a queue."""
-        print(f"\n{name}:latest,mean,max,count,count/second,gcount", file=sys.stderr, flush=True)
+        say("", f"{name}:latest,mean,max,count,count/second,gcount")
         while True:
             await asyncio.sleep(every_s)
             latest, mean, longest, count = output.queue.take()
-            print(
-                f"\n{name}:{latest},{mean},{longest},{count},{int(count / every_s)},{len(asyncio.all_tasks())}",
-                file=sys.stderr,
-                flush=True,
+            say(
+                "",
+                f"{name}:{latest},{mean},{longest},{count},{int(count / every_s)},{len(asyncio.all_tasks())}",
             )
 
 
@@ -363,7 +363,7 @@ def _dry_run(flags: dict[str, Any]) -> int:
         pattern, limit = split_limit(text)
         speed, _ = _speed(limit)
         wait = flags["input_file_max_wait"] or None
-        print(dry_run(pattern, speed, wait, max(flags["input_file_read_depth"], 0)), end="", flush=True)
+        emit(dry_run(pattern, speed, wait, max(flags["input_file_read_depth"], 0)))
     return 0
 
 
@@ -375,7 +375,7 @@ def _file_server(address: str) -> int:
 
     host, port = listen_address(address)
     with http.server.ThreadingHTTPServer((host or "", port), http.server.SimpleHTTPRequestHandler) as server:
-        print(f"serving {os.getcwd()} on {address}", file=sys.stderr, flush=True)
+        say(f"serving {os.getcwd()} on {address}")
         server.serve_forever()
     return 0
 
@@ -384,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 after a signal, 2 wrong use or input, or messages lost."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0].lstrip("-") in ("h", "help"):
-        print(goflags.usage())
+        emit(goflags.usage() + "\n")
         return 0 if arguments else 2
     try:
         if arguments[0] == "file-server" and len(arguments) == 2:
@@ -393,7 +393,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         def log(level: int, text: str) -> None:
             if level <= flags["verbose"]:
-                print(f"{time.strftime('%Y/%m/%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+                say(f"{time.strftime('%Y/%m/%d %H:%M:%S')} {text}")
 
         log(0, f"gor by replaykit {__version__}, PID {os.getpid()}")
         if flags["input_file_dry_run"] and flags["input_file"]:
@@ -404,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with event_loops() as runner:
             return runner.run(_run(flags, log))
     except UsageError as error:
-        print(f"{'' if str(error).startswith('gor: ') else 'gor: '}{error}", file=sys.stderr)
+        say(f"{'' if str(error).startswith('gor: ') else 'gor: '}{error}")
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import show_size
-from replaykit.cli.common import say
 from replaykit.cli.ledgers import open_ledger, place
 from replaykit.cli.serving import listen, serve_beside, url
 from replaykit.declared import stamp
 from replaykit.errors import UsageError
+from replaykit.plain import say
 
 if TYPE_CHECKING:
     from replaykit.hypervisor.config import Config
@@ -113,14 +113,13 @@ def open_hypervisor(config: Config) -> Hypervisor:
 
 
 def _list(config: Config) -> int:
-    from rich.console import Console
-    from rich.table import Table
+    from replaykit.report.terminal import PlainTable, show
 
     try:
         found = open_hypervisor(config).machines()
     except OSError as error:
         raise UsageError(str(error.strerror or error)) from None
-    table = Table()
+    table = PlainTable()
     for name in ("id", "name", "node", "type", "state", "tags"):
         table.add_column(name)
     for name in ("received", "sent"):
@@ -128,7 +127,7 @@ def _list(config: Config) -> int:
     for m in sorted(found, key=lambda m: (len(m.id), m.id)):
         rx, tx = (sum(c[n] for c in m.counters.values()) for n in (0, 1))
         table.add_row(m.id, m.name, m.node, m.type, m.status, " ".join(m.tags), show_size(rx), show_size(tx))
-    Console().print(table)
+    show(table)
     return 0
 
 

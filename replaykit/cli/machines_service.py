@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from replaykit.cli.common import say
 from replaykit.errors import UsageError
+from replaykit.plain import say
 from replaykit.ship.output import write_whole
 
 NAME = "replaykit-machines"

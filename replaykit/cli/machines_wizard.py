@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from replaykit.cli.common import say
 from replaykit.errors import UsageError
 from replaykit.hypervisor.proxmox import Proxmox
+from replaykit.plain import say
 from replaykit.ship.output import write_whole
 
 

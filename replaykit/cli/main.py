@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from replaykit import __version__
 from replaykit.errors import UsageError
+from replaykit.plain import say
 
 COMMANDS = {
     "capture": "captures live traffic and shows who uses the bandwidth",
@@ -39,7 +40,8 @@ class Parser(argparse.ArgumentParser):
     """Errors in one line."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        say(f"{self.prog}: {message} (see {self.prog} --help)")
+        self.exit(2)
 
 
 def build(wanted: str | None = None) -> Parser:
@@ -72,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except UsageError as error:
-        print(f"replaykit: {error}", file=sys.stderr)
+        say(f"replaykit: {error}")
         return 2
     except BrokenPipeError:
         # The reader of our output has gone; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("replaykit: interrupted; what was finished is written", file=sys.stderr)
+        say("replaykit: interrupted; what was finished is written")
         return 130
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import re
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
+from replaykit.plain import emit, json_text, out, say
 from replaykit.replay.compare import Comparison
 from replaykit.replay.job import Sending
 from replaykit.replay.pace import AnyPace, Flat, Rate, Recorded
@@ -25,7 +25,7 @@ from replaykit.traffic.reading import Read, names, read_files
 from replaykit.wire.options import Options
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from replaykit.report.terminal import PlainTable
 
 EXAMPLES = (
     "replaykit replay traffic.gor --to http://127.0.0.1:8080",
@@ -265,12 +265,14 @@ async def _go(plan: Plan, args: argparse.Namespace) -> Replay:
 
 async def _watch(replay: Replay) -> None:
     """A line that refreshes."""
-    from rich.console import Console
-    from rich.live import Live
     from rich.text import Text
 
+    from replaykit.report.terminal import LiveView
+
     last, before = 0, 0.0
-    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+    live = LiveView(stderr=True)
+    live.start()
+    try:
         while True:
             await asyncio.sleep(0.5)
             stats, now = replay.stats, replay.seconds
@@ -278,7 +280,9 @@ async def _watch(replay: Replay) -> None:
             last, before = stats.sent, now
             errors = sum(stats.errors.values())
             text = f"{now:.0f} s, {stats.sent:,} sent, {rate:,.0f}/s, {stats.answered:,} answered, {errors:,} errors; Ctrl-C ends"
-            live.update(Text(text), refresh=True)
+            live.update(Text(text))
+    finally:
+        live.stop()
 
 
 def show(replay: Replay, args: argparse.Namespace, read: Read) -> int:
@@ -296,23 +300,22 @@ def show(replay: Replay, args: argparse.Namespace, read: Read) -> int:
                 "unpaired": comparison.unpaired,
                 "endpoints": {name: d.as_dict() for name, d in comparison.endpoints.items()},
             }
-        print(json.dumps(found))
+        emit(json_text(found) + "\n")
     elif not args.quiet:
-        print("\n".join(summary(replay)))
+        out(*summary(replay))
         if comparison is not None:
-            from rich.console import Console
+            from replaykit.report import terminal
 
-            console = Console() if sys.stdout.isatty() else Console(width=160)
-            console.print(_table(comparison))
+            terminal.show(_table(comparison))
             for name, d in comparison.endpoints.items():
                 for e in d.examples[:2]:
-                    print(f"{name}  {e['request']}  {e['what']}: {e['recorded']} -> {e['replayed']}")
+                    out(f"{name}  {e['request']}  {e['what']}: {e['recorded']} -> {e['replayed']}")
     status = common.print_troubles(read.troubles)
     if status:
         return status
     if comparison is not None and (comparison.different or not comparison.endpoints):
         if not comparison.endpoints:
-            common.say("replaykit: nothing was compared: the recording holds no answers to what was sent")
+            say("replaykit: nothing was compared: the recording holds no answers to what was sent")
         return 1
     return int(bool(stats.errors) and not stats.answered)
 
@@ -345,12 +348,13 @@ def _shown(target: Target) -> str:
     return f"{target.scheme}://{target.authority}"
 
 
-def _table(comparison: Comparison) -> Table:
-    from rich.table import Table
+def _table(comparison: Comparison) -> PlainTable:
+    from replaykit.report.terminal import PlainTable
 
-    out = Table(title=f"{comparison.different:,} answers differ, {comparison.unpaired:,} without their other half",
-                title_justify="left", header_style="bold", box=None, pad_edge=False)  # fmt: skip
-    out.add_column("endpoint", overflow="fold")
+    table = PlainTable(
+        title=f"{comparison.different:,} answers differ, {comparison.unpaired:,} without their other half"
+    )
+    table.add_column("endpoint", overflow="fold")
     for name in (
         "pairs",
         "same",
@@ -362,13 +366,13 @@ def _table(comparison: Comparison) -> Table:
         "recorded ms",
         "replayed ms",
     ):
-        out.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
     ordered = sorted(comparison.endpoints.items(), key=lambda item: item[1].same - item[1].pairs)
     for name, d in ordered:
         timed = d.timed or 1
-        out.add_row(
+        table.add_row(
             name, *(f"{n:,}" for n in (d.pairs, d.same, d.status, d.header, d.body)),
             show_size(d.recorded_bytes), show_size(d.replayed_bytes),
             f"{d.recorded_ns / timed / 1e6:.2f}", f"{d.replayed_ns / timed / 1e6:.2f}",
         )  # fmt: skip
-    return out
+    return table

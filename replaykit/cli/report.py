@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 
 import pyarrow as pa
 
 from replaykit.attribution.summary import Summary, columns, parse_keys
 from replaykit.cli import common
 from replaykit.errors import UsageError
-from replaykit.report import render
+from replaykit.plain import emit, json_text, out, say
+from replaykit.report import render, terminal
 from replaykit.report.conservation import conservation
 
 EXAMPLES = (
@@ -64,13 +63,11 @@ def _savings(args: argparse.Namespace) -> int:
         raise UsageError("--savings needs bodies: give a capture or a .gor file, Parquet holds none")
     found = [saving.as_dict(endpoint) for endpoint, saving in savings.top(args.top or None)]
     if args.format == "json":
-        print(json.dumps({"savings": found}))
+        emit(json_text({"savings": found}) + "\n")
     elif args.format == "csv":
-        sys.stdout.write(render.records_as_csv(found))
+        emit(render.records_as_csv(found))
     else:
-        from rich.console import Console
-
-        (Console() if sys.stdout.isatty() else Console(width=160)).print(render.savings_table(found))
+        terminal.show(render.savings_table(found))
     return common.print_troubles(reader.troubles)
 
 
@@ -79,16 +76,12 @@ def show(summary: Summary, args: argparse.Namespace, reader: common.Reader) -> N
     account, top = reader.account(), args.top or None
     name = reader.engine.name if reader.engine is not None else None
     if args.format == "json":
-        print(render.as_json(summary, top, account, {"engine": name, "estimated": summary.weighted}))
+        emit(render.as_json(summary, top, account, {"engine": name, "estimated": summary.weighted}) + "\n")
     elif args.format == "csv":
-        sys.stdout.write(render.as_csv(summary, top))
+        emit(render.as_csv(summary, top))
     else:
-        from rich.console import Console
-
-        console = Console() if sys.stdout.isatty() else Console(width=160)
-        console.print(render.table(summary, top))
+        terminal.show(render.table(summary, top))
     if account is not None and not args.quiet:
-        out = sys.stdout if args.format == "table" else sys.stderr
-        print(f"\n{conservation(account)}\nengine: {name}", file=out)
+        (out if args.format == "table" else say)("", *conservation(account), f"engine: {name}")
     if summary.weighted and not args.quiet:
-        common.say("sampled: totals are estimates")
+        say("sampled: totals are estimates")

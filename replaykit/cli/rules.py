@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
-import sys
 import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-from replaykit.cli.common import say
 from replaykit.cli.ledgers import open_ledger
 from replaykit.errors import UsageError
+from replaykit.plain import emit, json_text, out, say
 
 EXAMPLES = (
     "replaykit rules check --rules rules.yaml",
@@ -58,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         found = read_rules(rules)
         for rule in found.rules:
             off = "" if rule.enabled else " (not enabled)"
-            print(f"{rule.name}: {rule.describe()}{off}")
+            out(f"{rule.name}: {rule.describe()}{off}")
         return 0
     ledger = open_ledger(_given(args, "ledger"))
     try:
@@ -71,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             lines = explain(ledger, read_rules(rules).rules, args.subject, now)
             if not lines:
                 raise UsageError(f"{args.subject}: the ledger knows no such subject")
-            print("\n".join(lines))
+            out(*lines)
             return 0
         if args.what == "run":
             return _run(args, rules, ledger)
@@ -101,22 +99,20 @@ def _run(args: argparse.Namespace, rules: str, ledger: object) -> int:
         )
     if args.once:
         for entry in guard.step(int(time.time())):
-            print(show(entry))
+            out(show(entry))
         return 0
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    watch(guard, lambda text: print(text, flush=True), stop)
+    watch(guard, out, stop)
     return 0
 
 
 def _show(args: argparse.Namespace, ledger: object) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     from replaykit.ledger.calendar import show
     from replaykit.ledger.guard import effects, log
     from replaykit.ledger.store import Ledger
+    from replaykit.report import terminal
 
     assert isinstance(ledger, Ledger)
     if args.what == "log":
@@ -130,13 +126,12 @@ def _show(args: argparse.Namespace, ledger: object) -> int:
             if name in row:
                 row[name] = show(row[name], ledger.zone)
     if args.format == "json":
-        json.dump(rows, sys.stdout, indent=2, ensure_ascii=False)
-        print()
+        emit(json_text(rows, indent=2) + "\n")
         return 0
-    table = Table(header_style="bold", box=None, pad_edge=False)
+    table = terminal.PlainTable()
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*("" if row[n] is True else str(row[n]) for n in columns))
-    Console().print(table)
+    terminal.show(table)
     return 0

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import queue
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ from replaykit.cli.flow import Flow, Source, Target, read_flow
 from replaykit.cli.rewrites import rules
 from replaykit.cli.watching import LiveAlerts
 from replaykit.errors import UsageError
+from replaykit.plain import json_text, out, say
 from replaykit.ship.output import open_output
 from replaykit.traffic import pipeline
 from replaykit.traffic.limiter import Limiter
@@ -49,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     flow = read_flow(args.pipeline)
     if args.check:
         for source in flow.sources:
-            print(f"from {', '.join(source.files or source.args.places)}")
+            out(f"from {', '.join(source.files or source.args.places)}")
         for target in flow.targets:
-            print(f"to   {_shown(target.to)}")
+            out(f"to   {_shown(target.to)}")
         return 0
     return asyncio.run(Running(flow).run())
 
@@ -104,9 +103,9 @@ class Running:
                 "message": text,
                 **more,
             }
-            print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+            say(json_text(line))
         else:
-            print(f"replaykit: {text}", file=sys.stderr, flush=True)
+            say(f"replaykit: {text}")
 
     async def run(self) -> int:
         """Exit status: 0, or 2 where something was lost or cut short."""

@@ -8,12 +8,13 @@ import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from replaykit.cli.common import event_loops, say
+from replaykit.cli.common import event_loops
 from replaykit.cli.ledgers import add_ledger, open_ledger
 from replaykit.cli.serving import add_api, listen, url, uvicorn_server
 from replaykit.errors import UsageError
 from replaykit.ledger.guard import Guard
 from replaykit.ledger.rules import Rule
+from replaykit.plain import say
 
 EXAMPLES = (
     "replaykit serve usage.db",

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from replaykit.cli import common
 from replaykit.errors import UsageError
+from replaykit.plain import out
 from replaykit.ship.elastic_place import connect, parse_place
 from replaykit.ship.elastic_setup import set_up
 from replaykit.ship.output import Rotation
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 kind = (
                     "data streams with ILM" if streams else "daily indices (the server has no data streams)"
                 )
-                print(f"{place.url}: templates for {place.name}-* are installed: {kind}")
+                out(f"{place.url}: templates for {place.name}-* are installed: {kind}")
     if not args.files:
         return 0
     rows = 0
@@ -76,5 +77,5 @@ def run(args: argparse.Namespace) -> int:
                 for output in outputs:
                     output.exchanges(piece)
     if not args.quiet:
-        print(f"shipped {rows:,} exchanges")
+        out(f"shipped {rows:,} exchanges")
     return common.print_troubles(reader.troubles)

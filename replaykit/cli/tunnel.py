@@ -7,8 +7,9 @@ import asyncio
 import signal
 from pathlib import Path
 
-from replaykit.cli.common import event_loops, say
+from replaykit.cli.common import event_loops
 from replaykit.errors import UsageError
+from replaykit.plain import out, say
 
 EXAMPLES = (
     "replaykit tunnel --make-keys keys/ --server tunnel.example.org --client home",
@@ -89,5 +90,5 @@ def _keys(args: argparse.Namespace) -> int:
     if not args.server and not args.client:
         raise UsageError("--make-keys: name whom they are for, with --server and --client")
     for path in make(Path(args.make_keys), args.server, args.client):
-        print(path)
+        out(path)
     return 0

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import parse_duration, show_size
-from replaykit.cli.common import say
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.serving import add_api, listen, place, serve_beside, url
 from replaykit.errors import UsageError
+from replaykit.plain import emit, out, say, visible
 
 if TYPE_CHECKING:
     from replaykit.netfilter.counters import Source
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         if table.installed() is None:
             raise UsageError("the table is not installed: replaykit users --install --interface NAME")
-        print(nft(f"list table inet {table.TABLE}\n"), end="")
+        out(*nft(f"list table inet {table.TABLE}\n").splitlines())
         return 0
     if not args.interface:
         raise UsageError("users: name the interface, such as --interface wg0")
@@ -211,12 +211,11 @@ def _marks() -> bool:
 def _loop(args: argparse.Namespace, watch: Watch, every: float, stop: threading.Event) -> None:
     import sys
 
-    from rich.console import Console
-    from rich.live import Live
+    from replaykit.report.terminal import LiveView
 
     said = ""
     table = not args.quiet and sys.stdout.isatty()
-    live = Live(console=Console(), auto_refresh=False, transient=False) if table else None
+    live = LiveView(transient=False) if table else None
     before: dict[Any, Any] = {}
     at = time.monotonic()
     if live is not None:
@@ -233,7 +232,7 @@ def _loop(args: argparse.Namespace, watch: Watch, every: float, stop: threading.
             said = trouble
             now = time.monotonic()
             if live is not None:
-                live.update(_table(watch, before, now - at), refresh=True)
+                live.update(_table(watch, before, now - at))
             before, at = dict(watch.places), now
             if stop.wait(every):
                 return
@@ -243,9 +242,9 @@ def _loop(args: argparse.Namespace, watch: Watch, every: float, stop: threading.
 
 
 def _table(watch: Watch, before: Any, seconds: float) -> Any:
-    from rich.table import Table
+    from replaykit.report.terminal import PlainTable
 
-    table = Table(title="Who uses the interface")
+    table = PlainTable(title="Who uses the interface")
     for name in ("user", "address"):
         table.add_column(name)
     for name in ("rx/s", "tx/s", "rx", "tx", "packets"):
@@ -281,7 +280,7 @@ def _once(source: Source, users: Any) -> int:
         user = users.users.find(key)
         at = (user.code if user is not None else key, key)
         sums[at] = counts if at not in sums else sums[at].plus(counts)
-    print("user\taddress\trx_bytes\ttx_bytes\trx_packets\ttx_packets")
+    emit("user\taddress\trx_bytes\ttx_bytes\trx_packets\ttx_packets\n")
     for (code, key), counts in sorted(sums.items(), key=lambda s: -s[1].rx_bytes - s[1].tx_bytes):
-        print("\t".join(map(str, (code, key, *counts))))
+        emit("\t".join(map(visible, (code, key, *counts))) + "\n")
     return 0

@@ -15,9 +15,9 @@ import pyarrow as pa
 from replaykit.alert.episodes import Watch
 from replaykit.alert.rules import read_rules
 from replaykit.alert.sources import LiveSource
-from replaykit.cli import common
 from replaykit.cli.alert import step
 from replaykit.errors import UsageError
+from replaykit.plain import say
 from replaykit.ship.output import cannot_write
 from replaykit.ship.settings import state_folder
 
@@ -71,7 +71,7 @@ class LiveAlerts:
                 f"{name} {value if not isinstance(value, tuple) else ' '.join(value)}"
                 for name, value in wanted.items()
             )
-            common.say(
+            say(
                 f"replaykit: a rule changes the capture: {shown}"
                 if wanted
                 else "replaykit: the capture is as it began again"
@@ -82,7 +82,7 @@ class LiveAlerts:
             try:
                 step(self.watch, time.time() - DELAY_S, self._quiet)
             except UsageError as error:
-                common.say(f"replaykit: alerts: {error}")
+                say(f"replaykit: alerts: {error}")
             self._wanted = self.watch.changes()
 
     def close(self) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from replaykit.wire.account import CAUSES
 
 
-def conservation(account: Mapping[str, int]) -> str:
-    """The line that says where every captured byte went."""
+def conservation(account: Mapping[str, int]) -> list[str]:
+    """The lines that say where every captured byte went."""
     captured = account["bytes"]
     if not captured:
-        return "no bytes captured"
+        return ["no bytes captured"]
     parts = [("exchanges", account["exchange_bytes"])]
     parts += [(text, account[name]) for name, text in CAUSES.items()]
     parts.append(("still in progress", account["pending_bytes"]))
@@ -27,4 +27,4 @@ def conservation(account: Mapping[str, int]) -> str:
         notes.append(f"memory bounds were reached {account['bound_hits']:,} times")
     if account["messages_cut"]:
         notes.append(f"{account['messages_cut']:,} messages not whole, and not written")
-    return "\n".join([*lines, *notes])
+    return [*lines, *notes]

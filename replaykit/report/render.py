@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from replaykit.attribution.sizes import show_ns, show_size
 from replaykit.attribution.summary import Group, Key, Summary, percentile
+from replaykit.plain import csv_cell, json_text
+from replaykit.report.terminal import PlainTable
 
 FORMATS = ("table", "json", "csv")
 
@@ -42,9 +41,9 @@ def _row(by: Sequence[str], key: Key, group: Group, total: float) -> dict[str, A
     return row
 
 
-def table(summary: Summary, top: int | None, title: str | None = None) -> Table:
+def table(summary: Summary, top: int | None, title: str | None = None) -> PlainTable:
     """The summary for a terminal."""
-    out = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    out = PlainTable(title=title)
     for name in summary.by:
         out.add_column(name.replace("_", " "), overflow="fold", min_width=12)
     for name in (
@@ -80,13 +79,13 @@ def records_as_csv(data: Sequence[Mapping[str, Any]], names: Sequence[str] = ())
     out = io.StringIO()
     writer = csv.DictWriter(out, list(data[0]) if data else names)
     writer.writeheader()
-    writer.writerows(data)
+    writer.writerows({n: csv_cell(v) if isinstance(v, str) else v for n, v in row.items()} for row in data)
     return out.getvalue()
 
 
-def savings_table(data: Sequence[Mapping[str, Any]]) -> Table:
+def savings_table(data: Sequence[Mapping[str, Any]]) -> PlainTable:
     """What could be spared, for a terminal."""
-    out = Table(header_style="bold", box=None, pad_edge=False)
+    out = PlainTable()
     out.add_column("endpoint", overflow="fold", min_width=12)
     for name in (
         "responses", "bodies", "sent\nplain", "gzip\nspares", "br\nspares", "sent again\nunchanged", "\nbytes",
@@ -117,7 +116,7 @@ def as_json(
     document: dict[str, Any] = {**about, "by": list(summary.by), "rows": rows(summary, top), "total": total}
     if account is not None:
         document["account"] = dict(account)
-    return json.dumps(document, indent=2)
+    return json_text(document, indent=2)
 
 
 def stats_line(summary: Summary, top: int, extra: Mapping[str, Any]) -> str:
@@ -145,4 +144,4 @@ def stats_line(summary: Summary, top: int, extra: Mapping[str, Any]) -> str:
         "total_mb": round(total.wire_bytes / 1024 / 1024, 3),
         "top_endpoints": endpoints,
     }
-    return json.dumps(line, ensure_ascii=False)
+    return json_text(line)

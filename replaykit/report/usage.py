@@ -10,13 +10,12 @@ from datetime import datetime, tzinfo
 from importlib import resources
 from typing import Any
 
-from rich.table import Table
-
 from replaykit.attribution.sizes import show_size
 from replaykit.errors import UsageError
 from replaykit.ledger.history import Gap, Sum
 from replaykit.ledger.usage import COUNTERS
 from replaykit.report.render import records_as_csv
+from replaykit.report.terminal import PlainTable
 
 _LINES = 8
 _LINES_OF_GAPS = 10
@@ -91,10 +90,10 @@ def as_csv(rows: Sequence[Sum], zone: tzinfo) -> str:
 
 def table(
     rows: Sequence[Sum], zone: tzinfo, period: str | None, direction: str, gaps: Sequence[Gap] = ()
-) -> Table:
+) -> PlainTable:
     """For a terminal. period: None for sums of one span."""
     caption = "\n".join(in_words(gaps, zone)) or None
-    out = Table(header_style="bold", box=None, pad_edge=False, caption=caption, caption_justify="left")
+    out = PlainTable(caption=caption)
     if period is not None:
         out.add_column(period, no_wrap=True)
     out.add_column("kind", no_wrap=True)

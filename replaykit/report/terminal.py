@@ -1,0 +1,99 @@
+"""Tables and live views, for a terminal or a pipe.
+
+Owns the only doors to rich: what a cell, a title or a line holds is shown as plain text, never read as markup.
+Output to a pipe is neither cut nor wrapped, and has no colours.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from replaykit.plain import say, visible
+
+_UNCUT = 1_000_000
+"""Columns of a pipe: nothing is wider."""
+
+
+class PlainTable(Table):
+    """A table whose cells, title and caption are plain text, made visible."""
+
+    def __init__(self, *, title: str | None = None, caption: str | None = None) -> None:
+        super().__init__(
+            title=None if title is None else _text(title),
+            caption=None if caption is None else _text(caption),
+            title_justify="left",
+            caption_justify="left",
+            header_style="bold",
+            box=None,
+            pad_edge=False,
+        )
+
+    def add_row(self, *cells: RenderableType | None, **more: Any) -> None:
+        super().add_row(*(_text(c) if isinstance(c, str) else c for c in cells), **more)
+
+
+def _text(lines: str) -> Text:
+    """Line ends in it are the caller's own only in titles and captions, which consist of our lines."""
+    return Text("\n".join(visible(line) for line in lines.split("\n")))
+
+
+def console(stderr: bool = False) -> Console:
+    """Never reads markup, emoji codes or colours out of text."""
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(
+        stderr=stderr,
+        width=None if terminal else _UNCUT,
+        no_color=None if terminal else True,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=not terminal,
+    )
+
+
+def as_text(table: RenderableType) -> str:
+    """As a file gets it: uncut, without colours."""
+    plain = Console(width=_UNCUT, no_color=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    with plain.capture() as captured:
+        plain.print(table)
+    return captured.get()
+
+
+def show(table: RenderableType) -> None:
+    """On standard output."""
+    console().print(table)
+    sys.stdout.flush()
+
+
+class LiveView:
+    """A picture that refreshes in its place. What goes wrong in showing is said once and ends nothing else."""
+
+    def __init__(self, stderr: bool = False, transient: bool = True) -> None:
+        self.console = console(stderr)
+        self._live = Live(console=self.console, auto_refresh=False, transient=transient)
+        self._said = False
+
+    def start(self) -> None:
+        self._guarded(self._live.start)
+
+    def update(self, picture: RenderableType) -> None:
+        self._guarded(lambda: self._live.update(picture, refresh=True))
+
+    def stop(self) -> None:
+        self._guarded(self._live.stop)
+
+    def _guarded(self, work: Any) -> None:
+        try:
+            work()
+        except Exception as error:
+            if not self._said:
+                self._said = True
+                say(
+                    f"replaykit: the live view cannot be shown: {type(error).__name__}: {error}; the work goes on"
+                )
