@@ -6,6 +6,7 @@ Output to a pipe is neither cut nor wrapped, and has no colours.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from replaykit.plain import say, visible
+from replaykit.plain import emit, say, visible
 
 _UNCUT = 1_000_000
 """Columns of a pipe: nothing is wider."""
@@ -53,22 +54,22 @@ def console(stderr: bool = False) -> Console:
         markup=False,
         emoji=False,
         highlight=False,
-        soft_wrap=not terminal,
     )
 
 
 def as_text(table: RenderableType) -> str:
     """As a file gets it: uncut, without colours."""
-    plain = Console(width=_UNCUT, no_color=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
-    with plain.capture() as captured:
-        plain.print(table)
-    return captured.get()
+    file = io.StringIO()
+    Console(file=file, width=_UNCUT, no_color=True, markup=False, emoji=False, highlight=False).print(table)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 
 def show(table: RenderableType) -> None:
     """On standard output."""
-    console().print(table)
-    sys.stdout.flush()
+    if sys.stdout.isatty():
+        console().print(table)
+    else:
+        emit(as_text(table))
 
 
 class LiveView:

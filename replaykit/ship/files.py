@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from replaykit.plain import csv_cell
 from replaykit.ship.jsonlines import encode
 from replaykit.ship.output import Output, Rotation, append, cannot_write, create
 from replaykit.wire.exchange import BATCH_SCHEMA, SCHEMA
@@ -304,7 +305,7 @@ class CsvOutput(_Lines):
     def exchanges(self, batch: pa.RecordBatch) -> None:
         plain = pa.RecordBatch.from_arrays(
             [
-                pa.array(plain_values(c)) if pa.types.is_timestamp(c.type) else _decoded(c)
+                pa.array(plain_values(c)) if pa.types.is_timestamp(c.type) else _cells(c)
                 for c in batch.columns
             ],
             names=batch.schema.names,
@@ -317,8 +318,14 @@ class CsvOutput(_Lines):
         self.write(sink.getbuffer())
 
 
-def _decoded(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+def _cells(column: pa.Array) -> pa.Array:
+    """Text as a spreadsheet and a terminal may see it; numbers as they are."""
+    if pa.types.is_string(column.type):
+        column = column.dictionary_encode()
+    if not pa.types.is_dictionary(column.type):
+        return column
+    texts = [None if v is None else csv_cell(v) for v in column.dictionary.to_pylist()]
+    return pa.array(texts, pa.string()).take(column.indices)
 
 
 SCHEMA_WRITTEN = BATCH_SCHEMA

@@ -20,6 +20,7 @@ from replaykit.attribution.labels import Labels, method
 from replaykit.attribution.minutes import SUMS, add, by_minute
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.errors import UsageError
+from replaykit.plain import visible
 from replaykit.ship.drain import Drain, Later
 from replaykit.ship.files import write_whole
 from replaykit.ship.output import Output, Rotation, append
@@ -72,7 +73,7 @@ class Points:
 
 def _escaped(text: str) -> str:
     """A tag's value (InfluxDB's line protocol: commas, equals signs and blanks; no line ends; no last backslash)."""
-    plain = " ".join(text.split("\n")).replace("\r", " ")
+    plain = visible(" ".join(text.splitlines()))
     for special in ",= ":
         plain = plain.replace(special, f"\\{special}")
     return plain + "_" if plain.endswith("\\") else plain
