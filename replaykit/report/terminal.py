@@ -36,11 +36,11 @@ class PlainTable(Table):
         )
 
     def add_row(self, *cells: RenderableType | None, **more: Any) -> None:
-        super().add_row(*(_text(c) if isinstance(c, str) else c for c in cells), **more)
+        super().add_row(*(Text(visible(c)) if isinstance(c, str) else c for c in cells), **more)
 
 
 def _text(lines: str) -> Text:
-    """Line ends in it are the caller's own only in titles and captions, which consist of our lines."""
+    """A title or a caption: its line ends are ours."""
     return Text("\n".join(visible(line) for line in lines.split("\n")))
 
 
@@ -93,6 +93,7 @@ class LiveView:
         try:
             work()
         except Exception as error:
+            self._live.update(Text(""))  # else the line below would draw the broken picture again
             if not self._said:
                 self._said = True
                 say(
