@@ -37,6 +37,9 @@ EXAMPLES = (
 
 
 OBSERVE_S = 10.0
+_LINES_BESIDE_ROWS = 5
+"""Of the screen: two of heads, (other), the status line and one that stays free."""
+_LEAST_WINDOW_S = 0.5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -280,7 +283,8 @@ class _View:
 
     def __init__(self, args: argparse.Namespace, capture: Capture, summary: Summary) -> None:
         self._args, self._capture, self._summary = args, capture, summary
-        self._live: Any = None
+        self._live: LiveView | None = None
+        self._shown_at, self._shown_bytes, self._rate = 0.0, 0.0, 0.0
 
     def __enter__(self) -> _View:
         if not self._args.stats and not self._args.quiet and sys.stdout.isatty():
@@ -310,9 +314,22 @@ class _View:
                 extra |= {"account": totals.account}
             emit(render.stats_line(self._summary, self._args.top, extra) + "\n")
         elif self._live is not None:
-            totals = self._capture.totals()
-            table = render.table(self._summary, self._args.top)
-            self._live.update(Group(table, Text(_status(totals, self._summary, seconds))))
+            # The status line, where drops are told, has its place first; rows get what is left of the screen.
+            rows = max(1, min(self._args.top, self._live.console.height - _LINES_BESIDE_ROWS))
+            table = render.table(self._summary, rows)
+            self._live.update(Group(table, Text(self._status(seconds))))
+
+    def _status(self, seconds: float) -> str:
+        """The rate is of the time since the last refresh, never an average since the start."""
+        now, total = self._capture.totals(), self._summary.total
+        passed = seconds - self._shown_at
+        if passed >= _LEAST_WINDOW_S:
+            self._rate = (total.link_bytes - self._shown_bytes) / passed
+            self._shown_at, self._shown_bytes = seconds, total.link_bytes
+        return (
+            f"{seconds:.0f} s, {round(total.requests):,} exchanges, {show_size(total.link_bytes)}; now {show_size(self._rate)}/s; "
+            f"{now.kernel_drops:,} packets dropped by the kernel; Ctrl-C ends"
+        )
 
     def say_ended(self) -> None:
         args, totals = self._args, self._capture.totals()
@@ -325,14 +342,6 @@ class _View:
         out("", *conservation(totals.account), _kernel(totals, args.sample))
         for target in args.to:
             out(f"wrote {target}")
-
-
-def _status(totals: Totals, summary: Summary, seconds: float) -> str:
-    rate = summary.total.link_bytes / seconds if seconds else 0
-    return (
-        f"\n{seconds:.0f} s, {round(summary.total.requests):,} exchanges, {show_size(rate)}/s, "
-        f"{totals.kernel_drops:,} packets dropped by the kernel; Ctrl-C ends"
-    )
 
 
 def _kernel(totals: Totals, sample: float) -> str:
