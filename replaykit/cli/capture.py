@@ -178,6 +178,8 @@ def run(args: argparse.Namespace) -> int:
             _loop(capture, summary, opened, args, duration, interval, stop, rewrite, alerts)
         finally:
             capture.close()
+    if not args.quiet and not args.stats:
+        out(*(f"wrote {target}" for target in args.to))
     return 0
 
 
@@ -340,8 +342,6 @@ class _View:
             return
         show(render.table(self._summary, args.top))
         out("", *conservation(totals.account), _kernel(totals, args.sample))
-        for target in args.to:
-            out(f"wrote {target}")
 
 
 def _kernel(totals: Totals, sample: float) -> str:

@@ -14,7 +14,9 @@ use replaykit_engine::modifier::Modifier;
 use replaykit_engine::options::Options;
 use replaykit_engine::outgoing::{Outgoing, Target};
 use replaykit_engine::{source, walk};
+use replaykit_parquet::JoinError;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Batches are built and dropped many times a second: this allocator keeps their pages.
 #[global_allocator]
@@ -453,6 +455,16 @@ fn endpoints(patterns: Vec<String>, paths: Vec<String>) -> Vec<String> {
     paths.iter().map(|p| templates.endpoint(p)).collect()
 }
 
+/// Joins Parquet files of one schema into `target`, without decoding them; gives the rows. Raises OSError, ValueError.
+#[pyfunction]
+fn join_parquet(py: Python<'_>, parts: Vec<PathBuf>, target: PathBuf) -> PyResult<i64> {
+    py.detach(|| replaykit_parquet::join(&parts, &target))
+        .map_err(|error| match error {
+            JoinError::Io(error) => error.into(),
+            JoinError::Parquet(error) => PyValueError::new_err(error.to_string()),
+        })
+}
+
 /// Walks a capture's headers only; returns packets, link bytes, TCP payload bytes.
 #[pyfunction]
 fn walk_headers(py: Python<'_>, data: PyBuffer<u8>) -> PyResult<[u64; 3]> {
@@ -477,5 +489,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Records>()?;
     m.add_function(wrap_pyfunction!(outgoing, m)?)?;
     m.add_function(wrap_pyfunction!(endpoints, m)?)?;
+    m.add_function(wrap_pyfunction!(join_parquet, m)?)?;
     m.add_function(wrap_pyfunction!(walk_headers, m)?)
 }
