@@ -157,6 +157,7 @@ def _signals(stop: list[int]) -> Iterator[None]:
 
 def run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
+    common.outputs_fit(args)
     keys = parse_keys(args.by)
     duration = None if args.duration is None else parse_duration(args.duration)
     interval = max(parse_duration(args.interval), 0.1)

@@ -19,10 +19,13 @@ import pyarrow as pa
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
+from replaykit.cli import rewrites
+from replaykit.cli.rewrites import REWRITES
 from replaykit.errors import UsageError
 from replaykit.plain import say, visible
 from replaykit.report.terminal import console
 from replaykit.ship import archive
+from replaykit.ship.chosen import Chosen
 from replaykit.ship.output import Existing, Observing, Output, Rotation, open_output
 from replaykit.ship.parquet_file import left_behind, parts_of, whole
 from replaykit.ship.store import open_store
@@ -168,6 +171,20 @@ def existing(args: argparse.Namespace) -> Existing:
     return "append" if args.append else "overwrite" if args.overwrite else "refuse"
 
 
+def outputs_fit(args: argparse.Namespace) -> None:
+    """What is said of outputs has an output that follows it. Raises UsageError."""
+    local = [t for t in args.to if "://" not in t]
+    gor = any(t.endswith((".gor", ".gor.gz")) for t in local)
+    of_messages = ["prettify", "no_responses", *(name.replace("-", "_") for name, _, _ in REWRITES)]
+    for names, there, what in (
+        (of_messages, gor, "a .gor output"),
+        (["rotate_size", "rotate_time", "append", "overwrite"], bool(local), "an output file"),
+    ):
+        for name in names:
+            if not there and getattr(args, name) not in (None, False, []):
+                raise UsageError(f"--{name.replace('_', '-')} is about {what}: give one with --to")
+
+
 def rotation(args: argparse.Namespace) -> Rotation:
     return Rotation(
         None if args.rotate_size is None else parse_size(args.rotate_size),
@@ -249,10 +266,9 @@ def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
 
 def rewriting(args: argparse.Namespace) -> Callable[[Messages], Messages]:
     """What the rules over messages make of a batch. Raises UsageError."""
-    from replaykit.cli.rewrites import rules
     from replaykit.traffic.records import open_records, through
 
-    chosen = rules(args, filters=False)
+    chosen = rewrites.rules(args, filters=False)
     if not chosen:
         return lambda messages: messages
     records = open_records(chosen, 0, args.engine)
@@ -401,6 +417,35 @@ def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
         thread.join()
 
 
+_UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
+    "parquet": (
+        "a Parquet file holds measured exchanges: no headers, no bodies, no packets",
+        (
+            "allow_header", "disallow_header", "redact", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections",
+            "max_connection_buffer", "max_buffer", "max_message", "idle_timeout", "decode", "prettify", "savings",
+            *(name.replace("-", "_") for name, _, _ in REWRITES),
+        ),
+    ),
+    "gor": (
+        "a .gor file holds messages: no packets, no ports",
+        (
+            "port", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections", "max_connection_buffer", "max_buffer",
+            "idle_timeout", "since", "until",
+        ),
+    ),
+    "capture": ("a capture has no index of times", ("since", "until")),
+}  # fmt: skip
+"""By kind of input: why, and what it cannot do."""
+
+
+def refuse_unfit(args: argparse.Namespace, kind: str, name: str) -> None:
+    """No option is taken and then ignored. Raises UsageError for one that this kind of input cannot follow."""
+    why, unfit = _UNFIT[kind]
+    for option in unfit:
+        if getattr(args, option, None) not in (None, False, [], ()):
+            raise UsageError(f"--{option.replace('_', '-')}: {name}: {why}")
+
+
 class Reader:
     """Reads input files through one engine: batches and messages come out, troubles are kept.
 
@@ -414,7 +459,8 @@ class Reader:
         above: Callable[[Engine], Engine] | None = None,
         columns: Collection[str] | None = None,
     ) -> None:
-        self._columns = columns
+        self._rows = Chosen(chosen)
+        self._columns = None if columns is None else {*columns, *self._rows.reads}
         if chosen.tls_keys is not None and not Path(chosen.tls_keys).exists():
             raise UsageError(f"--tls-keys {chosen.tls_keys}: there is no such file")
         self._args = args
@@ -459,17 +505,15 @@ class Reader:
         files = [file for each in names for file in self._named(each, window)]
         with _progress(self._args, [f for f in files if isinstance(f, CaptureFile)]) as step:
             for file in files:
-                if isinstance(file, str) or file.kind == "parquet":
-                    yield from archive.read(
-                        file if isinstance(file, str) else file.name, window, self._columns
-                    )
+                name = file if isinstance(file, str) else file.name
+                kind = "parquet" if isinstance(file, str) else file.kind
+                refuse_unfit(self._args, kind, name)
+                if kind == "parquet":
                     if isinstance(file, CaptureFile):
                         file.close()
+                    yield from map(self._rows, archive.read(name, window, self._columns))
                     continue
-                if window:
-                    raise UsageError(
-                        f"{file.name}: --since and --until are for Parquet files and directories"
-                    )
+                assert isinstance(file, CaptureFile)
                 if self.engine is None:
                     self.engine = engine(self._args, self._options)
                     if self._above is not None:

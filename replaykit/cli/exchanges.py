@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     targets = list(args.to)
     table = _table(args, targets)
     rewrite = common.rewriting(args)
+    args.to = targets
+    common.outputs_fit(args)
     with common.outputs(targets, common.rotation(args)) as outputs:
         if args.output is None and args.format in ("jsonl", "csv"):
             kind = JsonlOutput if args.format == "jsonl" else CsvOutput
