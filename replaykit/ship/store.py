@@ -63,7 +63,7 @@ class Folder:
 
     def _left_behind(self) -> Iterator[Path]:
         """Finished parts of files that a killed run did not finish."""
-        for folder in self._root.glob("**/.*.parts"):
+        for folder in (*self._root.glob(".*.parts"), *self._root.glob("date=*/hour=*/.*.parts")):
             path = file_of(folder)
             if not path.exists() and not is_written(path):
                 yield from left_behind(path)
