@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from replaykit.attribution.folding import Folding
 from replaykit.attribution.sizes import parse_duration, parse_size, show_size
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capture.live import Capture, Settings, Totals, changed_options, parse_place
@@ -211,6 +212,7 @@ def _loop(
 ) -> None:
     """Moves results to the outputs and refreshes what is shown, until told to stop."""
     view = _View(args, capture, summary)
+    folding = common.folding(True, args.quiet)
     begun = time.monotonic()
     shown = flushed = observed = begun
     capture.start()
@@ -219,7 +221,7 @@ def _loop(
     with view:
         while True:
             running = capture.running  # before the queue is read, so that nothing is left in it
-            _drain(capture, summary, outputs, min(interval, 0.25), rewrite, alerts)
+            _drain(capture, summary, outputs, min(interval, 0.25), rewrite, alerts, folding)
             if alerts is not None:
                 alerts.turn(capture)
             now = time.monotonic()
@@ -262,6 +264,7 @@ def _drain(
     wait: float,
     rewrite: Callable[[Messages], Messages],
     alerts: LiveAlerts | None,
+    folding: Folding,
 ) -> None:
     deadline = time.monotonic() + wait
     while (left := deadline - time.monotonic()) > 0:
@@ -270,15 +273,16 @@ def _drain(
         except queue.Empty:
             return
         messages = None if result.messages is None else rewrite(result.messages)
+        exchanges = None if result.exchanges is None else folding.rename(result.exchanges)
         for output in outputs:
-            if result.exchanges is not None:
-                output.exchanges(result.exchanges)
+            if exchanges is not None:
+                output.exchanges(exchanges)
             if messages is not None and output.output.wants_messages:
                 output.messages(messages)
-        if result.exchanges is not None:
-            summary.add(result.exchanges)
+        if exchanges is not None:
+            summary.add(exchanges)
             if alerts is not None:
-                alerts.add(result.exchanges)
+                alerts.add(exchanges)
 
 
 class _View:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from replaykit.attribution.folding import Folding, KeptFolding
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
@@ -28,6 +29,7 @@ from replaykit.ship import archive
 from replaykit.ship.chosen import Chosen
 from replaykit.ship.output import Existing, Observing, Output, Rotation, open_output
 from replaykit.ship.parquet_file import left_behind, parts_of, whole
+from replaykit.ship.settings import state_folder
 from replaykit.ship.store import open_store
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
 from replaykit.wire.message import Messages
@@ -183,6 +185,11 @@ def outputs_fit(args: argparse.Namespace) -> None:
         for name in names:
             if not there and getattr(args, name) not in (None, False, []):
                 raise UsageError(f"--{name.replace('_', '-')} is about {what}: give one with --to")
+
+
+def folding(keep: bool, quiet: bool) -> Folding:
+    """How endpoints are named. keep: as the runs before did, and the next ones will."""
+    return KeptFolding(state_folder() / "endpoints.json", quiet) if keep else Folding()
 
 
 def rotation(args: argparse.Namespace) -> Rotation:
@@ -433,7 +440,7 @@ _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
             "idle_timeout", "since", "until",
         ),
     ),
-    "capture": ("a capture has no index of times", ("since", "until")),
+    "capture": ("--since and --until are for Parquet files and directories", ("since", "until")),
 }  # fmt: skip
 """By kind of input: why, and what it cannot do."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from replaykit.attribution.gate import Limits, Verdict, judge, read_budgets
-from replaykit.attribution.measured import COLUMNS, Measured, measure
+from replaykit.attribution.measured import COLUMNS, Measured, fold, measure
 from replaykit.attribution.sizes import parse_size
 from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
         troubles += more
         if not before.endpoints:
             raise UsageError(f"--baseline {', '.join(args.baseline)}: no exchange was measured")
+    fold(measured, *([] if before is None else [before]))
     verdict = judge(measured, limits, before)
     _judged(verdict)
     if args.output is None:
