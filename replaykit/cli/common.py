@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from replaykit.attribution.folding import Folding, KeptFolding
 from replaykit.attribution.sizes import parse_duration, parse_size
+from replaykit.attribution.summary import MEASURES
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
 from replaykit.cli import rewrites
@@ -128,6 +129,13 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
             help=f"of Parquet files: only exchanges {text}: 2026-11-21T08:00, 2h (ago), now",
         )
     parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
+
+
+def add_measure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--measure", choices=MEASURES, default=MEASURES[0],
+        help="what counts: wire (TCP payload: headers, bodies, framing), link (whole packets), body (default wire)",
+    )  # fmt: skip
 
 
 def add_by(parser: argparse.ArgumentParser) -> None:
@@ -363,7 +371,8 @@ class Background:
         self._raise_unless_told()
         if self._error is not None:
             what = "messages" if self.output.wants_messages else "exchanges"
-            raise UsageError(f"{self.output.target}: {self.lost:,} {what} were not written")
+            where = "standard output" if self.output.target == "-" else self.output.target
+            raise UsageError(f"{where}: {self.lost:,} {what} were not written")
 
 
 @contextmanager
@@ -448,6 +457,8 @@ _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
 def refuse_unfit(args: argparse.Namespace, kind: str, name: str) -> None:
     """No option is taken and then ignored. Raises UsageError for one that this kind of input cannot follow."""
     why, unfit = _UNFIT[kind]
+    if kind == "gor" and getattr(args, "measure", None) == "link":
+        raise UsageError(f"--measure link: {name}: {why}")
     for option in unfit:
         if getattr(args, option, None) not in (None, False, [], ()):
             raise UsageError(f"--{option.replace('_', '-')}: {name}: {why}")
