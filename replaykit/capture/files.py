@@ -20,6 +20,7 @@ from typing import IO, Literal
 import pyarrow as pa
 
 from replaykit.errors import UsageError
+from replaykit.plain import say
 from replaykit.wire.engine import Engine
 from replaykit.wire.source import BrokenCapture
 
@@ -140,7 +141,13 @@ class CaptureFile:
         if raw is not None:
             self._raw = raw
         elif name == "-":
-            self._raw = sys.stdin.buffer
+            if sys.stdin.isatty():
+                say(
+                    "replaykit: reading from standard input, such as tcpdump -w - | replaykit report -; Ctrl-C ends"
+                )
+            self._raw = os.fdopen(
+                os.dup(0), "rb"
+            )  # Python's own would be locked by a reader that still waits at exit
         else:
             try:
                 self._raw = Path(name).open("rb")  # noqa: SIM115 (closed by close)

@@ -420,6 +420,7 @@ def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
+    patience_s: float | None = None
     try:
         while True:
             piece, error = waiting.get()
@@ -428,9 +429,12 @@ def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
             if piece is None:
                 return
             yield piece
+    except KeyboardInterrupt:
+        patience_s = 0.5  # it may be waiting for standard input
+        raise
     finally:
         stopping.set()
-        thread.join()
+        thread.join(patience_s)
 
 
 _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -489,10 +493,13 @@ class Reader:
 
     def _window(self) -> archive.Window:
         since, until = getattr(self._args, "since", None), getattr(self._args, "until", None)
-        return archive.Window(
+        window = archive.Window(
             None if since is None else archive.parse_time("--since", since),
             None if until is None else archive.parse_time("--until", until),
         )
+        if window.since is not None and window.until is not None and window.until <= window.since:
+            raise UsageError(f"--until {until}: give a time after --since {since}")
+        return window
 
     def _named(self, name: str, window: archive.Window) -> Sequence[str | CaptureFile]:
         """The file, opened; of a directory or bucket the names of its Parquet files, which are opened one by one."""

@@ -52,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(piece, pa.RecordBatch):
             summary.add(piece)
     show(summary, args, reader)
-    return common.print_troubles(reader.troubles)
+    status = common.print_troubles(reader.troubles)
+    if not summary.total.requests:
+        say("replaykit: no exchange was measured")
+    return status or int(not summary.total.requests)
 
 
 def _savings(args: argparse.Namespace) -> int:

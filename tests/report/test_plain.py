@@ -231,4 +231,6 @@ def test_a_full_disk_under_standard_output_is_one_line(arguments: list[str], tmp
         )
     said = done.stderr.decode().splitlines()
     assert done.returncode == 2 and "cannot be written: no space left on device" in said[0]
-    assert said[1:] == ([] if arguments[0] == "report" else ["replaykit: standard output: 15 exchanges were not written"])
+    assert said[1:] == (
+        [] if arguments[0] == "report" else ["replaykit: standard output: 15 exchanges were not written"]
+    )
