@@ -334,6 +334,10 @@ def summary(replay: Replay) -> list[str]:
     lines.append(f"errors: {errors or 'none'}")
     if stats.skipped:
         lines.append("not sent: " + ", ".join(f"{why} x {n:,}" for why, n in stats.skipped.most_common()))
+    if stats.beyond:
+        lines.append(
+            f"left out: {stats.beyond_bytes:,} bytes beyond the request of {stats.beyond:,} records; a record is one request"
+        )
     for count, what in ((stats.retried, "retried"), (stats.redirected, "redirects followed")):
         if count:
             lines.append(f"{what}: {count:,}")

@@ -52,7 +52,8 @@ class Times:
 
 class Stats:
     """sent: requests written to a connection. answered: whole answers. errors: by kind, requests
-    without a whole answer. skipped: by reason, requests that were not sent."""
+    without a whole answer. skipped: by reason, requests that were not sent. beyond: requests whose
+    records held bytes beyond them, which were not sent."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -62,6 +63,8 @@ class Stats:
         self.retried = 0
         self.redirected = 0
         self.connections = 0
+        self.beyond = 0
+        self.beyond_bytes = 0
         self.errors: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
@@ -77,6 +80,8 @@ class Stats:
             "connections": self.connections,
             "retried": self.retried,
             "redirected": self.redirected,
+            "beyond_request": self.beyond,
+            "beyond_request_bytes": self.beyond_bytes,
             "errors": dict(self.errors),
             "skipped": dict(self.skipped),
             "statuses": {str(k): v for k, v in sorted(self.statuses.items())},

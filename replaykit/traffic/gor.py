@@ -1,7 +1,8 @@
 """The .gor file, GoReplay's format, as an output.
 
 Owns how records reach the disk: whole batches of whole records, appended; with a name ending in .gz
-every batch is a gzip member of its own, so that what was flushed stays readable.
+every batch is a gzip member of its own, so that what was flushed stays readable. A message that holds the
+separator is written escaped, and counted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from replaykit.plain import say
 from replaykit.ship.files import numbered, write_whole
 from replaykit.ship.output import Output, Rotation, append
 from replaykit.wire.message import Messages
@@ -30,6 +32,7 @@ class GorOutput:
         self._gzip = target.endswith(".gz")
         self._most = rotation.max_bytes
         self._pending = bytearray()
+        self.escaped = 0
         self._number = 0
         self._written = 0
         self._fd = append(self._path) if self._most is None else self._following()
@@ -45,6 +48,8 @@ class GorOutput:
         """A .gor file holds messages only."""
 
     def messages(self, messages: Messages) -> None:
+        messages, escaped = messages.storable()
+        self.escaped += escaped
         if not self._gzip:
             self._write(messages.gor)
             return
@@ -70,6 +75,16 @@ class GorOutput:
             self.flush()
         finally:
             os.close(self._fd)
+        if self.escaped:
+            say(f"replaykit: {escaped_line(self.target, self.escaped)}")
+
+
+def escaped_line(where: str, count: int) -> str:
+    """What is said at the end where messages hold the separator."""
+    return (
+        f"{where}: {count:,} messages hold the separator of .gor records and are written escaped: "
+        "replaykit reads them as they were, GoReplay with a backslash more"
+    )
 
 
 def open_file(target: str, rotation: Rotation) -> Output | None:

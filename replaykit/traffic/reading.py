@@ -112,8 +112,7 @@ def _file(
 
 def _from_engine(engine: Any, records: Records) -> None:
     while engine.message_bytes:
-        blob = engine.take_messages().blob()
-        records.feed(blob, 0, len(blob))
+        records.feed_messages(engine.take_messages())
 
 
 def read_files(

@@ -10,6 +10,7 @@ use regex::bytes::Regex;
 use replaykit_engine::account::CAUSES;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
+use replaykit_engine::message::Rows;
 use replaykit_engine::modifier::Modifier;
 use replaykit_engine::options::Options;
 use replaykit_engine::outgoing::{Outgoing, Target};
@@ -46,6 +47,21 @@ fn with_bytes<T: Send>(
         )
     };
     Ok(py.detach(|| work(bytes)))
+}
+
+/// Runs `work` over messages whose places are known, without the GIL.
+fn with_rows<T: Send>(
+    py: Python<'_>,
+    gor: &PyBuffer<u8>,
+    record: &PyBuffer<u64>,
+    end: &PyBuffer<u64>,
+    work: impl FnOnce(&Rows) -> T + Send,
+) -> PyResult<T> {
+    let places = (record.to_vec(py)?, end.to_vec(py)?);
+    with_bytes(py, gor, 0, gor.len_bytes(), |b| {
+        Rows::new(b, &places.0, &places.1).map(|rows| work(&rows))
+    })?
+    .ok_or_else(|| PyValueError::new_err("a message lies outside its buffer"))
 }
 
 fn regex(pattern: &str) -> PyResult<Regex> {
@@ -213,16 +229,28 @@ impl Engine {
             .map_err(|broken| PyValueError::new_err((broken.offset, broken.what)))
     }
 
-    #[pyo3(signature = (data, start, end))]
+    #[pyo3(signature = (data, start, end, last = false))]
     fn feed_gor(
         &mut self,
         py: Python<'_>,
         data: PyBuffer<u8>,
         start: usize,
         end: usize,
+        last: bool,
     ) -> PyResult<usize> {
         let engine = &mut self.engine;
-        with_bytes(py, &data, start, end, |b| engine.feed_gor(b))
+        with_bytes(py, &data, start, end, |b| engine.feed_gor(b, last))
+    }
+
+    fn feed_rows(
+        &mut self,
+        py: Python<'_>,
+        data: PyBuffer<u8>,
+        record: PyBuffer<u64>,
+        end: PyBuffer<u64>,
+    ) -> PyResult<()> {
+        let engine = &mut self.engine;
+        with_rows(py, &data, &record, &end, |rows| engine.feed_rows(rows))
     }
 
     #[pyo3(signature = (data, start, end))]
@@ -385,16 +413,28 @@ impl Records {
         Ok(Records { records })
     }
 
-    #[pyo3(signature = (data, start, end))]
+    #[pyo3(signature = (data, start, end, last = false))]
     fn feed(
         &mut self,
         py: Python<'_>,
         data: PyBuffer<u8>,
         start: usize,
         end: usize,
+        last: bool,
     ) -> PyResult<usize> {
         let records = &mut self.records;
-        with_bytes(py, &data, start, end, |b| records.feed(b))
+        with_bytes(py, &data, start, end, |b| records.feed(b, last))
+    }
+
+    fn feed_rows(
+        &mut self,
+        py: Python<'_>,
+        data: PyBuffer<u8>,
+        record: PyBuffer<u64>,
+        end: PyBuffer<u64>,
+    ) -> PyResult<()> {
+        let records = &mut self.records;
+        with_rows(py, &data, &record, &end, |rows| records.feed_rows(rows))
     }
 
     #[getter]
@@ -429,6 +469,8 @@ type Capsules<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyCapsule>);
 fn outgoing<'py>(
     py: Python<'py>,
     gor: PyBuffer<u8>,
+    record: PyBuffer<u64>,
+    end: PyBuffer<u64>,
     host: Option<Vec<u8>>,
     prefix: Vec<u8>,
     fixed: Option<Vec<u8>>,
@@ -438,8 +480,8 @@ fn outgoing<'py>(
         prefix,
         fixed,
     };
-    let out = with_bytes(py, &gor, 0, gor.len_bytes(), |b| {
-        Outgoing::prepare(b, &target)
+    let out = with_rows(py, &gor, &record, &end, |rows| {
+        Outgoing::prepare(rows, &target)
     })?;
     let failed = |e: arrow_schema::ArrowError| PyRuntimeError::new_err(e.to_string());
     let (data, index) = out.into_arrow().map_err(failed)?;
