@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replaykit.attribution.folding import Folding
+
 COLUMNS = ("endpoint", "request_wire_bytes", "response_wire_bytes", "weight")
 """What is read of an exchange."""
 
@@ -52,6 +54,16 @@ class Measured:
             found.bytes += row["weighted_sum"]
             found.largest = max(found.largest, row["size_max"])
 
+    def fold(self, folding: Folding) -> None:
+        """Names endpoints as the folding does."""
+        joined: dict[str, Endpoint] = {}
+        for name, e in self.endpoints.items():
+            found = joined.setdefault(folding.name(name), Endpoint())
+            found.requests += e.requests
+            found.bytes += e.bytes
+            found.largest = max(found.largest, e.largest)
+        self.endpoints = joined
+
     @property
     def requests(self) -> float:
         return sum(e.requests for e in self.endpoints.values())
@@ -63,6 +75,15 @@ class Measured:
     def ordered(self) -> list[tuple[str, Endpoint]]:
         """The largest first."""
         return sorted(self.endpoints.items(), key=lambda item: (-item[1].bytes, item[0]))
+
+
+def fold(*sides: Measured) -> None:
+    """One naming for all that is compared."""
+    folding = Folding()
+    for side in sides:
+        folding.learn_all(side.endpoints)
+    for side in sides:
+        side.fold(folding)
 
 
 def measure(batches: Iterable[pa.RecordBatch]) -> Measured:

@@ -9,18 +9,18 @@ Totals are weighted: with sampling they estimate the whole.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replaykit.attribution.folding import Folding
 from replaykit.errors import UsageError
 
 KEYS = ("endpoint", "host", "client", "server", "status", "content_type", "method", "path", "protocol")
 OTHER = "(other)"
 MAX_KEYS = 10_000
-MAX_SIBLINGS = 100
 
 _COLUMNS = {"client": "client_ip", "server": "server_ip"}
 _BUCKETS_PER_OCTAVE = 32
@@ -125,6 +125,7 @@ class Summary:
         self._total = Group()
         self._pending: dict[str, list[pa.Table]] = {name: [] for name in _PARTS}
         self.weighted = False
+        self._folding = Folding()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Adds a batch with the columns of an exchange; its strings may be dictionaries or plain."""
@@ -175,6 +176,8 @@ class Summary:
             return
         names = [f"key{i}" for i in range(len(self.by))]
         for part in self._pending["totals"]:
+            if "endpoint" in self.by:
+                self._folding.learn_all(part.column(f"key{self.by.index('endpoint')}").unique().to_pylist())
             rows = part.to_pylist()
             for row in rows:
                 group = Group(row["weight_sum"], row["incomplete_sum"] or 0)
@@ -262,11 +265,9 @@ class Summary:
         if "endpoint" not in self.by:
             return dict(self._groups)
         at = self.by.index("endpoint")
-        names = join_siblings({key[at] for key in self._groups})
         out: dict[Key, Group] = {}
         for key, group in self._groups.items():
-            name = names.get(key[at], key[at])
-            joined = (*key[:at], name, *key[at + 1 :])
+            joined = (*key[:at], self._folding.name(key[at]), *key[at + 1 :])
             if joined in out:
                 out[joined].add(group)
             else:
@@ -312,21 +313,3 @@ def _bucket(column: pa.Array) -> pa.Array:
     buckets = pc.floor(logarithm).cast(pa.int64())
     least = pc.min(column).as_py()
     return buckets if least is None or least >= 1 else pc.if_else(pc.less(column, 1), -1, buckets)
-
-
-def join_siblings(endpoints: Iterable[str], most: int = MAX_SIBLINGS) -> dict[str, str]:
-    """New names for endpoints that differ in one segment with more than `most` values there.
-
-    `/users/alice`, `/users/bob` and a hundred more become `/users/{name}`.
-    """
-    names = {e: e.split("/") for e in endpoints}
-    depth = max((len(s) for s in names.values()), default=0)
-    for level in range(1, depth):
-        siblings: dict[tuple[object, ...], set[str]] = defaultdict(set)
-        for segments in names.values():
-            if len(segments) > level:
-                siblings[(*segments[:level], len(segments))].add(segments[level])
-        for segments in names.values():
-            if len(segments) > level and len(siblings[(*segments[:level], len(segments))]) > most:
-                segments[level] = "{name}"
-    return {e: "/".join(s) for e, s in names.items() if "/".join(s) != e}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from replaykit.attribution.differences import Difference, differences
+from replaykit.attribution.measured import fold
 from replaykit.attribution.sizes import show_size
 from replaykit.cli import common
 from replaykit.cli.gate import read
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{name}: no exchange was measured")
         sides.append(measured)
         troubles += trouble
+    fold(*sides)
     found = differences(*sides)[: args.top or None]
     if args.format == "json":
         total = {"bytes_before": round(sides[0].bytes), "bytes_after": round(sides[1].bytes)}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+from collections.abc import Iterable
 
 import pyarrow as pa
 
-from replaykit.attribution.gate import Limits, judge, read_budgets
-from replaykit.attribution.measured import COLUMNS, Measured, measure
+from replaykit.attribution.gate import Limits, Verdict, judge, read_budgets
+from replaykit.attribution.measured import COLUMNS, Measured, fold, measure
 from replaykit.attribution.sizes import parse_size
 from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
-from replaykit.plain import emit, say
+from replaykit.plain import emit
 from replaykit.report import gate as shown
 from replaykit.ship.output import cannot_write
 
@@ -56,8 +58,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.add_engine(parser)  # fmt: skip
 
 
-def percent(flag: str, text: str | None) -> float | None:
-    """`10%` as 0.1. Raises UsageError."""
+def percent(flag: str, text: str | None, most: float = float("inf")) -> float | None:
+    """`10%` as 0.1, at most `most` per cent. Raises UsageError."""
     if text is None:
         return None
     try:
@@ -66,6 +68,8 @@ def percent(flag: str, text: str | None) -> float | None:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise UsageError(f"{flag} {text}: write a percentage such as 10%")
+    if value > most / 100:
+        raise UsageError(f"{flag} {text}: nothing can be over {most:g}%")
     return value
 
 
@@ -80,7 +84,7 @@ def _limits(args: argparse.Namespace) -> Limits:
         total=None if args.threshold is None else parse_size(args.threshold),
         endpoints=endpoints,
         request=None if args.per_request is None else parse_size(args.per_request),
-        share=percent("--max-share", args.max_share),
+        share=percent("--max-share", args.max_share, 100),
         increase=percent("--max-increase", args.max_increase),
         total_increase=percent("--max-total-increase", args.max_total_increase),
         budgets=[b for path in args.budget for b in read_budgets(path)],
@@ -116,7 +120,9 @@ def run(args: argparse.Namespace) -> int:
         troubles += more
         if not before.endpoints:
             raise UsageError(f"--baseline {', '.join(args.baseline)}: no exchange was measured")
+    fold(measured, *([] if before is None else [before]))
     verdict = judge(measured, limits, before)
+    _judged(verdict)
     if args.output is None:
         emit(shown.render(verdict, args.format, args.top))
     else:
@@ -125,9 +131,27 @@ def run(args: argparse.Namespace) -> int:
             emit(shown.render(verdict, "table", args.top))
     if args.summary is not None:
         _write(args.summary, shown.render(verdict, "markdown", args.top), "a")
-    for pattern in verdict.unused:
-        say(f"replaykit: no endpoint matches {pattern!r}")
     return common.print_troubles(troubles) or int(bool(verdict.failures))
+
+
+def _judged(verdict: Verdict) -> None:
+    """A gate that looked at nothing has not passed. Raises UsageError."""
+    for pattern in verdict.unused:
+        near = nearest(pattern, verdict.measured.endpoints)
+        raise UsageError(f"no endpoint matches {pattern!r}{near}")
+    if not verdict.checks:
+        raise UsageError("nothing could be compared: no endpoint of the baseline was measured")
+
+
+def nearest(name: str, endpoints: Iterable[str]) -> str:
+    """`; did you mean …?`, or how many there are."""
+    known = sorted(endpoints)
+    close = difflib.get_close_matches(name, known, 1, 0.4)
+    return (
+        f"; did you mean {close[0]!r}?"
+        if close
+        else f"; there are {', '.join(map(repr, known[:3]))}{', …' if len(known) > 3 else ''}"
+    )
 
 
 def _write(path: str, text: str, mode: str) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from replaykit import __version__
+from replaykit import __version__, extras
 from replaykit.errors import UsageError
 from replaykit.plain import discard_output, emit, say
 
@@ -82,6 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except UsageError as error:
         say(f"replaykit: {error}")
+        return 2
+    except ModuleNotFoundError as error:
+        told = extras.missing(error)
+        if told is None:
+            raise
+        say(f"replaykit: {told}")
         return 2
     except BrokenPipeError:
         discard_output()

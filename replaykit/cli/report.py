@@ -38,6 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.savings:
+        if args.by != "endpoint":
+            raise UsageError("--by: --savings is by endpoint")
         return _savings(args)
     keys = parse_keys(args.by)
     chosen = common.options(args, False, False, common.parse_ports(args.port))

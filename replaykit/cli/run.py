@@ -83,6 +83,7 @@ class Running:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
         self._exchanges = 0
+        self._folding = common.folding(True, False)
         self._began = time.monotonic()
         self._capture: Capture | None = None
         self._alerts: LiveAlerts | None = None
@@ -242,6 +243,7 @@ class Running:
         results = self._live() if not source.files else self._files(source)
         while (piece := await loop.run_in_executor(self._thread, next, results, None)) is not None:
             if isinstance(piece, pa.RecordBatch):
+                piece = self._folding.rename(piece)
                 self._exchanges += piece.num_rows
                 if self._alerts is not None:
                     self._alerts.add(piece)

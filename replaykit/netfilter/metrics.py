@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.netfilter.watch import Watch
 
 _NAMES = (
@@ -50,7 +51,7 @@ def serve(watch: Watch, address: str, port: int) -> Any:
     try:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError:
-        raise UsageError("--prometheus needs its client: pip install 'replaykit[prometheus]'") from None
+        raise needs("--prometheus needs its client", "prometheus") from None
     registry = CollectorRegistry()
     registry.register(UserMetrics(watch))
     try:

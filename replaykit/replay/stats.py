@@ -52,7 +52,8 @@ class Times:
 
 class Stats:
     """sent: requests written to a connection. answered: whole answers. errors: by kind, requests
-    without a whole answer. skipped: by reason, requests that were not sent. beyond: requests whose
+    without a whole answer. reopened: requests sent again because the target had closed the connection
+    before, without a byte of a response. skipped: by reason, requests that were not sent. beyond: requests whose
     records held bytes beyond them, which were not sent."""
 
     def __init__(self) -> None:
@@ -61,6 +62,9 @@ class Stats:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.retried = 0
+        self.reopened = 0
+        self.first_ns = 0
+        self.last_ns = 0
         self.redirected = 0
         self.connections = 0
         self.beyond = 0
@@ -71,6 +75,19 @@ class Stats:
         self.latency = Times()
         self.lag = Times()
 
+    def wrote(self, now_ns: int, count: int) -> None:
+        """A request of so many bytes was handed to a connection."""
+        self.sent += 1
+        self.sent_bytes += count
+        self.first_ns = self.first_ns or now_ns
+        self.last_ns = now_ns
+
+    @property
+    def rate(self) -> float:
+        """Requests a second from the first one sent to the last: starting and ending do not count."""
+        took = self.last_ns - self.first_ns
+        return (self.sent - 1) * 1e9 / took if took > 0 else float(self.sent)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "sent": self.sent,
@@ -79,6 +96,8 @@ class Stats:
             "received_bytes": self.received_bytes,
             "connections": self.connections,
             "retried": self.retried,
+            "reopened": self.reopened,
+            "requests_per_second": round(self.rate, 3),
             "redirected": self.redirected,
             "beyond_request": self.beyond,
             "beyond_request_bytes": self.beyond_bytes,

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.segment import SegmentLines
 from rich.table import Table
 from rich.text import Text
 
@@ -84,7 +85,13 @@ class LiveView:
         self._guarded(self._live.start)
 
     def update(self, picture: RenderableType) -> None:
-        self._guarded(lambda: self._live.update(picture, refresh=True))
+        """Drawn before rich's own view has it: a picture that cannot be drawn leaves the last one."""
+
+        def draw() -> None:
+            lines = self.console.render_lines(picture, pad=False)
+            self._live.update(SegmentLines(lines, new_lines=True), refresh=True)
+
+        self._guarded(draw)
 
     def stop(self) -> None:
         self._guarded(self._live.stop)
@@ -93,7 +100,6 @@ class LiveView:
         try:
             work()
         except Exception as error:
-            self._live.update(Text(""))  # else the line below would draw the broken picture again
             if not self._said:
                 self._said = True
                 say(

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from replaykit.attribution.sizes import show_size
-from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ledger.history import Gap, Sum
 from replaykit.ledger.usage import COUNTERS
 from replaykit.report.render import records_as_csv
@@ -214,7 +214,7 @@ def as_png(
     try:
         import matplotlib
     except ImportError:
-        raise UsageError("pictures need matplotlib: pip install 'replaykit[charts]'") from None
+        raise needs("pictures need matplotlib", "charts") from None
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.wire import head, http1
 from replaykit.wire.gor import parse_record
 from replaykit.wire.message import Message
@@ -61,7 +62,7 @@ def module() -> Any:
     try:
         import aiokafka
     except ImportError:
-        raise UsageError("Kafka needs the package aiokafka: pip install 'replaykit[kafka]'") from None
+        raise needs("Kafka needs the package aiokafka", "kafka") from None
     return aiokafka
 
 

@@ -53,8 +53,6 @@ class S3Archive:
             raise UsageError(
                 f"{self._staging}: another process uses this staging directory; give each its own"
             ) from None
-        for part in self._staging.glob("date=*/hour=*/.*.part"):  # of a run that was killed: not whole
-            part.unlink()
         self._client = s3.client()
         try:
             s3.check(self._client, bucket)

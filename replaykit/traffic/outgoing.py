@@ -104,9 +104,7 @@ def _prepare(messages: Messages, aim: Aim) -> Outgoing:
         data += request
         session = fnv(identifier[:16] if len(identifier) == 24 else identifier)
         id_start = begin + (0 if r is None else 2)
-        rows.append(
-            (what, time_ns, start, len(data), session, id_start, id_start + len(identifier), beyond)
-        )
+        rows.append((what, time_ns, start, len(data), session, id_start, id_start + len(identifier), beyond))
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(8)]
     return Outgoing(memoryview(bytes(data)), bytes(messages.gor), *columns)
 

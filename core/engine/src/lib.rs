@@ -7,6 +7,7 @@
 #![allow(clippy::too_many_arguments)] // one chunk of bytes is described by where, when, what it cost
 
 pub mod account;
+pub mod answer;
 pub mod connection;
 pub mod endpoint;
 pub mod envelope;

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 use regex::bytes::Regex;
 use replaykit_engine::account::CAUSES;
+use replaykit_engine::answer::Fed;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
 use replaykit_engine::message::Rows;
@@ -15,7 +16,9 @@ use replaykit_engine::modifier::Modifier;
 use replaykit_engine::options::Options;
 use replaykit_engine::outgoing::{Outgoing, Target};
 use replaykit_engine::{source, walk};
+use replaykit_parquet::JoinError;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Batches are built and dropped many times a second: this allocator keeps their pages.
 #[global_allocator]
@@ -462,6 +465,51 @@ impl Records {
     }
 }
 
+/// See `replaykit/replay/answer.py`, which describes this class.
+#[pyclass]
+#[derive(Default)]
+struct Answers {
+    answers: replaykit_engine::answer::Answers,
+    used: usize,
+}
+
+#[pymethods]
+impl Answers {
+    #[new]
+    fn new() -> Self {
+        Answers::default()
+    }
+
+    fn begin(&mut self, head: bool) {
+        self.answers.begin(head);
+    }
+
+    fn feed(&mut self, data: &[u8]) -> i32 {
+        match self.answers.feed(data) {
+            Fed::More => 0,
+            Fed::Invalid => -1,
+            Fed::Done(status, used) => {
+                self.used = used;
+                i32::from(status)
+            }
+        }
+    }
+
+    fn end(&self) -> u16 {
+        self.answers.end().unwrap_or(0)
+    }
+
+    #[getter]
+    fn keep(&self) -> bool {
+        self.answers.keep
+    }
+
+    #[getter]
+    fn used(&self) -> usize {
+        self.used
+    }
+}
+
 type Capsules<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyCapsule>);
 
 /// See `replaykit/traffic/outgoing.py`: the bytes to send, and a row a record.
@@ -495,6 +543,16 @@ fn endpoints(patterns: Vec<String>, paths: Vec<String>) -> Vec<String> {
     paths.iter().map(|p| templates.endpoint(p)).collect()
 }
 
+/// Joins Parquet files of one schema into `target`, without decoding them; gives the rows. Raises OSError, ValueError.
+#[pyfunction]
+fn join_parquet(py: Python<'_>, parts: Vec<PathBuf>, target: PathBuf) -> PyResult<i64> {
+    py.detach(|| replaykit_parquet::join(&parts, &target))
+        .map_err(|error| match error {
+            JoinError::Io(error) => error.into(),
+            JoinError::Parquet(error) => PyValueError::new_err(error.to_string()),
+        })
+}
+
 /// Walks a capture's headers only; returns packets, link bytes, TCP payload bytes.
 #[pyfunction]
 fn walk_headers(py: Python<'_>, data: PyBuffer<u8>) -> PyResult<[u64; 3]> {
@@ -517,7 +575,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<Engine>()?;
     m.add_class::<Records>()?;
+    m.add_class::<Answers>()?;
     m.add_function(wrap_pyfunction!(outgoing, m)?)?;
     m.add_function(wrap_pyfunction!(endpoints, m)?)?;
+    m.add_function(wrap_pyfunction!(join_parquet, m)?)?;
     m.add_function(wrap_pyfunction!(walk_headers, m)?)
 }

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replaykit.errors import UsageError
-from replaykit.ship.files import write_whole
-from replaykit.ship.output import append
+from replaykit.ship.output import append, append_whole
 from replaykit.traffic.gor import escaped_line
 from replaykit.traffic.pipeline import Log
 from replaykit.wire.message import SEPARATOR, Messages
@@ -190,7 +189,7 @@ class FileOutput:
         if self.current.endswith(".gz"):
             data = gzip.compress(data, 6)
         try:
-            write_whole(self._fd, data, self.current)
+            append_whole(self._fd, data, self.current)
             self._trouble = None
         except UsageError as error:
             self._lose(count, str(error))

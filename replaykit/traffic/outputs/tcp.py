@@ -15,6 +15,7 @@ from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.replay.target import tls_context
 from replaykit.traffic.modifier import fnv
 from replaykit.traffic.pipeline import Log, QueueStat
@@ -192,9 +193,7 @@ class WebSocketOutput(TcpOutput):
         try:
             from websockets.asyncio.client import connect as open_socket
         except ImportError:
-            raise UsageError(
-                "--output-ws needs the package websockets: pip install 'replaykit[ws]'"
-            ) from None
+            raise needs("--output-ws needs the package websockets", "ws") from None
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise UsageError(f"{url!r}: write ws://HOST[:PORT]/PATH or wss://...")
