@@ -194,6 +194,10 @@ class CaptureFile:
     def _step(self, engine: Engine, data: mmap.mmap | bytearray, start: int, end: int) -> int:
         return (engine.feed_gor if self.kind == "gor" else engine.feed_file)(data, start, end)
 
+    def _last(self, engine: Engine, data: mmap.mmap | bytearray, start: int, end: int) -> int:
+        """What is left when nothing follows: a .gor file's last records may lack their separators."""
+        return engine.feed_gor(data, start, end, True) if self.kind == "gor" and start < end else 0
+
     def _mapped(self, engine: Engine, size: int, reading: Reading) -> Iterator[Progress]:
         with mmap.mmap(self._raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
             data.madvise(mmap.MADV_SEQUENTIAL)
@@ -210,6 +214,7 @@ class CaptureFile:
                         data.madvise(mmap.MADV_DONTNEED, gone, upto - gone)
                         gone = upto
                     if not took and end == size:
+                        at += self._last(engine, data, at, size)
                         break
                     reach = PIECE if took else reach * 2
                     yield Progress(at, size)
@@ -237,7 +242,10 @@ class CaptureFile:
             buffer[: held - took] = buffer[took:held]
             held -= took
             yield Progress(total if self.size is None else min(self._raw.tell(), self.size), self.size)
-        self._ended(held, total, reading)
+        took = self._last(engine, buffer, 0, held)
+        if took:
+            yield Progress(total + took if self.size is None else self.size, self.size)
+        self._ended(held - took, total + took, reading)
 
     def _ended(self, rest: int, at: int, reading: Reading) -> None:
         if rest:

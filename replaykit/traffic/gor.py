@@ -1,7 +1,8 @@
 """The .gor file, GoReplay's format, as an output.
 
 Owns how records reach the disk: whole batches of whole records, appended; with a name ending in .gz
-every batch is a gzip member of its own, so that what was flushed stays readable.
+every batch is a gzip member of its own, so that what was flushed stays readable. A message that holds the
+separator is written escaped, and counted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from replaykit.plain import say
 from replaykit.ship.files import numbered
 from replaykit.ship.output import Growing, Output, Rotation
 from replaykit.wire.message import SEPARATOR, Messages
@@ -31,6 +33,7 @@ class GorOutput:
         self._gzip = target.endswith(".gz")
         self._most = rotation.max_bytes
         self._pending, self._waiting = bytearray(), 0
+        self.escaped = 0
         self._number = 0
         self._written = 0
         self._file = Growing(target, rotation.existing) if self._most is None else self._following()
@@ -46,6 +49,8 @@ class GorOutput:
         """A .gor file holds messages only."""
 
     def messages(self, messages: Messages) -> None:
+        messages, escaped = messages.storable()
+        self.escaped += escaped
         if not self._gzip:
             self._write(messages.gor, lambda _, done: _whole(messages, done))
             return
@@ -72,6 +77,16 @@ class GorOutput:
             self.flush()
         finally:
             self._file.close()
+        if self.escaped:
+            say(f"replaykit: {escaped_line(self.target, self.escaped)}")
+
+
+def escaped_line(where: str, count: int) -> str:
+    """What is said at the end where messages hold the separator."""
+    return (
+        f"{where}: {count:,} messages hold the separator of .gor records and are written escaped: "
+        "replaykit reads them as they were, GoReplay with a backslash more"
+    )
 
 
 def _whole(messages: Messages, done: int) -> tuple[int, int]:
