@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from replaykit.cli.common import event_loops
 from replaykit.cli.ledgers import own_ledger
-from replaykit.cli.serving import add_api, listen, place, url, uvicorn_server
+from replaykit.cli.serving import add_api, listen, origins, place, url, uvicorn_server
 from replaykit.declared import stamp
 from replaykit.errors import UsageError
 from replaykit.plain import say
@@ -164,7 +164,12 @@ async def _serve(
     server = None
     if listening is not None:
         server = uvicorn_server(
-            ledger, forwarder, token, exchanges=args.exchanges, rules=None if guard is None else guard.now
+            ledger,
+            forwarder,
+            token,
+            exchanges=args.exchanges,
+            rules=None if guard is None else guard.now,
+            origins=origins(args),
         )
         tasks.append(asyncio.ensure_future(server.serve([listening])))
     waiting = asyncio.ensure_future(stop.wait())

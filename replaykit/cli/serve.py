@@ -10,7 +10,7 @@ from pathlib import Path
 
 from replaykit.cli.common import event_loops
 from replaykit.cli.ledgers import add_ledger, open_ledger
-from replaykit.cli.serving import add_api, listen, url, uvicorn_server
+from replaykit.cli.serving import add_api, listen, origins, url, uvicorn_server
 from replaykit.errors import UsageError
 from replaykit.ledger.guard import Guard
 from replaykit.ledger.rules import Rule
@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
         listening, token = listen(args.api)
         assert listening is not None
         rules = None if args.rules is None else _shown(Guard(ledger, Path(args.rules)))
-        server = uvicorn_server(ledger, token=token, exchanges=args.exchanges, rules=rules)
+        server = uvicorn_server(
+            ledger, token=token, exchanges=args.exchanges, rules=rules, origins=origins(args)
+        )
 
         async def serve() -> None:
             def stop() -> None:

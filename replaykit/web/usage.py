@@ -23,6 +23,11 @@ from replaykit.web.answers import DataAnswer, ListAnswer, Problem
 MOST_ROWS = 100_000
 _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400}
 _SECONDS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
+_REPORT = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; frame-ancestors 'none'; "
+    "sandbox allow-scripts allow-downloads"
+)
+"""A report's own script draws its chart; it is no page of this API's, and may ask it nothing."""
 Period = Literal["minute", "hour", "day", "month"]
 
 
@@ -174,8 +179,12 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         else:
             draw: Callable[..., str | bytes] = shown.as_html if format == "html" else shown.as_png
             body = await run_in_threadpool(draw, rows, zone, period, "both", title, dark, missing)
-        name = {"Content-Disposition": f'attachment; filename="usage.{format}"'} if format != "html" else {}
-        return Response(body, media_type=kind, headers=name)
+        headers = (
+            {"Content-Security-Policy": _REPORT}
+            if format == "html"
+            else {"Content-Disposition": f'attachment; filename="usage.{format}"'}
+        )
+        return Response(body, media_type=kind, headers=headers)
 
     @api.get("/api/rules/log")
     async def rules_log(most: Annotated[int, Query(ge=1, le=10_000)] = 100) -> ListAnswer:

@@ -415,6 +415,20 @@ def test_answers_to_what_is_wrong(files: int, tmp_path: Path) -> None:
                 assert error.code == status, host
 
 
+def test_a_busy_place_of_the_api_is_named(tmp_path: Path) -> None:
+    with forward(tmp_path) as f:
+        (tmp_path / "other").mkdir()
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "replaykit", "forward", "--ledger", str(tmp_path / "other" / "u.db"), "--state", str(tmp_path / "s"),
+                "--api", f"127.0.0.1:{f.api}",
+            ],
+            capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 2 and "--api ADDRESS:PORT" in done.stderr
+    assert f"the API and the page cannot listen on 127.0.0.1:{f.api} (address already in use)" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
