@@ -32,6 +32,10 @@ def add_api(parser: argparse.ArgumentParser, default: str = "127.0.0.1:8080") ->
     )  # fmt: skip
 
 
+class NeedsToken(UsageError):
+    """Beyond this machine, and without a token."""
+
+
 def place(flag: str, text: str) -> tuple[str, int]:
     """Raises UsageError."""
     host, _, port = text.rpartition(":")
@@ -58,7 +62,7 @@ def listen(text: str, given: str | None = None) -> tuple[socket.socket | None, s
         ) from None
     if token is None and not ipaddress.ip_address(made.getsockname()[0]).is_loopback:
         made.close()
-        raise UsageError(f"--api {text}: beyond this machine the API needs a token: set REPLAYKIT_TOKEN")
+        raise NeedsToken(f"--api {text}: beyond this machine the API needs a token: set REPLAYKIT_TOKEN")
     return made, token
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,17 +104,38 @@ class Brake:
         return max(0.0, used - (self._clock() - at) / _SECONDS_A_TRY)
 
 
+class Timing:
+    """How long answers took, in milliseconds: of all, and of the last hundred."""
+
+    def __init__(self) -> None:
+        self._count, self._sum, self._least, self._most = 0, 0.0, 0.0, 0.0
+        self._recent: deque[float] = deque(maxlen=100)
+
+    def took(self, milliseconds: float) -> None:
+        self._least = min(self._least, milliseconds) if self._count else milliseconds
+        self._most = max(self._most, milliseconds)
+        self._count, self._sum = self._count + 1, self._sum + milliseconds
+        self._recent.append(milliseconds)
+
+    def shown(self) -> dict[str, float]:
+        return {
+            "total_requests": self._count, "avg_response_ms": round(self._sum / max(1, self._count), 3),
+            "recent100_avg_ms": round(sum(self._recent) / max(1, len(self._recent)), 3),
+            "max_response_ms": round(self._most, 3), "min_response_ms": round(self._least, 3),
+        }  # fmt: skip
+
+
 class Admission:
     """An ASGI application around another. token: None: none is needed, and only this machine is answered. origins: of other
     front ends, whose pages may ask as our own does.
     """
 
     def __init__(
-        self, app: Any, token: str | None = None, origins: Sequence[str] = (), brake: Brake | None = None
-    ) -> None:
+        self, app: Any, token: str | None = None, origins: Sequence[str] = (), brake: Brake | None = None, timing: Timing | None = None
+    ) -> None:  # fmt: skip
         self._app, self._token, self._origins = app, token, frozenset(origins)
         self._brake = brake or Brake()
-        self._streams = 0
+        self._streams, self._timing = 0, timing or Timing()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -137,10 +158,13 @@ class Admission:
             await self._refuse(scope, receive, send, busy)
             return
         self._streams += stream
+        begun = time.perf_counter()
         try:
             await self._app(scope, self._bounded(scope, receive), send)
         finally:
             self._streams -= stream
+            if not stream:
+                self._timing.took(1000 * (time.perf_counter() - begun))
 
     def _refusal(self, scope: Any, headers: Headers, friend: bool) -> Response | None:
         if self._token is None and not all(map(local, headers.getlist("host") or [""])):

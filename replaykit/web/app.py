@@ -20,11 +20,11 @@ from replaykit.errors import UsageError
 from replaykit.forwarder.server import Forwarder
 from replaykit.ledger.rules import Rule
 from replaykit.ledger.store import Ledger
-from replaykit.web.admission import Admission
+from replaykit.web.admission import Admission, Timing
 from replaykit.web.answers import ERRORS, DataAnswer, Problem
 from replaykit.web.exchanges import add_exchanges
 from replaykit.web.forwarding import add_mappings, add_traffic
-from replaykit.web.machines import Machines, add_machines
+from replaykit.web.machines import Machines, add_machines, silence
 from replaykit.web.usage import add_history, add_limits, add_overview
 
 STATIC = Path(__file__).parent / "static"
@@ -52,7 +52,10 @@ def create_app(
         add_traffic(api, app, forwarder)
         add_mappings(api, forwarder, open_to_others=token is not None)
     add_history(api, ledger)
-    add_overview(api, ledger, {"forwarder": forwarder is not None, "exchanges": exchanges is not None})
+    trouble = None if machines is None else lambda: silence(machines)
+    add_overview(
+        api, ledger, {"forwarder": forwarder is not None, "exchanges": exchanges is not None}, trouble
+    )
     add_limits(api, ledger, rules)
     add_exchanges(api, ledger, exchanges)
     add_machines(api, ledger, machines)
@@ -68,12 +71,14 @@ def create_app(
     @app.get("/health")
     async def health() -> DataAnswer:
         if forwarder is None:
-            return DataAnswer(data={"status": "ok"})
+            trouble = "" if machines is None else silence(machines)
+            return DataAnswer(data={"status": "ok", **({"hypervisor": trouble} if trouble else {})})
         return DataAnswer(
             data={"status": "ok", "mappings": len(forwarder.mappings), "ledger": forwarder.trouble or "ok"}
         )
 
-    app.add_middleware(Admission, token=token, origins=origins)
+    app.state.timing = Timing()
+    app.add_middleware(Admission, token=token, origins=origins, timing=app.state.timing)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

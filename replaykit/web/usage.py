@@ -58,8 +58,10 @@ def between(ledger: Ledger, since: str | None, until: str | None, last_s: int) -
     return begin, end
 
 
-def add_overview(api: APIRouter, ledger: Ledger, parts: dict[str, bool]) -> None:
-    """parts: what this application has beside the ledger."""
+def add_overview(
+    api: APIRouter, ledger: Ledger, parts: dict[str, bool], trouble: Callable[[], str] | None = None
+) -> None:
+    """parts: what this application has beside the ledger. trouble: why what is shown may be old; empty where it is not."""
 
     @api.get("/api/overview")
     async def overview(
@@ -83,7 +85,7 @@ def add_overview(api: APIRouter, ledger: Ledger, parts: dict[str, bool]) -> None
                 at["top"] += shown.records([row], ledger.zone)
         return DataAnswer(data={
             "since": calendar.show(found.since, ledger.zone), "until": calendar.show(found.until, ledger.zone),
-            "parts": parts, "kinds": [kinds[k] for k in sorted(kinds)],
+            "parts": parts, "time_zone": ledger.time_zone, "trouble": trouble() if trouble is not None else "", "kinds": [kinds[k] for k in sorted(kinds)],
         })  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def test_a_report_marks_what_was_not_read(ledger: Ledger) -> None:
         {"since": "2026-03-29T13:05:00+02:00", "until": "2026-03-29T13:12:00+02:00", "subjects": 1, "subject": "vm"}
     ]  # fmt: skip
     assert shown.as_png(rows, ledger.zone, "minute", "both", "t", True, missing)[:4] == b"\x89PNG"
-    assert shown.table(rows, ledger.zone, "minute", "both", missing).caption == said
+    assert str(shown.table(rows, ledger.zone, "minute", "both", missing).caption) == said
 
 
 def test_wrong_records_are_refused_whole(ledger: Ledger) -> None:

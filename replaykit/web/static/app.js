@@ -18,6 +18,7 @@ const keep = (name, value) => { try { localStorage.setItem(name, value); } catch
 
 createApp({
   data: () => ({
+    zone: '', trouble: '',
     pages: ['rules'], page: '', parts: {}, kinds: [], subjectPages: SUBJECTS,
     subjects: [], limits: [], subject: '', subjectPast: [], subjectRange: 'day', from: '', to: '', custom: null, behind: [], state: '', most: 200, order: 'newest', exchanges: [], exchange: -1, turns: 0, link: 'off', locked: false, refused: false, typed: '',
     language: kept('language') || (navigator.language.startsWith('zh') ? 'zh' : 'en'),
@@ -95,7 +96,7 @@ createApp({
     async look() {
       const seconds = RANGES[this.span][1], since = Math.floor(Date.now() / 1000) - seconds;
       const found = await this.get(`/api/overview?since=${since}`);
-      this.parts = found.parts; this.kinds = found.kinds;
+      this.parts = found.parts; this.kinds = found.kinds; this.zone = found.time_zone; this.trouble = found.trouble;
       const shown = this.kinds.map(k => this.pageOf(k)).filter(Boolean);
       this.pages = ['overview', 'mappings', 'endpoints', ...Object.keys(SUBJECTS), 'rules'].filter(p => p === 'overview' || p === 'rules' || p === 'endpoints' || shown.includes(p) || (p === 'mappings' && this.parts.forwarder));
       if (!this.page || !this.pages.includes(this.page) && !SUBJECTS[this.page]) this.page = this.parts.forwarder ? 'mappings' : 'overview';
@@ -170,6 +171,14 @@ createApp({
         const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1], { vantage, kind } = SUBJECTS[this.page];
         const rows = (await this.get(`/api/totals?vantage=${vantage}&kind=${kind}&since=${since}`)).rows;
         const whole = rows.reduce((sum, r) => sum + r.total_bytes, 0) || 1;
+        if (kind === 'machine') { // those that moved nothing, such as one that is stopped, are there too
+          const all = await this.get('/api/vms'), moved = Object.fromEntries(rows.map(r => [r.subject, r]));
+          for (const m of all) {
+            const labels = { vmid: String(m.vmid), name: m.name, status: m.status, node: m.node, type: m.type, tags: m.tags.join(';') };
+            if (moved[m.subject]) Object.assign(moved[m.subject].labels, { status: m.status });
+            else rows.push({ subject: m.subject, labels: Object.fromEntries(Object.entries(labels).filter(l => l[1])), rx_bytes: 0, tx_bytes: 0, total_bytes: 0 });
+          }
+        }
         this.subjects = rows.map(r => ({ ...r, share: r.total_bytes / whole }));
         await this.loadRules();
         if (this.subject && !this.custom) await this.loadSubject();
