@@ -211,12 +211,15 @@ def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None)
         rows = await run_in_threadpool(
             history, ledger, period, since, until, Selection("hypervisor", "machine", (subject.name,))
         )
+        moved = {r.time: r for r in rows}
+        first = min(moved, default=until)  # before it was ever seen there is nothing to say
         return ListAnswer(data=[
             {
-                "timestamp": datetime.fromtimestamp(r.time, ledger.zone).strftime(_SHOWN[period]), "rx_bytes": r.rx_bytes,
-                "tx_bytes": r.tx_bytes, "total_bytes": r.bytes,
+                "timestamp": datetime.fromtimestamp(at, ledger.zone).strftime(_SHOWN[period]),
+                "rx_bytes": moved[at].rx_bytes if at in moved else 0, "tx_bytes": moved[at].tx_bytes if at in moved else 0,
+                "total_bytes": moved[at].bytes if at in moved else 0,
             }
-            for r in rows
+            for at in calendar.buckets(period, max(since, first), min(until, int(time.time()) + 1), ledger.zone)
         ])  # fmt: skip
 
     @api.get("/api/logs")

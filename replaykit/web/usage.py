@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from replaykit.ledger import calendar
 from replaykit.ledger.evaluate import effect_in_words, standing
 from replaykit.ledger.guard import alerts, effects, log
-from replaykit.ledger.history import gaps, history, subjects, totals
+from replaykit.ledger.history import buckets, gaps, history, subjects, totals
 from replaykit.ledger.rules import Rule, Verdict
 from replaykit.ledger.selection import Selection, literally
 from replaykit.ledger.store import Ledger
@@ -136,12 +136,19 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         until: str | None = None,
         by: str = "subject",
     ) -> DataAnswer:
-        """What each moved in each hour, day or month; and where readings are missing: what was moved then is spread evenly."""
+        """What each moved in each hour, day or month; every bucket of the span, with how much of it was read; and where readings
+        are missing: what was moved then is spread evenly.
+        """
         begin, end = span(period, since, until)
+        now = int(time.time())
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
-        missing = await run_in_threadpool(gaps, ledger, begin, end, selection)
+        missing = await run_in_threadpool(gaps, ledger, begin, end, selection, now)
+        every = await run_in_threadpool(buckets, ledger, period, begin, end, missing, now)
         return DataAnswer(data={
             "period": period, "time_zone": ledger.time_zone, "rows": shown.records(rows, ledger.zone),
+            "buckets": [
+                {**b._asdict(), "time": calendar.show(b.time, ledger.zone), "until": calendar.show(b.until, ledger.zone)} for b in every
+            ],
             "gaps": shown.gap_records(missing, ledger.zone),
         })  # fmt: skip
 

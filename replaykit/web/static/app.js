@@ -10,7 +10,6 @@ const SUBJECTS = {
   machines: { vantage: 'hypervisor', kind: 'machine', labels: ['status', 'node', 'type', 'tags'] },
   interfaces: { vantage: 'netfilter', kind: 'interface', labels: [] },
 };
-const SECONDS = { minute: 60, hour: 3600, day: 86400, month: 30 * 86400 };
 const CHARTS = ['chart', 'endpoint-chart', 'subject-chart'];
 const { createApp } = Vue;
 const kept = name => { try { return localStorage.getItem(name); } catch { return null; } };
@@ -140,11 +139,13 @@ createApp({
       setTimeout(() => this.poll(), POLL_MS);
     },
     took(now) {
+      // A tunnel carries what its mappings move: rates count a byte once, whatever the totals of document 000 add up.
+      const sum = (d, key) => d.mappings.reduce((n, m) => n + m[key], 0);
       const last = this.traffic, at = performance.now() / 1000, seconds = at - this.tookAt;
       if (last && seconds > .2) {
         const grown = (a, b) => Math.max(0, a - b) / seconds;
         this.points = [...this.points, {
-          at: now.timestamp, sent: grown(now.total_sent, last.total_sent), received: grown(now.total_received, last.total_received),
+          at: now.timestamp, sent: grown(sum(now, 'bytes_sent'), sum(last, 'bytes_sent')), received: grown(sum(now, 'bytes_received'), sum(last, 'bytes_received')),
           tunnelSent: grown(now.tunnel.bytes_sent, last.tunnel.bytes_sent), tunnelReceived: grown(now.tunnel.bytes_received, last.tunnel.bytes_received),
         }].slice(-POINTS);
       }
@@ -225,13 +226,13 @@ createApp({
     },
     async history(range, question, custom) {
       const [period, span] = this.spanOf(range, custom);
-      const { rows, gaps } = await this.get(`/api/history?period=${period}&${span}&by=all&${question}`);
-      const missing = gaps.map(g => [Date.parse(g.since), Date.parse(g.until)]);
-      return rows.map(r => {
-        const begin = Date.parse(r.time), end = Date.parse(r.until);
+      const { rows, buckets } = await this.get(`/api/history?period=${period}&${span}&by=all&${question}`);
+      const moved = {};
+      for (const r of rows) { const at = moved[r.time] ||= { sent: 0, received: 0 }; at.sent += r.tx_bytes; at.received += r.rx_bytes; }
+      return buckets.map(b => {
+        const at = moved[b.time] || { sent: 0, received: 0 };
         // Of half of it or more nobody knows when it was moved.
-        const gap = 2 * missing.reduce((n, [a, b]) => n + Math.max(0, Math.min(b, end) - Math.max(a, begin)), 0) >= end - begin;
-        return { at: begin / 1000, sent: r.tx_bytes / SECONDS[period], received: r.rx_bytes / SECONDS[period], gap };
+        return { at: Date.parse(b.time) / 1000, sent: at.sent / b.seconds, received: at.received / b.seconds, gap: b.gap_seconds > 0 && b.gap_seconds >= b.covered_seconds };
       });
     },
     async loadPast() {
