@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.common import event_loops
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.ledgers import place as ledger_url
@@ -151,6 +152,7 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
                 raise UsageError(
                     "--tunnel needs --tunnel-certificate, --tunnel-key and --tunnel-ca (replaykit tunnel --make-keys DIR)"
                 )
+            warn_of_readers(args.tunnel_key)
             context = tls(True, *(getattr(args, name) for name in names))
             forwarder.listen_for_tunnels(*place("--tunnel", args.tunnel), context)
         await forwarder.configure(config.mappings, config.clients)

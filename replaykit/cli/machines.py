@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import show_size
+from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.ledgers import open_ledger, place
 from replaykit.cli.serving import NeedsToken, listen, serve_beside, url
 from replaykit.declared import stamp
@@ -69,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-vmid", "--vmid", metavar="VMID")
     group.add_argument("-before", "--before", metavar="DATE")
     group.add_argument("-dry-run", "--dry-run", action="store_true", help="says what would be deleted")
+    group.add_argument("-yes", "--yes", action="store_true", help="deletes without asking")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     from replaykit.hypervisor.config import read_config
 
     config = read_config(args.config)
+    if config.secret:
+        warn_of_readers(args.config)
     if not args.quiet:
         for warning in config.warnings:
             say(f"warning: {warning}")
@@ -340,7 +345,10 @@ def _cleanup(args: argparse.Namespace, config: Config) -> int:
         if args.vmid is None:
             raise UsageError("-cleanup vm: give -vmid")
         words += ["--label", f"vmid={args.vmid}"]
-    words += ["--dry-run"] if args.dry_run else ["--yes"]
+    if args.dry_run:
+        words += ["--dry-run"]
+    elif args.yes or not sys.stdin.isatty():
+        words += ["--yes"]
     parsed = build("cleanup").parse_args([*words, *(["--quiet"] if args.quiet else [])])
     return int(parsed.run(parsed))
 

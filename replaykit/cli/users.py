@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.cli.asking import agreed
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.serving import add_api, listen, origins, place, serve_beside, url
 from replaykit.errors import UsageError
@@ -77,6 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--list", action="store_true", help="shows the rules, and ends")
     group.add_argument("--remove", action="store_true", help="takes it and all limits away, and ends")
+    group.add_argument("--yes", action="store_true", help="--remove: without asking")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     if args.install + args.list + args.remove + args.once > 1:
         raise UsageError("users: one of --install, --list, --remove and --once")
     if args.remove:
+        if not agreed("take the table, what it counted and all limits away?", args.yes):
+            return 1
         say("removed" if table.remove() else "it was not there")
         control.remove()
         return 0

@@ -44,6 +44,8 @@ class Config:
     given: Sequence[Mapping[str, Any]] = ()
     rules_file: str | None = None
     warnings: Sequence[str] = field(default=())
+    secret: bool = False
+    """Whether the file holds one: a token's, or a database's password."""
 
     @property
     def retention(self) -> Retention | None:
@@ -94,8 +96,14 @@ def read_config(path: str) -> Config:
     warnings += _unknown(top)
     return Config(
         hypervisor, interval, export_path, templates, days, ledger, f"{host or '0.0.0.0'}:{port}" if enabled else "none", token,
-        () if allowed is None else allowed.texts(), rules, given, rules_file, warnings,
+        () if allowed is None else allowed.texts(), rules, given, rules_file, warnings, _secret(top, token, ledger),
     )  # fmt: skip
+
+
+def _secret(top: Section, token: str | None, ledger: str) -> bool:
+    pve = _section(top, "pve")
+    written = "" if pve is None else _text(pve, "api_token_secret", "")
+    return bool(token or written or re.search(r"://[^/@]*:[^/@]+@", ledger))
 
 
 def uncommented(text: str) -> str:
