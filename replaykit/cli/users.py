@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.cli.asking import agreed
 from replaykit.cli.ledgers import own_ledger
-from replaykit.cli.serving import add_api, listen, place, serve_beside, url
+from replaykit.cli.serving import add_api, listen, origins, place, serve_beside, url
 from replaykit.errors import UsageError
 from replaykit.plain import emit, out, say, visible
+from replaykit.ship.settings import secret
 
 if TYPE_CHECKING:
     from replaykit.netfilter.counters import Source
@@ -51,7 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="LEDGER",
         help="a file or a database's URL (default: usage.db in the state folder)",
     )
-    parser.add_argument("--prometheus", metavar="ADDRESS:PORT", help="serves /metrics there")
+    parser.add_argument(
+        "--prometheus",
+        metavar="ADDRESS:PORT",
+        help="serves /metrics there; beyond this machine with the token in REPLAYKIT_TOKEN",
+    )
     parser.add_argument("--rules", metavar="FILE", help="rules (YAML); see replaykit rules")
     parser.add_argument(
         "--limit-by", choices=("auto", "tc", "nftables"), default="auto",
@@ -72,6 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--list", action="store_true", help="shows the rules, and ends")
     group.add_argument("--remove", action="store_true", help="takes it and all limits away, and ends")
+    group.add_argument("--yes", action="store_true", help="--remove: without asking")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     if args.install + args.list + args.remove + args.once > 1:
         raise UsageError("users: one of --install, --list, --remove and --once")
     if args.remove:
+        if not agreed("take the table, what it counted and all limits away?", args.yes):
+            return 1
         say("removed" if table.remove() else "it was not there")
         control.remove()
         return 0
@@ -95,6 +104,9 @@ def run(args: argparse.Namespace) -> int:
         if args.size < 1:
             raise UsageError("--size: at least 1")
         fresh = table.install(args.interface, args.size)
+        for name in args.interface:
+            if not Path("/sys/class/net", name).exists():
+                say(f"{name}: there is no such interface now; it is counted when there is")
         say(f"counts each address on {', '.join(args.interface)}" if fresh else "it is there already")
         return 0
     return _watch(args)
@@ -129,7 +141,7 @@ def _watch(args: argparse.Namespace) -> int:
             every,
         )
         if args.prometheus is not None:
-            serve(watch, *place("--prometheus", args.prometheus))
+            serve(watch, *place("--prometheus", args.prometheus), secret("REPLAYKIT_TOKEN"))
         guard = None
         if args.rules is not None:
             from replaykit.ledger.guard import Guard
@@ -143,7 +155,12 @@ def _watch(args: argparse.Namespace) -> int:
         listening, token = listen(args.api)
         if listening is not None:
             serve_beside(
-                ledger, listening, token=token, exchanges=args.exchanges, rules=guard.now if guard else None
+                ledger,
+                listening,
+                token=token,
+                exchanges=args.exchanges,
+                rules=guard.now if guard else None,
+                origins=origins(args),
             )
             say(f"page and API on {url(listening)}")
         say(f"reads {source.name} every {args.every}")

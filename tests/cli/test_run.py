@@ -31,6 +31,7 @@ from tests.conftest import needs
 from tests.ship.conftest import REPLAYKIT, report, run
 from tests.ship.test_telemetry import query, receiver
 from tests.target import target, until
+from tests.web.test_metrics import rejected
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 
@@ -81,6 +82,7 @@ def test_capture_to_elasticsearch(elastic: str, tmp_path: Path) -> None:
             assert "replaykit_exchanges_total" in health(
                 port, "metrics"
             ) and "replaykit_output_sent_total{" in health(port, "metrics")
+            assert rejected(health(port, "metrics")) == ""
             with pytest.raises(urllib.error.HTTPError):
                 health(port, "other")
             del process
