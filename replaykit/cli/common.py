@@ -188,7 +188,12 @@ def outputs_fit(args: argparse.Namespace) -> None:
     of_messages = ["prettify", "no_responses", *(name.replace("-", "_") for name, _, _ in REWRITES)]
     for names, there, what in (
         (of_messages, gor, "a .gor output"),
-        (["rotate_size", "rotate_time", "append", "overwrite"], bool(local), "an output file"),
+        (
+            ["rotate_size", "rotate_time"],
+            bool(local) or any(t.startswith("s3://") for t in args.to),
+            "output files",
+        ),
+        (["append", "overwrite"], bool(local), "an output file"),
     ):
         for name in names:
             if not there and getattr(args, name) not in (None, False, []):
