@@ -91,7 +91,12 @@ def test_the_same_traffic_gives_the_same_answer(ask, elastic: str, tmp_path: Pat
         assert answer == expected, name
 
     # A .gor holds whole HTTP messages: what it lacks is what was incomplete or no HTTP request.
-    reported = _report(ask("report", str(gor), "--top", "0", "--quiet"))
+    document = ask("report", str(gor), "--top", "0", "--quiet")
+    reported = _report(document)
+    assert document["left_out"]["exchanges"] == 315 - sum(n for n, _ in reported.values())
+    assert document["left_out"]["wire_bytes"] == sum(b for _, b in expected.values()) - sum(
+        b for _, b in reported.values()
+    )
     gated = _gate(ask("gate", str(gor), "--threshold", "1GB", "--quiet"))
     assert reported == gated
     lacking = defaultdict(int)

@@ -32,6 +32,7 @@ from replaykit.ship.output import Existing, Observing, Output, Rotation, open_ou
 from replaykit.ship.parquet_file import left_behind, parts_of, whole
 from replaykit.ship.settings import state_folder
 from replaykit.ship.store import open_store
+from replaykit.traffic.left_out import LeftOut
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options, header_rule
@@ -495,6 +496,7 @@ class Reader:
         self._options = chosen
         self.engine: Engine | None = None
         self.troubles: list[str] = []
+        self.left_out = LeftOut()
 
     def _window(self) -> archive.Window:
         since, until = getattr(self._args, "since", None), getattr(self._args, "until", None)
@@ -553,6 +555,7 @@ class Reader:
                     step(file, progress.done)
                     yield from self._drain(BATCH_ROWS)
                 file.close()
+                self.left_out.add(reading.left_out)
                 if reading.trouble:
                     self.troubles.append(reading.trouble)
         if self.engine is not None:

@@ -13,7 +13,7 @@ from replaykit.attribution.measured import Measured, columns, fold, measured
 from replaykit.attribution.sizes import parse_size
 from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
-from replaykit.plain import emit
+from replaykit.plain import emit, say
 from replaykit.report import gate as shown
 from replaykit.ship.output import cannot_write
 
@@ -108,6 +108,8 @@ def read(args: argparse.Namespace, files: list[str]) -> tuple[Measured, list[str
     reader = common.Reader(args, chosen, columns=columns(args.measure))
     pieces = (piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch))
     found = measured(pieces, args.measure)
+    if reader.left_out and not args.quiet:
+        say(f"replaykit: {', '.join(files)}: {reader.left_out}")
     return found, reader.troubles
 
 

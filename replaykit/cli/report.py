@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 import pyarrow as pa
 
@@ -83,13 +84,19 @@ def show(summary: Summary, args: argparse.Namespace, reader: common.Reader) -> N
     """Prints the summary and the line of conservation."""
     account, top = reader.account(), args.top or None
     name = reader.engine.name if reader.engine is not None else None
+    left_out = {"left_out": asdict(reader.left_out)} if reader.left_out else {}
     if args.format == "json":
-        emit(render.as_json(summary, top, account, {"engine": name, "estimated": summary.weighted}) + "\n")
+        emit(
+            render.as_json(summary, top, account, {"engine": name, "estimated": summary.weighted, **left_out})
+            + "\n"
+        )
     elif args.format == "csv":
         emit(render.as_csv(summary, top))
     else:
         terminal.show(render.table(summary, top))
     if account is not None and not args.quiet:
         (out if args.format == "table" else say)("", *conservation(account), f"engine: {name}")
+    if reader.left_out and not args.quiet:
+        say(str(reader.left_out))
     if summary.weighted and not args.quiet:
         say("sampled: totals are estimates")
