@@ -19,6 +19,7 @@ from replaykit.errors import UsageError
 from replaykit.plain import emit, say
 from replaykit.traffic.limiter import Limiter, parse_percent, split_limit
 from replaykit.traffic.modifier import Rules
+from replaykit.traffic.own import OwnConnections
 from replaykit.traffic.pipeline import Echo, Input, Log, Output, Route, Settings, run
 from replaykit.wire.options import Options
 
@@ -37,6 +38,7 @@ class Gor:
         self.echoes: list[Echo] = []
         self.queues: list[tuple[str, float, Any]] = []
         self.sink: Any = None
+        self.own = OwnConnections()
         self.rules = self._rules()
 
     def _rules(self) -> Rules:
@@ -170,9 +172,10 @@ class Gor:
             vlans=f.input_raw_vlan_vid,
             group=None if f.input_raw_queue < 0 else f.input_raw_queue & 0xFFFF,
             promiscuous=f.input_raw_promisc,
+            own_requests=f.input_raw_own_requests,
             report=lambda line: self.log(0, line),
         )
-        return RawInput(capturing, options, self.log, f.input_raw_stats)
+        return RawInput(capturing, options, self.log, f.input_raw_stats, self.own)
 
     # outputs
 
@@ -214,7 +217,7 @@ class Gor:
                 f.output_binary_track_response,
             )  # fmt: skip
             debug: Log = (lambda level, text: self.log(0, text)) if f.output_binary_debug else self.log
-            output = BinaryOutput(address, binary, debug)
+            output = BinaryOutput(address, binary, debug, self.own)
             self.outputs.append((output, limiter))
             if f.output_binary_track_response:
                 self.echoes.append(output)
@@ -239,6 +242,7 @@ class Gor:
             timeout_s=f.output_http_timeout if f.output_http_timeout >= 0.1 else 1.0,
             redirects=max(f.output_http_redirects, 0),
             verify=not f.output_http_skip_verify,
+            own=self.own,
         )
         settings = HttpSettings(
             sending,

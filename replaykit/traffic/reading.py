@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +40,7 @@ class Read:
 
 
 def names(pattern: str) -> list[str]:
-    """The files of a glob, sorted; S3 objects of a prefix. Raises UsageError where there is none."""
+    """The files of a glob, sorted; the chunks of a name that is none; S3 objects of a prefix. Raises UsageError where there is none."""
     if pattern == "-":
         return ["-"]
     if pattern.startswith("s3://"):
@@ -48,9 +49,19 @@ def names(pattern: str) -> list[str]:
         found = keys(pattern)
     else:
         found = sorted(glob.glob(pattern)) or ([pattern] if not glob.has_magic(pattern) else [])
+        if found == [pattern] and not os.path.lexists(pattern):
+            found = _chunks(pattern) or found
     if not found:
         raise UsageError(f"{pattern}: no such file")
     return found
+
+
+def _chunks(name: str) -> list[str]:
+    """What `gor --output-file requests.gor` wrote: requests_0.gor, requests_1.gor and so on, in their order."""
+    stem, ending = os.path.splitext(name)
+    there = glob.glob(f"{glob.escape(stem)}_*{glob.escape(ending)}")
+    numbered = [(int(n), p) for p in there if (n := p[len(stem) + 1 : len(p) - len(ending)]).isdecimal()]
+    return [path for _, path in sorted(numbered)]
 
 
 class _Gor:

@@ -7,6 +7,7 @@ import queue
 from collections.abc import AsyncIterator
 
 from replaykit.capture.live import Capture, Settings
+from replaykit.traffic.own import OwnConnections
 from replaykit.traffic.pipeline import Log
 from replaykit.traffic.reading import Read, read_files
 from replaykit.wire.engine import Choice
@@ -15,14 +16,25 @@ from replaykit.wire.options import Options
 
 
 class RawInput:
-    """Raises UsageError where nothing can be captured. stats: tells the kernel's counters now and then."""
+    """Raises UsageError where nothing can be captured. stats: tells the kernel's counters now and then.
+
+    own: connections whose messages are left out, because they are ours.
+    """
 
     ruled = False
 
-    def __init__(self, settings: Settings, options: Options, log: Log, stats: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        options: Options,
+        log: Log,
+        stats: bool = False,
+        own: OwnConnections | None = None,
+    ) -> None:
         self.name = "raw " + ", ".join(p.interface for p in settings.places)
         self.capture = Capture(settings, options)
         self._log, self._stats = log, stats
+        self._own = own or OwnConnections()
         self._stopped = False
 
     def stop(self) -> None:
@@ -45,7 +57,7 @@ class RawInput:
                 running = self.capture.running  # before the queue is read, so that nothing is left in it
                 messages = await loop.run_in_executor(None, self._get)
                 if messages is not None:
-                    yield messages
+                    yield self._own.without(messages)
                 elif not running and self.capture.results.empty():
                     break
                 if self._stats and loop.time() - told >= 5:
@@ -62,6 +74,8 @@ class RawInput:
             f"{self.name}: {totals.kernel_packets:,} packets, {totals.kernel_drops:,} dropped by the kernel, "
         )
         text += f"{account.get('exchanges', 0):,} exchanges, {account.get('messages_cut', 0):,} messages cut"
+        if self._own.left_out:
+            text += f", {self._own.left_out:,} messages of our own left out"
         self._log(0 if self._stats or totals.kernel_drops else 1, text)
 
 
