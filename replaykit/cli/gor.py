@@ -384,13 +384,28 @@ def _file_server(address: str) -> int:
     return 0
 
 
+def _standard_files() -> None:
+    """Where one of the three is closed, nothing else may get its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            if number:
+                setattr(sys, ("stdout", "stderr")[number - 1], open(number, "w", closefd=False))  # noqa: SIM115
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 after a signal, 2 wrong use or input, or messages lost."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0].lstrip("-") in ("h", "help"):
-        emit(goflags.usage() + "\n")
-        return 0 if arguments else 2
+    _standard_files()
     try:
+        if not arguments or arguments[0].lstrip("-") in ("h", "help"):
+            emit(goflags.usage() + "\n")
+            return 0 if arguments else 2
+        if arguments[0] in ("-version", "--version"):
+            emit(f"gor by replaykit {__version__}\n")
+            return 0
         if arguments[0] == "file-server" and len(arguments) == 2:
             return _file_server(arguments[1])
         flags = goflags.parse(arguments)
