@@ -60,14 +60,15 @@ class Gor:
     def open(self) -> None:
         """Outputs first, so that nothing is read that could not be put anywhere."""
         f = self.f
+        if f.stats:
+            from replaykit.traffic.outputs.stats import StatsOutput
+
+            # Where messages go to standard output, they are alone there.
+            self.stats = StatsOutput(sys.stderr if f.output_stdout else sys.stdout)
         self._open_outputs()
         self._open_inputs()
         if not self.inputs or not self.outputs:
             raise UsageError("gor: at least one input and one output are needed (see gor --help)")
-        if f.stats:
-            from replaykit.traffic.outputs.stats import StatsOutput
-
-            self.stats = StatsOutput(sys.stderr)
 
     def _limited(self, texts: Sequence[str]) -> list[Limited]:
         out = []
@@ -138,6 +139,7 @@ class Gor:
                 f"gor: --input-raw-engine {f.input_raw_engine}: there are libpcap, raw_socket, pcap_file, vxlan"
             )
         host, ports = _split(address)
+        heard = self.stats.measured if f.stats else None
         options = Options(
             ports=ports,
             requests=True,
@@ -150,7 +152,7 @@ class Gor:
             vxlan_vnis=tuple(f.input_raw_vxlan_vni),
         )
         if f.input_raw_engine == "pcap_file" or re.search(r"\.(?:pcap|pcapng|cap)(?:\.gz|\.zst)?\Z", host):
-            return CaptureFileInput(host, options, self.log)
+            return CaptureFileInput(host, options, self.log, heard=heard)
         listed = ",".join(map(str, ports))
         if f.input_raw_engine == "vxlan":
             where = host or "0.0.0.0"
@@ -175,7 +177,7 @@ class Gor:
             own_requests=f.input_raw_own_requests,
             report=lambda line: self.log(0, line),
         )
-        return RawInput(capturing, options, self.log, f.input_raw_stats, self.own)
+        return RawInput(capturing, options, self.log, f.input_raw_stats, self.own, heard)
 
     # outputs
 
@@ -298,6 +300,8 @@ class Gor:
         route = Route(settings, self.outputs)
         if f.stats:
             route.watchers.append(self.stats)
+            route.measured = all(source.measured for source, _ in self.inputs)
+            self.stats.start()
         if f.middleware:
             route.middleware = await open_middleware(f.middleware, route.onwards, self.log)
         tellers = [asyncio.create_task(self._tell(*queue)) for queue in self.queues]

@@ -65,7 +65,10 @@ class Program:
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *shlex.split(self._command), stdin=theirs.fileno(), stdout=asyncio.subprocess.PIPE, limit=_LINE
+                *shlex.split(self._command),
+                stdin=theirs.fileno(),
+                stdout=asyncio.subprocess.PIPE,
+                limit=_LINE,
             )
             _, self._stdin = await asyncio.open_unix_connection(sock=ours)
         except (OSError, ValueError) as error:

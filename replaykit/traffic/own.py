@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
+
 from replaykit.wire.message import Messages
 
 _LATE_S = 10.0
@@ -47,10 +49,22 @@ class OwnConnections:
                 del self._ended[old]
 
     def _ours(self, identifier: bytes) -> bool:
-        if len(identifier) != 24:
-            return False
-        ended = self._ended.get(identifier[:4] + identifier[8:16], 0.0)
+        return len(identifier) == 24 and self._is_ours(identifier[:4] + identifier[8:16])
+
+    def _is_ours(self, key: bytes | None) -> bool:
+        ended = 0.0 if key is None else self._ended.get(key, 0.0)
         return ended is None or (ended > 0 and self._clock() - ended < _LATE_S)
+
+    def without_exchanges(self, exchanges: pa.RecordBatch) -> pa.RecordBatch:
+        if not self._ended:
+            return exchanges
+        ends = zip(
+            exchanges.column("client_ip").to_pylist(),
+            exchanges.column("client_port").to_pylist(),
+            strict=True,
+        )
+        ours = [ip is not None and self._is_ours(_key((ip, port or 0))) for ip, port in ends]
+        return exchanges.filter(pa.array([not own for own in ours])) if any(ours) else exchanges
 
     def without(self, messages: Messages) -> Messages:
         """The messages of others."""

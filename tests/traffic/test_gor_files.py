@@ -258,7 +258,7 @@ def test_stats_as_json_lines(tmp_path: Path) -> None:
         gor([r for n in range(5) for r in (Rec(get("/big")), Rec(answer, 1, 2))])
     )
     done = run_gor("--input-file", str(tmp_path / "a.gor"), "--output-null", "--stats")
-    found = json.loads(done.stderr.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
     assert found["total_requests"] == 5 and found["top_endpoints"][0]["path"] == "/big"
 
 

@@ -33,6 +33,7 @@ class BinaryOutput:
     """Also an input, of the answers. `lost`: payloads that could not be sent."""
 
     ruled = True
+    measured = False
 
     def __init__(
         self, address: str, settings: BinarySettings, log: Log, own: OwnConnections | None = None
