@@ -129,6 +129,65 @@ def vlans(numbers: Sequence[int]) -> list[Instruction]:
     return a.program()
 
 
+def not_own_requests(addresses: Sequence[str], ports: Sequence[int]) -> list[Instruction]:
+    """The program that leaves out what this host, of these addresses, asks of the ports of other hosts."""
+    a = Assembler()
+    hosts = [ipaddress.ip_address(h) for h in addresses]
+    a.op(_LD_H, _PROTOCOL)
+    for kind, version in ((0x0800, 4), (0x86DD, 6)):
+        if any(h.version == version for h in hosts):
+            a.when(_JEQ, kind, f"v{version}")
+    a.jump("keep")
+    for version, protocol, source, length in ((4, 9, 12, 4), (6, 6, 8, 16)):
+        own = [h for h in hosts if h.version == version]
+        if not own:
+            continue
+        a.label(f"v{version}")
+        a.op(_LD_B, _NET + protocol)
+        a.when(_JEQ, 6, f"v{version} tcp")
+        a.jump("keep")
+        a.label(f"v{version} tcp")
+        if version == 4:
+            a.op(_LD_H, _NET + 6)
+            a.when(_JSET, 0x1FFF, "keep")  # a later fragment: ports unknown
+        _is_own(a, own, source, f"v{version} from own", f"v{version} from other")
+        a.label(f"v{version} from own")
+        _is_own(a, own, source + length, "keep", f"v{version} request")
+        a.label(f"v{version} from other")
+        _is_own(a, own, source + length, f"v{version} response", "keep")
+        for direction, near, far in (("request", 2, 0), ("response", 0, 2)):
+            a.label(f"v{version} {direction}")
+            a.op(_LDX_MSH, _NET) if version == 4 else a.op(_LDX_IMM, 40)
+            a.op(_IND_H, _NET + far)
+            for port in ports:
+                a.when(_JEQ, port, "keep")  # both ends are named: not known who asks
+            a.op(_IND_H, _NET + near)
+            for port in ports:
+                a.when(_JEQ, port, "drop")
+            a.jump("keep")
+    a.label("keep")
+    a.op(_RET, WHOLE)
+    a.label("drop")
+    a.op(_RET, 0)
+    return a.program()
+
+
+def _is_own(
+    a: Assembler, own: Sequence[ipaddress.IPv4Address | ipaddress.IPv6Address], at: int, yes: str, no: str
+) -> None:
+    """Jumps by whether the address at this offset of the network header is one of `own`."""
+    for i, host in enumerate(own):
+        words = struct.unpack(f"!{len(host.packed) // 4}I", host.packed)
+        for n, word in enumerate(words):
+            here = f"{yes} {no} {at} {i} {n}"
+            a.op(_LD_W, _NET + at + 4 * n)
+            a.when(_JEQ, word, here if n < len(words) - 1 else yes)
+            a.jump(f"{yes} {no} {at} {i} next")
+            a.label(here)
+        a.label(f"{yes} {no} {at} {i} next")
+    a.jump(no)
+
+
 def compile_filter(wanted: Wanted) -> list[Instruction]:
     """The program for `wanted`: returns the bytes to keep of a packet, 0 to drop it."""
     a = Assembler()

@@ -26,6 +26,7 @@ from typing import Any
 import pyarrow as pa
 
 from replaykit.capture import bpf
+from replaykit.capture.addresses import local_addresses
 from replaykit.capture.mirror import Mirror
 from replaykit.capture.reader import open_reader
 from replaykit.capture.ring import RETIRE_MS, Ring
@@ -114,6 +115,8 @@ class Settings:
     group: int | None = None
     """Of PACKET_FANOUT: captures of one group share the connections, in other processes too."""
     promiscuous: bool = False
+    own_requests: bool = True
+    """False: what this host asks of others on these ports is left out; where a host is named it never is."""
     report: Callable[[str], None] = print
     """Told of connections that a plug-in cannot read."""
 
@@ -348,6 +351,9 @@ def _programs(settings: Settings) -> list[tuple[int, str, list[bpf.Instruction]]
             settings.tunnels,
         )
         program = bpf.compile_filter(wanted)
+        addresses = [] if settings.own_requests or wanted.hosts or not ports else local_addresses()
+        if addresses:
+            program = bpf.both(bpf.not_own_requests(addresses, wanted.ports), program)
         if settings.vlans:
             program = bpf.both(bpf.vlans(settings.vlans), program)
         if settings.expression:

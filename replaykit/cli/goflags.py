@@ -59,6 +59,7 @@ FLAGS: tuple[Flag, ...] = (
     _f("input-raw-queue", "number", -1, "instances with this number share the connections"),
     _f("input-raw-workers", "number", 1, "captures with so many threads"),
     _f("input-raw-max-size", "size", 0, "largest message handed on (default --copy-buffer-size)"),
+    _f("input-raw-own-requests", "flag", False, "captures what this host asks of others on these ports too"),
     _f("input-file", "texts", (), "reads .gor files: a glob or s3://BUCKET/PREFIX, with |200% twice as fast"),
     _f("input-file-loop", "flag", False, "reads them again and again"),
     _f("input-file-read-depth", "number", 100, "records put in order of time at once"),

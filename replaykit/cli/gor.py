@@ -19,6 +19,7 @@ from replaykit.errors import UsageError
 from replaykit.plain import emit, say
 from replaykit.traffic.limiter import Limiter, parse_percent, split_limit
 from replaykit.traffic.modifier import Rules
+from replaykit.traffic.own import OwnConnections
 from replaykit.traffic.pipeline import Echo, Input, Log, Output, Route, Settings, run
 from replaykit.wire.options import Options
 
@@ -37,6 +38,7 @@ class Gor:
         self.echoes: list[Echo] = []
         self.queues: list[tuple[str, float, Any]] = []
         self.sink: Any = None
+        self.own = OwnConnections()
         self.rules = self._rules()
 
     def _rules(self) -> Rules:
@@ -58,14 +60,15 @@ class Gor:
     def open(self) -> None:
         """Outputs first, so that nothing is read that could not be put anywhere."""
         f = self.f
+        if f.stats:
+            from replaykit.traffic.outputs.stats import StatsOutput
+
+            # Where messages go to standard output, they are alone there.
+            self.stats = StatsOutput(sys.stderr if f.output_stdout else sys.stdout)
         self._open_outputs()
         self._open_inputs()
         if not self.inputs or not self.outputs:
             raise UsageError("gor: at least one input and one output are needed (see gor --help)")
-        if f.stats:
-            from replaykit.traffic.outputs.stats import StatsOutput
-
-            self.stats = StatsOutput(sys.stderr)
 
     def _limited(self, texts: Sequence[str]) -> list[Limited]:
         out = []
@@ -136,6 +139,7 @@ class Gor:
                 f"gor: --input-raw-engine {f.input_raw_engine}: there are libpcap, raw_socket, pcap_file, vxlan"
             )
         host, ports = _split(address)
+        heard = self.stats.measured if f.stats else None
         options = Options(
             ports=ports,
             requests=True,
@@ -148,7 +152,7 @@ class Gor:
             vxlan_vnis=tuple(f.input_raw_vxlan_vni),
         )
         if f.input_raw_engine == "pcap_file" or re.search(r"\.(?:pcap|pcapng|cap)(?:\.gz|\.zst)?\Z", host):
-            return CaptureFileInput(host, options, self.log)
+            return CaptureFileInput(host, options, self.log, heard=heard)
         listed = ",".join(map(str, ports))
         if f.input_raw_engine == "vxlan":
             where = host or "0.0.0.0"
@@ -170,9 +174,10 @@ class Gor:
             vlans=f.input_raw_vlan_vid,
             group=None if f.input_raw_queue < 0 else f.input_raw_queue & 0xFFFF,
             promiscuous=f.input_raw_promisc,
+            own_requests=f.input_raw_own_requests,
             report=lambda line: self.log(0, line),
         )
-        return RawInput(capturing, options, self.log, f.input_raw_stats)
+        return RawInput(capturing, options, self.log, f.input_raw_stats, self.own, heard)
 
     # outputs
 
@@ -214,7 +219,7 @@ class Gor:
                 f.output_binary_track_response,
             )  # fmt: skip
             debug: Log = (lambda level, text: self.log(0, text)) if f.output_binary_debug else self.log
-            output = BinaryOutput(address, binary, debug)
+            output = BinaryOutput(address, binary, debug, self.own)
             self.outputs.append((output, limiter))
             if f.output_binary_track_response:
                 self.echoes.append(output)
@@ -239,6 +244,7 @@ class Gor:
             timeout_s=f.output_http_timeout if f.output_http_timeout >= 0.1 else 1.0,
             redirects=max(f.output_http_redirects, 0),
             verify=not f.output_http_skip_verify,
+            own=self.own,
         )
         settings = HttpSettings(
             sending,
@@ -294,6 +300,8 @@ class Gor:
         route = Route(settings, self.outputs)
         if f.stats:
             route.watchers.append(self.stats)
+            route.measured = all(source.measured for source, _ in self.inputs)
+            self.stats.start()
         if f.middleware:
             route.middleware = await open_middleware(f.middleware, route.onwards, self.log)
         tellers = [asyncio.create_task(self._tell(*queue)) for queue in self.queues]
@@ -380,13 +388,28 @@ def _file_server(address: str) -> int:
     return 0
 
 
+def _standard_files() -> None:
+    """Where one of the three is closed, nothing else may get its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            if number:
+                setattr(sys, ("stdout", "stderr")[number - 1], open(number, "w", closefd=False))  # noqa: SIM115
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 after a signal, 2 wrong use or input, or messages lost."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0].lstrip("-") in ("h", "help"):
-        emit(goflags.usage() + "\n")
-        return 0 if arguments else 2
+    _standard_files()
     try:
+        if not arguments or arguments[0].lstrip("-") in ("h", "help"):
+            emit(goflags.usage() + "\n")
+            return 0 if arguments else 2
+        if arguments[0] in ("-version", "--version"):
+            emit(f"gor by replaykit {__version__}\n")
+            return 0
         if arguments[0] == "file-server" and len(arguments) == 2:
             return _file_server(arguments[1])
         flags = goflags.parse(arguments)

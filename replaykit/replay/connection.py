@@ -24,11 +24,14 @@ class Connection(asyncio.Protocol):
         self.queue: deque[Job] = deque()
         self.transport: asyncio.Transport | None = None
         self.idle_since = 0
+        self.end: object = None
+        """Our address and port."""
         self.ready = False
         """It has been able to send."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.pool.began(self)
         self._opened()
 
     def _opened(self) -> None:
@@ -61,6 +64,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        self.pool.ended(self)
         kind = "closed by the target" if exc is None else _kind(exc)
         self.pool.lost(self, self.waiting(), kind)
 

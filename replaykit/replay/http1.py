@@ -91,6 +91,7 @@ class Http1(Connection):
         if self.job is not None and self._used and not self._heard:
             # Closed while idle: the request crossed the close, which says nothing about the request.
             job, self.job, self.transport = self.job, None, None
+            self.pool.ended(self)
             return self.pool.stale(self, job)
         if exc is None and self.job is not None and (status := self._answers.end()):
             self._done(status, False)

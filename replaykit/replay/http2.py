@@ -58,6 +58,7 @@ class Http2(Connection):
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(1 << 24)
         self.transport = transport  # type: ignore[assignment]
+        self.pool.began(self)
         self.idle_since = time.monotonic_ns()
         self._flush()
 

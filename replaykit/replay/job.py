@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from replaykit.traffic.outgoing import HEAD, IDEMPOTENT, Outgoing
+from replaykit.traffic.own import OwnConnections
 from replaykit.wire.engine import Choice
 
 
@@ -60,7 +61,7 @@ class Sending:
     """How requests are sent. Times in s.
 
     connections: at most so many at a time. sessions: requests of one recorded connection share one,
-    in order. keep: whole answers are wanted. http2: the target is spoken to in HTTP/2.
+    in order. own: is told of every connection. keep: whole answers are wanted. http2: the target is spoken to in HTTP/2.
     """
 
     connections: int = 10_000
@@ -75,5 +76,6 @@ class Sending:
     keep: bool = False
     max_answer_bytes: int = 64 << 20
     choice: Choice = "auto"
+    own: OwnConnections | None = None
     heard: Heard | None = field(default=None)
     failed: Callable[[Job, str], None] | None = field(default=None)

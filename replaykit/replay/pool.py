@@ -132,6 +132,18 @@ class Pool:
                 self._again_or_fail(waiting.popleft(), kind, nothing_sent=True)
         self._reopen(connection)
 
+    def began(self, connection: Connection) -> None:
+        """A connection's own word that there is one, before anything is sent."""
+        own = self.sending.own
+        if own is not None and connection.transport is not None:
+            connection.end = connection.transport.get_extra_info("sockname")
+            own.opened(connection.end)
+
+    def ended(self, connection: Connection) -> None:
+        """A connection's own word that its transport is closed."""
+        if self.sending.own is not None:
+            self.sending.own.closed(connection.end)
+
     def opened(self, connection: Connection) -> None:
         """A connection's own word that it can send."""
         self._opening -= 1

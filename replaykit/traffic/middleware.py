@@ -8,8 +8,13 @@ reported and passed by from then on: what it still held goes on as it was.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import importlib
 import shlex
+import socket
+import struct
+import termios
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from importlib.metadata import entry_points
@@ -21,6 +26,7 @@ from replaykit.wire.message import Builder, Message, Messages
 
 STUCK_S = 5.0
 """So long a program may read nothing while messages wait, or take to end."""
+_SETTLE_S = 0.3
 MAX_HELD_BYTES = 64 << 20
 _LINE = 256 << 20
 
@@ -44,7 +50,8 @@ class Program:
         self._process: asyncio.subprocess.Process | None = None
         self._held: deque[tuple[bytes, bytes]] = deque()
         self._held_bytes = 0
-        self._passed_by = False
+        self._passing: asyncio.Task[None] | None = None
+        self._stdin: asyncio.StreamWriter | None = None
         self._closing = False
         self._reader: asyncio.Task[None] | None = None
         self._keys: Counter[bytes] = Counter()
@@ -54,24 +61,31 @@ class Program:
 
     async def start(self) -> None:
         """Raises UsageError if it cannot be started."""
+        # A pair of our own, as it tells how much of what was written has been read.
+        ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *shlex.split(self._command),
-                stdin=asyncio.subprocess.PIPE,
+                stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.PIPE,
                 limit=_LINE,
             )
+            _, self._stdin = await asyncio.open_unix_connection(sock=ours)
         except (OSError, ValueError) as error:
+            ours.close()
             reason = getattr(error, "strerror", None) or str(error)
             raise UsageError(f"--middleware {self._command}: {reason.lower()}") from None
+        finally:
+            theirs.close()
         self._reader = asyncio.create_task(self._read())
         self._ending = asyncio.create_task(self._ended.wait())
 
     async def feed(self, messages: Messages) -> None:
-        if self._passed_by:
+        if self._passing is not None:
+            await self._pass_by("")
             return await self._onwards(messages)
-        process = self._process
-        assert process is not None and process.stdin is not None
+        stdin = self._stdin
+        assert stdin is not None
         lines = bytearray()
         for identifier, record in _lines(messages):
             self._held.append((record[:1] + identifier, record))
@@ -80,10 +94,12 @@ class Program:
             lines += record.hex().encode() + b"\n"
         while self._held_bytes > MAX_HELD_BYTES:  # dropped by the program, as it seems
             self._let_go()
+        if self._ended.is_set() or stdin.transport.is_closing():
+            return await self._pass_by("has ended")
         try:
-            process.stdin.write(bytes(lines))
-            await self._drained(process.stdin)
-        except (BrokenPipeError, ConnectionResetError):
+            stdin.write(bytes(lines))
+            await self._drained(stdin)
+        except (OSError, RuntimeError):  # uvloop's word for a pipe that is closed is RuntimeError
             await self._pass_by("has ended")
 
     async def _drained(self, stdin: asyncio.StreamWriter) -> None:
@@ -104,16 +120,20 @@ class Program:
         await waiting
 
     async def _pass_by(self, why: str) -> None:
-        if self._passed_by:
-            return
-        self._passed_by = True
+        """Returns when what the program held has gone on; what comes then follows it."""
+        if self._passing is None:
+            self._passing = asyncio.create_task(self._pass(why))
+        await asyncio.shield(self._passing)
+
+    async def _pass(self, why: str) -> None:
         process = self._process
         assert process is not None
         if process.returncode is None:
             process.kill()
         code = await process.wait()
-        if self._reader is not None and asyncio.current_task() is not self._reader:
-            await self._reader  # what it had printed before comes first
+        assert self._reader is not None and self._stdin is not None
+        await self._reader  # what it had printed before comes first
+        self._stdin.close()
         self._log(
             0,
             f"middleware {self._command!r} {why} (status {code}); messages pass it by from here on, "
@@ -142,7 +162,7 @@ class Program:
                 self.bad += 1
                 rest = b""
         self._ended.set()
-        if not self._closing and not self._passed_by:
+        if not self._closing and self._passing is None:
             self._later = asyncio.create_task(self._pass_by("has ended"))
 
     def _take(self, line: bytes, out: Builder) -> None:
@@ -175,13 +195,19 @@ class Program:
 
     async def close(self) -> None:
         """Ends its input and takes what it still prints."""
-        process = self._process
-        if process is None or self._passed_by:
+        process, stdin = self._process, self._stdin
+        if process is None:
             return
-        assert process.stdin is not None and self._reader is not None
-        self._closing = True
+        if self._passing is not None:
+            return await self._pass_by("")
+        assert stdin is not None and self._reader is not None
         try:
-            process.stdin.close()
+            async with asyncio.timeout(STUCK_S):
+                await self._emptied(stdin)
+            if self._ended.is_set() or stdin.transport.is_closing():
+                return await self._pass_by("has ended")
+            self._closing = True
+            stdin.close()
             async with asyncio.timeout(STUCK_S):
                 await self._reader
                 code = await process.wait()
@@ -189,6 +215,20 @@ class Program:
                 await self._pass_by("has failed")
         except TimeoutError:
             await self._pass_by(f"has not ended within {STUCK_S:g} s")
+
+    async def _emptied(self, stdin: asyncio.StreamWriter) -> None:
+        """Waits until the program has read everything, and then whether it ends before its input does.
+
+        Who ends then has not dropped what it holds; a filter waits for the end of its input.
+        """
+        file = stdin.get_extra_info("socket").fileno()
+        while self._held and not self._ended.is_set() and not stdin.transport.is_closing():
+            unread = struct.unpack("i", fcntl.ioctl(file, termios.TIOCOUTQ, b"\0" * 4))[0]
+            if not unread and not stdin.transport.get_write_buffer_size():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), _SETTLE_S)
+                return
+            await asyncio.sleep(0.01)
 
 
 def _push(out: Builder, record: bytes) -> bool:

@@ -51,6 +51,8 @@ class Input(Protocol):
 
     name: str
     ruled: bool
+    measured: bool
+    """It measures its traffic itself: watchers do not count its messages."""
 
     def batches(self) -> AsyncIterator[Messages]:
         """Messages until there are no more, or `stop`. Raises UsageError."""
@@ -111,12 +113,14 @@ class Route:
         self._fates = Fates()
         self._turn = -1
         self.moved = 0
+        self.measured = False
+        """All inputs measure their traffic themselves, also where middleware stands between."""
 
     @property
     def counts(self) -> Counts:
         return Counts() if self._records is None else self._records.counts()
 
-    async def push(self, messages: Messages, ruled: bool = False) -> None:
+    async def push(self, messages: Messages, ruled: bool = False, measured: bool = False) -> None:
         """Takes a batch from an input."""
         if not len(messages):
             return
@@ -125,9 +129,9 @@ class Route:
                 messages = _edited(messages, pretty)
             await self.middleware.feed(messages)
         else:
-            await self.onwards(messages, ruled)
+            await self.onwards(messages, ruled, measured)
 
-    async def onwards(self, messages: Messages, ruled: bool = False) -> None:
+    async def onwards(self, messages: Messages, ruled: bool = False, measured: bool = False) -> None:
         """What comes out of middleware, or needs none."""
         self.moved += len(messages)
         settings = self._settings
@@ -140,7 +144,7 @@ class Route:
             messages = _edited(messages, pretty)
         if not len(messages):
             return
-        for watcher in self.watchers:
+        for watcher in () if measured or self.measured else self.watchers:
             await watcher.write(messages)
         if settings.split is None or len(self.outputs) == 1:
             for output, limiter in self.outputs:
@@ -204,6 +208,7 @@ class Echo(Protocol):
 
     name: str
     ruled: bool
+    measured: bool
 
     def batches(self) -> AsyncIterator[Messages]: ...
 
@@ -227,7 +232,7 @@ async def run(
     async def move(source: Input | Echo, limiter: Limiter | None) -> None:
         async for messages in source.batches():
             passed = messages if limiter is None else limiter(messages)
-            await route.push(passed, source.ruled)
+            await route.push(passed, source.ruled, source.measured)
 
     async def stop() -> None:
         await stopping.wait()

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import bisect
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
@@ -39,7 +42,7 @@ class Read:
 
 
 def names(pattern: str) -> list[str]:
-    """The files of a glob, sorted; S3 objects of a prefix. Raises UsageError where there is none."""
+    """The files of a glob, sorted; the chunks of a name that is none; S3 objects of a prefix. Raises UsageError where there is none."""
     if pattern == "-":
         return ["-"]
     if pattern.startswith("s3://"):
@@ -48,9 +51,19 @@ def names(pattern: str) -> list[str]:
         found = keys(pattern)
     else:
         found = sorted(glob.glob(pattern)) or ([pattern] if not glob.has_magic(pattern) else [])
+        if found == [pattern] and not os.path.lexists(pattern):
+            found = _chunks(pattern) or found
     if not found:
         raise UsageError(f"{pattern}: no such file")
     return found
+
+
+def _chunks(name: str) -> list[str]:
+    """What `gor --output-file requests.gor` wrote: requests_0.gor, requests_1.gor and so on, in their order."""
+    stem, ending = os.path.splitext(name)
+    there = glob.glob(f"{glob.escape(stem)}_*{glob.escape(ending)}")
+    numbered = [(int(n), p) for p in there if (n := p[len(stem) + 1 : len(p) - len(ending)]).isdecimal()]
+    return [path for _, path in sorted(numbered)]
 
 
 class _Gor:
@@ -81,6 +94,7 @@ def _file(
     options: Options,
     read: Read,
     wanted: Callable[[], bool],
+    heard: Callable[[pa.RecordBatch], None] | None = None,
 ) -> Iterator[Messages]:
     """The messages of one file, in order of time."""
     file = open_source(name)
@@ -89,7 +103,7 @@ def _file(
     read.files += 1
     reading, records = Reading(), open_records(rules, depth, choice)
     engine: Any = _Gor(records)
-    taken = _Taken()
+    taken = _Taken(heard)
     if file.kind == "capture":
         engine = open_reader(options, choice, read.troubles.append)
     try:
@@ -120,12 +134,16 @@ def _file(
 class _Taken:
     """What an engine gave of a capture: requests measured, and requests that were whole and are messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[pa.RecordBatch], None] | None) -> None:
         self._measured = self._whole = 0
+        self._heard = heard
 
     def take(self, engine: Any, records: Records) -> None:
         if engine.rows:
-            methods = engine.take_exchanges().column("method")
+            exchanges = engine.take_exchanges()
+            if self._heard is not None:
+                self._heard(exchanges)
+            methods = exchanges.column("method")
             self._measured += len(methods) - methods.null_count
         while engine.message_bytes:
             messages = engine.take_messages()
@@ -146,15 +164,17 @@ def read_files(
     options: Options | None = None,
     read: Read | None = None,
     wanted: Callable[[], bool] = lambda: True,
+    heard: Callable[[pa.RecordBatch], None] | None = None,
 ) -> Iterator[Messages]:
-    """Messages of all files, merged by time. `wanted`: asked between pieces; False ends the reading.
+    """Messages of all files, merged by time. `wanted`: asked between pieces; False ends the reading. `heard`: is
+    given the exchanges of captures.
 
     Raises UsageError.
     """
     read = Read() if read is None else read
     options = options or Options(requests=True, responses=True)
     every = [name for pattern in patterns for name in names(pattern)]
-    streams = [_file(name, rules or Rules(), depth, choice, options, read, wanted) for name in every]
+    streams = [_file(name, rules or Rules(), depth, choice, options, read, wanted, heard) for name in every]
     yield from streams[0] if len(streams) == 1 else _merged(streams)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import random
 import re
 import signal
 import subprocess
@@ -257,7 +258,7 @@ def test_stats_as_json_lines(tmp_path: Path) -> None:
         gor([r for n in range(5) for r in (Rec(get("/big")), Rec(answer, 1, 2))])
     )
     done = run_gor("--input-file", str(tmp_path / "a.gor"), "--output-null", "--stats")
-    found = json.loads(done.stderr.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
     assert found["total_requests"] == 5 and found["top_endpoints"][0]["path"] == "/big"
 
 
@@ -314,3 +315,34 @@ def test_a_signal_ends_it_with_what_was_read(tmp_path: Path) -> None:
 
 def test_ids_are_kept() -> None:
     assert identifier(0, 1) == "9c4000500a00000100000001"
+
+
+@pytest.mark.parametrize("name", ["a.gor", "a.gor.gz", "%r.gor"])
+@pytest.mark.parametrize("append", [True, False])
+@pytest.mark.parametrize("total", [700, 5_000, 90_000])
+def test_the_bound_of_what_is_written_holds_to_the_record(
+    tmp_path: Path, name: str, append: bool, total: int
+) -> None:
+    """Whatever a batch holds; compressed files are measured as they are on the disk."""
+    noise = [random.Random(n).randbytes(300).hex().encode() for n in range(500)]
+    output = write(tmp_path / name, [batch(*noise[:250]), batch(*noise[250:])], total=total, append=append)
+    files = list(tmp_path.iterdir())
+    size = sum(p.stat().st_size for p in files)
+    kept = sum(
+        len(records(gzip.decompress(p.read_bytes()) if name.endswith("z") else p.read_bytes())) for p in files
+    )
+    assert total <= size < total + 700 and kept + output.lost == 500
+
+
+def test_the_first_example_of_the_documentation(tmp_path: Path) -> None:
+    """What --output-file NAME wrote, in chunks, is read by that name."""
+    kept = tmp_path / "requests.gor"
+    source = tmp_path / "source.gor"
+    source.write_bytes(gor([Rec(get(f"/{n}")) for n in range(30)]))
+    done = run_gor("--input-file", str(source), "--output-file", str(kept), "--output-file-queue-limit", "2")
+    assert done.returncode == 0 and (tmp_path / "requests_14.gor").exists() and not kept.exists()
+    with target() as there:
+        done = run_gor("--input-file", str(kept), "--output-http", there.url)
+    assert done.returncode == 0 and len(there.requests) == 30, done.stderr
+    missing = run_gor("--input-file", str(tmp_path / "other.gor"), "--output-null")
+    assert missing.returncode == 2 and b"no such file" in missing.stderr

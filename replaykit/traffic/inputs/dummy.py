@@ -15,6 +15,7 @@ RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 class DummyInput:
     ruled = False
+    measured = False
 
     def __init__(self, every_s: float = 1.0) -> None:
         self.name = "dummy"

@@ -31,6 +31,7 @@ class FileInput:
     max_wait_s: float | None = None
     rules: Rules = field(default_factory=Rules)
     ruled: bool = True
+    measured: bool = False
     choice: Choice = "auto"
 
     def __post_init__(self) -> None:

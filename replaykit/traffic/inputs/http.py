@@ -52,6 +52,7 @@ class HttpInput:
     """`port`: where it listens, once `start` has returned."""
 
     ruled = False
+    measured = False
 
     def __init__(self, address: str, choice: Choice = "auto", max_bytes: int = 64 << 20) -> None:
         self.name = f"http {address}"

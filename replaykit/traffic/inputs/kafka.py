@@ -18,6 +18,7 @@ class KafkaInput:
     """offset: -1 the newest, -2 the oldest, or a number. speed: of the recorded pace; with -1 there is none."""
 
     ruled = False
+    measured = False
 
     def __init__(self, broker: Broker, offset: int, speed: float, log: Log) -> None:
         if offset < -2:

@@ -4,35 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
-from replaykit.capture.live import Capture, Settings
+import pyarrow as pa
+
+from replaykit.capture.live import Capture, Result, Settings
+from replaykit.traffic.own import OwnConnections
 from replaykit.traffic.pipeline import Log
 from replaykit.traffic.reading import Read, read_files
 from replaykit.wire.engine import Choice
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
+Heard = Callable[[pa.RecordBatch], None]
+
 
 class RawInput:
-    """Raises UsageError where nothing can be captured. stats: tells the kernel's counters now and then."""
+    """Raises UsageError where nothing can be captured. stats: tells the kernel's counters now and then.
+
+    own: connections whose messages are left out, because they are ours. heard: is given the exchanges,
+    both directions, whether or not answers are asked for.
+    """
 
     ruled = False
 
-    def __init__(self, settings: Settings, options: Options, log: Log, stats: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        options: Options,
+        log: Log,
+        stats: bool = False,
+        own: OwnConnections | None = None,
+        heard: Heard | None = None,
+    ) -> None:
+        self.measured, self._heard = heard is not None, heard
         self.name = "raw " + ", ".join(p.interface for p in settings.places)
         self.capture = Capture(settings, options)
         self._log, self._stats = log, stats
+        self._own = own or OwnConnections()
         self._stopped = False
 
     def stop(self) -> None:
         self._stopped = True
         self.capture.stop()
 
-    def _get(self) -> Messages | None:
-        """The next messages; None where there are none just now."""
+    def _get(self) -> Result | None:
+        """What comes next; None where there is nothing just now."""
         try:
-            return self.capture.results.get(timeout=0.1).messages
+            return self.capture.results.get(timeout=0.1)
         except queue.Empty:
             return None
 
@@ -43,9 +62,12 @@ class RawInput:
         try:
             while True:
                 running = self.capture.running  # before the queue is read, so that nothing is left in it
-                messages = await loop.run_in_executor(None, self._get)
-                if messages is not None:
-                    yield messages
+                found = await loop.run_in_executor(None, self._get)
+                if found is not None and found.messages is not None:
+                    yield self._own.without(found.messages)
+                elif found is not None and found.exchanges is not None:
+                    if self._heard is not None:
+                        self._heard(self._own.without_exchanges(found.exchanges))
                 elif not running and self.capture.results.empty():
                     break
                 if self._stats and loop.time() - told >= 5:
@@ -62,6 +84,8 @@ class RawInput:
             f"{self.name}: {totals.kernel_packets:,} packets, {totals.kernel_drops:,} dropped by the kernel, "
         )
         text += f"{account.get('exchanges', 0):,} exchanges, {account.get('messages_cut', 0):,} messages cut"
+        if self._own.left_out:
+            text += f", {self._own.left_out:,} messages of our own left out"
         self._log(0 if self._stats or totals.kernel_drops else 1, text)
 
 
@@ -70,7 +94,10 @@ class CaptureFileInput:
 
     ruled = False
 
-    def __init__(self, path: str, options: Options, log: Log, choice: Choice = "auto") -> None:
+    def __init__(
+        self, path: str, options: Options, log: Log, choice: Choice = "auto", heard: Heard | None = None
+    ) -> None:
+        self.measured, self._heard = heard is not None, heard
         self.name = f"raw {path}"
         self._path, self._options, self._log, self._choice = path, options, log, choice
         self._stopped = False
@@ -87,6 +114,7 @@ class CaptureFileInput:
             choice=self._choice,
             read=read,
             wanted=lambda: not self._stopped,
+            heard=self._heard,
         )
         while (messages := await loop.run_in_executor(None, next, source, None)) is not None:
             yield messages

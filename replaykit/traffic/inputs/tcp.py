@@ -39,6 +39,7 @@ class TcpInput:
     """`port`: where it listens, once `start` has returned."""
 
     ruled = False
+    measured = False
 
     def __init__(
         self, address: str, log: Log, tls: ssl.SSLContext | None = None, choice: Choice = "auto"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import os
 
+from replaykit.ship.output import cannot_write
 from replaykit.wire.message import Messages
 
 
@@ -16,11 +17,18 @@ class StdoutOutput:
         self.lost = 0
 
     async def write(self, messages: Messages) -> None:
-        sys.stdout.buffer.write(messages.storable()[0].blob())
-        sys.stdout.buffer.flush()
+        """Raises UsageError where standard output takes nothing, BrokenPipeError where its reader has gone."""
+        data = memoryview(messages.storable()[0].blob())
+        try:
+            while data:
+                data = data[os.write(1, data) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise cannot_write("standard output", error) from None
 
     async def close(self) -> None:
-        sys.stdout.buffer.flush()
+        """There is nothing to finish."""
 
 
 class NullOutput:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from replaykit.traffic.outputs.tcp import where
+from replaykit.traffic.own import OwnConnections
 from replaykit.traffic.pipeline import Log
 from replaykit.wire.message import Builder, Message, Messages
 
@@ -32,8 +33,12 @@ class BinaryOutput:
     """Also an input, of the answers. `lost`: payloads that could not be sent."""
 
     ruled = True
+    measured = False
 
-    def __init__(self, address: str, settings: BinarySettings, log: Log) -> None:
+    def __init__(
+        self, address: str, settings: BinarySettings, log: Log, own: OwnConnections | None = None
+    ) -> None:
+        self._own = own
         self.name = f"binary {address}"
         self._host, self._port = where(address)
         self._settings, self._log = settings, log
@@ -70,6 +75,8 @@ class BinaryOutput:
                 if streams is None:
                     async with asyncio.timeout(self._settings.timeout_s):
                         streams = await asyncio.open_connection(self._host, self._port)
+                    if self._own is not None:
+                        self._own.opened(streams[1].get_extra_info("sockname"))
                 reader, writer = streams
                 writer.write(message.payload)
                 await writer.drain()
@@ -77,19 +84,25 @@ class BinaryOutput:
                 answer, ended = await self._answer(reader)
             except (OSError, TimeoutError) as error:
                 self.lost += 1
+                self._close(streams)
                 streams = None
                 if self.lost in (1, 10, 100, 1000):
                     reason = getattr(error, "strerror", None) or type(error).__name__
                     self._log(0, f"{self.name}: {reason.lower()}; {self.lost} payloads lost")
                 continue
             if ended:
-                writer.close()
+                self._close(streams)
                 streams = None
             if self._settings.track and answer:
                 took = time.time_ns() - begun
                 self._answers.put_nowait(Message(3, message.id, begun, took, answer))
+        self._close(streams)
+
+    def _close(self, streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None) -> None:
         if streams is not None:
             streams[1].close()
+            if self._own is not None:
+                self._own.closed(streams[1].get_extra_info("sockname"))
 
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[bytes, bool]:
         """What the target says until it is silent; the bytes beyond the bound are left out."""

@@ -31,7 +31,7 @@ _MEMBER = 1 << 20
 class FileSettings:
     """append: one file, no chunks. size, count: a chunk's most bytes and messages; 0: no bound.
 
-    total: bytes after which nothing more is written; 0: no bound.
+    total: bytes, compressed where they are, after which nothing more is written; 0: no bound.
     """
 
     append: bool = False
@@ -74,6 +74,11 @@ def expand(template: str, now: float, identifier: str, kind: int) -> str:
     return re.sub("|".join(values), lambda match: values[match[0]], template)
 
 
+def _zipped_at_most(size: int) -> int:
+    """What a gzip member of so many bytes takes at worst (RFC 1951 §3.2.4, RFC 1952)."""
+    return size + 5 * (size // 16_000 + 1) + 64
+
+
 class FileOutput:
     """`lost`: messages that could not be written, because the disk is full or the bound is reached."""
 
@@ -97,6 +102,7 @@ class FileOutput:
         self._waiting = 0
         self._size = self._count = self._total = 0
         self._escaped = 0
+        self._full = False
         self._trouble: str | None = None
         self._flusher: asyncio.Task[None] | None = None
 
@@ -117,10 +123,11 @@ class FileOutput:
 
     def _one_chunk(self, messages: Messages) -> bool:
         """The whole batch belongs into one file."""
-        s = self._settings
+        s, size = self._settings, len(messages.blob())
+        if s.total and self._total + len(self._pending) + size > s.total:
+            return False
         if s.append:
             return True
-        size = len(messages.blob())
         return (not s.size or self._size + size < s.size) and (
             not s.count or self._count + len(messages) <= s.count
         )
@@ -162,17 +169,28 @@ class FileOutput:
         return with_index(path, last + 1 if full or not ours else last)
 
     def _put(self, record: bytes | memoryview, count: int) -> None:
-        most = self._settings.total
-        if most and self._total >= most:
-            self._lose(count, f"{self._template}: the bound of {most} bytes is reached")
+        if not self._room(len(record)):
+            self._lose(count, f"{self._template}: the bound of {self._settings.total} bytes is reached")
             return
-        self._total += len(record)
         self._size += len(record)
         self._count += count
         self._pending += record
         self._waiting += count
         if len(self._pending) >= _MEMBER:
             self.flush()
+
+    def _room(self, size: int) -> bool:
+        """The bound of what is written, after compression, is not reached yet; the record that reaches it is the last."""
+        most = self._settings.total
+        if not most:
+            return True
+        if self._full:
+            return False
+        zipped = self.current is not None and self.current.endswith(".gz")
+        if zipped and self._total + _zipped_at_most(len(self._pending) + size) > most:
+            self.flush()  # now it is known what that takes
+        self._full = self._total + len(self._pending) >= most
+        return not self._full
 
     def _lose(self, count: int, why: str) -> None:
         self.lost += count
@@ -190,6 +208,7 @@ class FileOutput:
             data = gzip.compress(data, 6)
         try:
             append_whole(self._fd, data, self.current)
+            self._total += len(data)
             self._trouble = None
         except UsageError as error:
             self._lose(count, str(error))

@@ -38,6 +38,7 @@ class HttpOutput:
     """Also an input, of the answers. `told`: hears of every answer, beside it."""
 
     ruled = True
+    measured = False
 
     def __init__(self, url: str, settings: HttpSettings, log: Log, told: Told | None = None) -> None:
         self.target = parse_target(url)

@@ -1,4 +1,4 @@
-"""Who uses the bandwidth, of the messages that pass: JSON lines beside GoReplay's own text."""
+"""Who uses the bandwidth, as JSON lines: of what is captured, both directions, and of other inputs' messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 import time
 from typing import TextIO
 
+import pyarrow as pa
+
 from replaykit.attribution.summary import Summary
+from replaykit.plain import discard_output, say
 from replaykit.report.render import stats_line
 from replaykit.wire.engine import Choice, open_engine
 from replaykit.wire.message import Messages
@@ -25,11 +28,23 @@ class StatsOutput:
         self._summary = Summary(("path",))
         self._begun = time.monotonic()
         self._teller: asyncio.Task[None] | None = None
+        self._answers = False
+        self._gone = False
+
+    def start(self) -> None:
+        """A line now and then from here on."""
+        self._teller = asyncio.create_task(self._tell_now_and_then())
 
     async def write(self, messages: Messages) -> None:
-        if self._teller is None:
-            self._teller = asyncio.create_task(self._tell_now_and_then())
+        self._answers = self._answers or 2 in messages.index["kind"].tolist()
         self._engine.feed_messages(messages)
+        self._take()
+
+    def measured(self, exchanges: pa.RecordBatch) -> None:
+        """What an input has measured itself."""
+        self._summary.add(exchanges)
+
+    def _take(self) -> None:
         if self._engine.rows:
             self._summary.add(self._engine.take_exchanges())
 
@@ -39,13 +54,23 @@ class StatsOutput:
             self.tell()
 
     def tell(self) -> None:
+        if not self._answers:  # requests alone: none of them waits for an answer
+            self._engine.finish()
+            self._take()
+        if self._gone:
+            return
         extra = {"time": time.time(), "seconds": round(time.monotonic() - self._begun, 3)}
-        print(stats_line(self._summary, self._top, extra), file=self._to, flush=True)
+        try:
+            print(stats_line(self._summary, self._top, extra), file=self._to, flush=True)
+        except OSError as error:
+            self._gone = True
+            discard_output()
+            if not isinstance(error, BrokenPipeError):
+                say(f"--stats: standard output cannot be written: {(error.strerror or str(error)).lower()}")
 
     async def close(self) -> None:
         if self._teller is not None:
             self._teller.cancel()
         self._engine.finish()
-        if self._engine.rows:
-            self._summary.add(self._engine.take_exchanges())
+        self._take()
         self.tell()
