@@ -44,7 +44,7 @@ bench: setup servers
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml core/Cargo.toml core/engine/Cargo.toml core/python/Cargo.toml $(wildcard core/engine/src/*.rs core/python/src/*.rs)
+$(VENV)/.installed: pyproject.toml core/Cargo.toml $(wildcard core/*/Cargo.toml core/*/src/*.rs)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing replaykit and its compiled core into $(VENV)"
 	@$(BIN)/pip install --quiet --upgrade pip

@@ -8,9 +8,12 @@ hold anything: escape sequences, bidirectional overrides, line ends, bytes that 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from typing import Any
+
+from replaykit.errors import UsageError
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -70,5 +73,18 @@ def say(*lines: object) -> None:
 
 def emit(text: str) -> None:
     """Text for a program, on standard output, as it is; names in it were made safe by its format."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        raise UsageError(
+            f"standard output cannot be written: {(error.strerror or str(error)).lower()}"
+        ) from None
+
+
+def discard_output() -> None:
+    """Standard output is gone, or full: Python would complain again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

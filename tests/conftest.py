@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,9 @@ from hypothesis import settings
 
 from ci.servers import SERVERS, elasticsearch, missing, moto
 
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(
+    prefix="replaykit-state-"
+)  # nothing of this machine's own runs
 CI = os.environ.get("CI") == "true"
 
 # In CI the same examples every time, so that a change is judged by what it changes; at home new ones.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 
 LEVELS = 4.0
 """So many robust deviations from the forecast make an anomaly."""
@@ -39,7 +40,7 @@ class Seasonal:
             import numpy as np
             from statsmodels.tsa.seasonal import MSTL
         except ImportError:
-            raise UsageError("anomalies need statsmodels: pip install 'replaykit[forecast]'") from None
+            raise needs("anomalies need statsmodels", "forecast") from None
         usable = [s for s in self.season if len(past) >= 2 * s]
         if not usable:
             return [sum(past) / len(past)] * steps
@@ -93,7 +94,7 @@ class Lstm:
             import keras
             import numpy as np
         except ImportError:
-            raise UsageError("the LSTM needs Keras: pip install 'replaykit[lstm]'") from None
+            raise needs("the LSTM needs Keras", "lstm") from None
         day = self.season[0]
         keras.utils.set_random_seed(1)
         values = np.log1p(np.asarray(past, dtype=np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from replaykit.attribution.summary import OTHER
+from replaykit.plain import visible
 
 MAX_ENDPOINTS = 500
 
@@ -17,7 +18,7 @@ class Labels:
         self._known: set[str] = set()
 
     def of(self, name: str | None) -> str:
-        name = name or "(unknown)"
+        name = visible(name or "(unknown)")
         if name in self._known:
             return name
         if len(self._known) >= self._most:

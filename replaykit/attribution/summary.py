@@ -9,18 +9,20 @@ Totals are weighted: with sampling they estimate the whole.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replaykit.attribution.folding import Folding
 from replaykit.errors import UsageError
 
 KEYS = ("endpoint", "host", "client", "server", "status", "content_type", "method", "path", "protocol")
+MEASURES = ("wire", "link", "body")
+"""What is added up and shared out: TCP payload (headers, bodies, framing), whole packets, or bodies alone; both directions."""
 OTHER = "(other)"
 MAX_KEYS = 10_000
-MAX_SIBLINGS = 100
 
 _COLUMNS = {"client": "client_ip", "server": "server_ip"}
 _BUCKETS_PER_OCTAVE = 32
@@ -78,6 +80,12 @@ class Group:
     def overhead_bytes(self) -> float:
         return self.link_bytes - self.wire_bytes
 
+    def bytes(self, measure: str) -> float:
+        """By one of MEASURES."""
+        if measure == "link":
+            return self.link_bytes
+        return self.wire_bytes if measure == "wire" else self.request_body_bytes + self.response_body_bytes
+
     def add(self, other: Group) -> None:
         for name in ("requests", "incomplete", *_SUMS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -118,13 +126,16 @@ def columns(by: Sequence[str]) -> set[str]:
 class Summary:
     """Groups by one or several of KEYS; feed it batches of exchanges."""
 
-    def __init__(self, by: Sequence[str] = ("endpoint",), max_keys: int = MAX_KEYS) -> None:
-        self.by = tuple(by)
+    def __init__(
+        self, by: Sequence[str] = ("endpoint",), max_keys: int = MAX_KEYS, measure: str = MEASURES[0]
+    ) -> None:
+        self.by, self.measure = tuple(by), measure
         self._max_keys = max_keys
         self._groups: dict[Key, Group] = defaultdict(Group)
         self._total = Group()
         self._pending: dict[str, list[pa.Table]] = {name: [] for name in _PARTS}
         self.weighted = False
+        self._folding = Folding()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Adds a batch with the columns of an exchange; its strings may be dictionaries or plain."""
@@ -175,6 +186,8 @@ class Summary:
             return
         names = [f"key{i}" for i in range(len(self.by))]
         for part in self._pending["totals"]:
+            if "endpoint" in self.by:
+                self._folding.learn_all(part.column(f"key{self.by.index('endpoint')}").unique().to_pylist())
             rows = part.to_pylist()
             for row in rows:
                 group = Group(row["weight_sum"], row["incomplete_sum"] or 0)
@@ -252,7 +265,7 @@ class Summary:
         """Joins siblings, then adds the smallest half to `(other)`."""
         self._groups = defaultdict(Group, self._joined())
         if len(self._groups) > self._max_keys:
-            ranked = sorted(self._groups, key=lambda k: self._groups[k].link_bytes)
+            ranked = sorted(self._groups, key=lambda k: self._groups[k].bytes(self.measure))
             other = (OTHER,) * len(self.by)
             for key in ranked[: len(ranked) - self._max_keys // 2]:
                 if key != other:
@@ -262,11 +275,9 @@ class Summary:
         if "endpoint" not in self.by:
             return dict(self._groups)
         at = self.by.index("endpoint")
-        names = join_siblings({key[at] for key in self._groups})
         out: dict[Key, Group] = {}
         for key, group in self._groups.items():
-            name = names.get(key[at], key[at])
-            joined = (*key[:at], name, *key[at + 1 :])
+            joined = (*key[:at], self._folding.name(key[at]), *key[at + 1 :])
             if joined in out:
                 out[joined].add(group)
             else:
@@ -274,13 +285,13 @@ class Summary:
         return out
 
     def top(self, n: int | None = None) -> list[tuple[Key, Group]]:
-        """The keys with the most link bytes, the rest as `(other)`: the sum is always the total."""
+        """The keys with the most bytes by the measure, the rest as `(other)`: the sum is always the total."""
         self._fold()
         self._groups = defaultdict(Group, self._joined())
         other_key = (OTHER,) * len(self.by)
         ranked = sorted(
             ((k, g) for k, g in self._groups.items() if k != other_key),
-            key=lambda kg: (-kg[1].link_bytes, kg[0]),
+            key=lambda kg: (-kg[1].bytes(self.measure), kg[0]),
         )
         other = Group()
         if other_key in self._groups:
@@ -312,21 +323,3 @@ def _bucket(column: pa.Array) -> pa.Array:
     buckets = pc.floor(logarithm).cast(pa.int64())
     least = pc.min(column).as_py()
     return buckets if least is None or least >= 1 else pc.if_else(pc.less(column, 1), -1, buckets)
-
-
-def join_siblings(endpoints: Iterable[str], most: int = MAX_SIBLINGS) -> dict[str, str]:
-    """New names for endpoints that differ in one segment with more than `most` values there.
-
-    `/users/alice`, `/users/bob` and a hundred more become `/users/{name}`.
-    """
-    names = {e: e.split("/") for e in endpoints}
-    depth = max((len(s) for s in names.values()), default=0)
-    for level in range(1, depth):
-        siblings: dict[tuple[object, ...], set[str]] = defaultdict(set)
-        for segments in names.values():
-            if len(segments) > level:
-                siblings[(*segments[:level], len(segments))].add(segments[level])
-        for segments in names.values():
-            if len(segments) > level and len(siblings[(*segments[:level], len(segments))]) > most:
-                segments[level] = "{name}"
-    return {e: "/".join(s) for e, s in names.items() if "/".join(s) != e}

@@ -20,6 +20,7 @@ from typing import IO, Literal
 import pyarrow as pa
 
 from replaykit.errors import UsageError
+from replaykit.plain import say
 from replaykit.wire.engine import Engine
 from replaykit.wire.source import BrokenCapture
 
@@ -140,7 +141,13 @@ class CaptureFile:
         if raw is not None:
             self._raw = raw
         elif name == "-":
-            self._raw = sys.stdin.buffer
+            if sys.stdin.isatty():
+                say(
+                    "replaykit: reading from standard input, such as tcpdump -w - | replaykit report -; Ctrl-C ends"
+                )
+            self._raw = os.fdopen(
+                os.dup(0), "rb"
+            )  # Python's own would be locked by a reader that still waits at exit
         else:
             try:
                 self._raw = Path(name).open("rb")  # noqa: SIM115 (closed by close)
@@ -187,6 +194,10 @@ class CaptureFile:
     def _step(self, engine: Engine, data: mmap.mmap | bytearray, start: int, end: int) -> int:
         return (engine.feed_gor if self.kind == "gor" else engine.feed_file)(data, start, end)
 
+    def _last(self, engine: Engine, data: mmap.mmap | bytearray, start: int, end: int) -> int:
+        """What is left when nothing follows: a .gor file's last records may lack their separators."""
+        return engine.feed_gor(data, start, end, True) if self.kind == "gor" and start < end else 0
+
     def _mapped(self, engine: Engine, size: int, reading: Reading) -> Iterator[Progress]:
         with mmap.mmap(self._raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
             data.madvise(mmap.MADV_SEQUENTIAL)
@@ -203,6 +214,7 @@ class CaptureFile:
                         data.madvise(mmap.MADV_DONTNEED, gone, upto - gone)
                         gone = upto
                     if not took and end == size:
+                        at += self._last(engine, data, at, size)
                         break
                     reach = PIECE if took else reach * 2
                     yield Progress(at, size)
@@ -230,7 +242,10 @@ class CaptureFile:
             buffer[: held - took] = buffer[took:held]
             held -= took
             yield Progress(total if self.size is None else min(self._raw.tell(), self.size), self.size)
-        self._ended(held, total, reading)
+        took = self._last(engine, buffer, 0, held)
+        if took:
+            yield Progress(total + took if self.size is None else self.size, self.size)
+        self._ended(held - took, total + took, reading)
 
     def _ended(self, rest: int, at: int, reading: Reading) -> None:
         if rest:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.wire.engine import Choice, Engine, open_engine
 from replaykit.wire.options import Options
 
@@ -23,7 +24,7 @@ def open_reader(options: Options, choice: Choice, report: Callable[[str], None])
     from replaykit.wire.protocol import plugins  # loaded only here: most runs start without it
 
     if options.tls_keys is not None and find_spec("cryptography") is None:
-        raise UsageError("--tls-keys needs the package cryptography: pip install 'replaykit[tls]'")
+        raise needs("--tls-keys needs the package cryptography", "tls")
     known = {plugin.name: plugin for plugin in plugins()} if options.protocols else {}
     missing = [name for name in options.protocols if name not in known]
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 
 from replaykit.attribution.sizes import parse_duration, show_size
@@ -33,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.compact and args.keep is None:
         raise UsageError("nothing to do: give --compact, --keep 90d, or both")
     keep_s = None if args.keep is None else parse_duration(args.keep)
+    if args.keep is not None and re.search(r"\dm\Z", args.keep) and "h" not in args.keep:
+        raise UsageError(
+            f"--keep {args.keep}: m is minutes; write 30d for a month, or 1h for an hour and more"
+        )
     store = open_store(args.place)
     would = "would be " if args.dry_run else ""
     if keep_s is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from replaykit.attribution.folding import Folding
 from replaykit.attribution.sizes import parse_duration, parse_size, show_size
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capture.live import Capture, Settings, Totals, changed_options, parse_place
@@ -37,6 +38,9 @@ EXAMPLES = (
 
 
 OBSERVE_S = 10.0
+_LINES_BESIDE_ROWS = 5
+"""Of the screen: two of heads, (other), the status line and one that stays free."""
+_LEAST_WINDOW_S = 0.5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     common.add_outputs(parser)
     common.add_by(parser)
+    common.add_measure(parser)
     parser.add_argument(
         "--top", type=int, default=20, metavar="N", help="rows of the table, the rest as (other)"
     )
@@ -154,6 +159,7 @@ def _signals(stop: list[int]) -> Iterator[None]:
 
 def run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
+    common.outputs_fit(args)
     keys = parse_keys(args.by)
     duration = None if args.duration is None else parse_duration(args.duration)
     interval = max(parse_duration(args.interval), 0.1)
@@ -171,10 +177,12 @@ def run(args: argparse.Namespace) -> int:
         capture = Capture(settings, chosen)
         try:
             opened += [common.Background(open_output(t, common.rotation(args))) for t in args.to]
-            summary = Summary(keys)
+            summary = Summary(keys, measure=args.measure)
             _loop(capture, summary, opened, args, duration, interval, stop, rewrite, alerts)
         finally:
             capture.close()
+    if not args.quiet and not args.stats:
+        out(*(f"wrote {target}" for target in args.to))
     return 0
 
 
@@ -205,6 +213,7 @@ def _loop(
 ) -> None:
     """Moves results to the outputs and refreshes what is shown, until told to stop."""
     view = _View(args, capture, summary)
+    folding = common.folding(True, args.quiet)
     begun = time.monotonic()
     shown = flushed = observed = begun
     capture.start()
@@ -213,7 +222,7 @@ def _loop(
     with view:
         while True:
             running = capture.running  # before the queue is read, so that nothing is left in it
-            _drain(capture, summary, outputs, min(interval, 0.25), rewrite, alerts)
+            _drain(capture, summary, outputs, min(interval, 0.25), rewrite, alerts, folding)
             if alerts is not None:
                 alerts.turn(capture)
             now = time.monotonic()
@@ -256,6 +265,7 @@ def _drain(
     wait: float,
     rewrite: Callable[[Messages], Messages],
     alerts: LiveAlerts | None,
+    folding: Folding,
 ) -> None:
     deadline = time.monotonic() + wait
     while (left := deadline - time.monotonic()) > 0:
@@ -264,15 +274,16 @@ def _drain(
         except queue.Empty:
             return
         messages = None if result.messages is None else rewrite(result.messages)
+        exchanges = None if result.exchanges is None else folding.rename(result.exchanges)
         for output in outputs:
-            if result.exchanges is not None:
-                output.exchanges(result.exchanges)
+            if exchanges is not None:
+                output.exchanges(exchanges)
             if messages is not None and output.output.wants_messages:
                 output.messages(messages)
-        if result.exchanges is not None:
-            summary.add(result.exchanges)
+        if exchanges is not None:
+            summary.add(exchanges)
             if alerts is not None:
-                alerts.add(result.exchanges)
+                alerts.add(exchanges)
 
 
 class _View:
@@ -280,7 +291,8 @@ class _View:
 
     def __init__(self, args: argparse.Namespace, capture: Capture, summary: Summary) -> None:
         self._args, self._capture, self._summary = args, capture, summary
-        self._live: Any = None
+        self._live: LiveView | None = None
+        self._shown_at, self._shown_bytes, self._rate = 0.0, 0.0, 0.0
 
     def __enter__(self) -> _View:
         if not self._args.stats and not self._args.quiet and sys.stdout.isatty():
@@ -310,9 +322,22 @@ class _View:
                 extra |= {"account": totals.account}
             emit(render.stats_line(self._summary, self._args.top, extra) + "\n")
         elif self._live is not None:
-            totals = self._capture.totals()
-            table = render.table(self._summary, self._args.top)
-            self._live.update(Group(table, Text(_status(totals, self._summary, seconds))))
+            # The status line, where drops are told, has its place first; rows get what is left of the screen.
+            rows = max(1, min(self._args.top, self._live.console.height - _LINES_BESIDE_ROWS))
+            table = render.table(self._summary, rows)
+            self._live.update(Group(table, Text(self._status(seconds))))
+
+    def _status(self, seconds: float) -> str:
+        """The rate is of the time since the last refresh, never an average since the start."""
+        now, total = self._capture.totals(), self._summary.total
+        passed, moved = seconds - self._shown_at, total.bytes(self._args.measure)
+        if passed >= _LEAST_WINDOW_S:
+            self._rate = (moved - self._shown_bytes) / passed
+            self._shown_at, self._shown_bytes = seconds, moved
+        return (
+            f"{seconds:.0f} s, {round(total.requests):,} exchanges, {show_size(moved)}; now {show_size(self._rate)}/s; "
+            f"{now.kernel_drops:,} packets dropped by the kernel; Ctrl-C ends"
+        )
 
     def say_ended(self) -> None:
         args, totals = self._args, self._capture.totals()
@@ -323,16 +348,6 @@ class _View:
             return
         show(render.table(self._summary, args.top))
         out("", *conservation(totals.account), _kernel(totals, args.sample))
-        for target in args.to:
-            out(f"wrote {target}")
-
-
-def _status(totals: Totals, summary: Summary, seconds: float) -> str:
-    rate = summary.total.link_bytes / seconds if seconds else 0
-    return (
-        f"\n{seconds:.0f} s, {round(summary.total.requests):,} exchanges, {show_size(rate)}/s, "
-        f"{totals.kernel_drops:,} packets dropped by the kernel; Ctrl-C ends"
-    )
 
 
 def _kernel(totals: Totals, sample: float) -> str:

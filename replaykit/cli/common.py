@@ -16,14 +16,21 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from replaykit.attribution.folding import Folding, KeptFolding
 from replaykit.attribution.sizes import parse_duration, parse_size
+from replaykit.attribution.summary import MEASURES
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
+from replaykit.cli import rewrites
+from replaykit.cli.rewrites import REWRITES
 from replaykit.errors import UsageError
 from replaykit.plain import say, visible
 from replaykit.report.terminal import console
 from replaykit.ship import archive
-from replaykit.ship.output import Observing, Output, Rotation, open_output
+from replaykit.ship.chosen import Chosen
+from replaykit.ship.output import Existing, Observing, Output, Rotation, open_output
+from replaykit.ship.parquet_file import left_behind, parts_of, whole
+from replaykit.ship.settings import state_folder
 from replaykit.ship.store import open_store
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
 from replaykit.wire.message import Messages
@@ -124,6 +131,13 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
 
 
+def add_measure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--measure", choices=MEASURES, default=MEASURES[0],
+        help="what counts: wire (TCP payload: headers, bodies, framing), link (whole packets), body (default wire)",
+    )  # fmt: skip
+
+
 def add_by(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by",
@@ -148,15 +162,49 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
         metavar="OUTPUT",
         help="name.parquet, .gor, .gor.gz, .jsonl, .csv, directory/, elasticsearch://HOST:9200, prometheus://:9900",
     )
+    add_existing(parser)
     parser.add_argument("--no-responses", action="store_true", help="only requests into .gor files")
     parser.add_argument("--rotate-size", metavar="SIZE", help="begins a new file after so many bytes")
     parser.add_argument("--rotate-time", metavar="TIME", help="begins a new Parquet file after so long")
+
+
+def add_existing(parser: argparse.ArgumentParser) -> None:
+    """What becomes of a file that an output would write to and that is there already."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--append", action="store_true", help="adds to output files that exist already")
+    group.add_argument(
+        "--overwrite", action="store_true", help="replaces them, as soon as there is something in their place"
+    )
+
+
+def existing(args: argparse.Namespace) -> Existing:
+    return "append" if args.append else "overwrite" if args.overwrite else "refuse"
+
+
+def outputs_fit(args: argparse.Namespace) -> None:
+    """What is said of outputs has an output that follows it. Raises UsageError."""
+    local = [t for t in args.to if "://" not in t]
+    gor = any(t.endswith((".gor", ".gor.gz")) for t in local)
+    of_messages = ["prettify", "no_responses", *(name.replace("-", "_") for name, _, _ in REWRITES)]
+    for names, there, what in (
+        (of_messages, gor, "a .gor output"),
+        (["rotate_size", "rotate_time", "append", "overwrite"], bool(local), "an output file"),
+    ):
+        for name in names:
+            if not there and getattr(args, name) not in (None, False, []):
+                raise UsageError(f"--{name.replace('_', '-')} is about {what}: give one with --to")
+
+
+def folding(keep: bool, quiet: bool) -> Folding:
+    """How endpoints are named. keep: as the runs before did, and the next ones will."""
+    return KeptFolding(state_folder() / "endpoints.json", quiet) if keep else Folding()
 
 
 def rotation(args: argparse.Namespace) -> Rotation:
     return Rotation(
         None if args.rotate_size is None else parse_size(args.rotate_size),
         None if args.rotate_time is None else parse_duration(args.rotate_time),
+        existing(args),
     )
 
 
@@ -233,10 +281,9 @@ def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
 
 def rewriting(args: argparse.Namespace) -> Callable[[Messages], Messages]:
     """What the rules over messages make of a batch. Raises UsageError."""
-    from replaykit.cli.rewrites import rules
     from replaykit.traffic.records import open_records, through
 
-    chosen = rules(args, filters=False)
+    chosen = rewrites.rules(args, filters=False)
     if not chosen:
         return lambda messages: messages
     records = open_records(chosen, 0, args.engine)
@@ -244,38 +291,63 @@ def rewriting(args: argparse.Namespace) -> Callable[[Messages], Messages]:
 
 
 class Background:
-    """Runs an output in a thread of its own, so that writing and parsing share two cores."""
+    """Runs an output in a thread of its own, so that writing and parsing share two cores.
+
+    An output that fails ends alone: it says so once, takes nothing any more, and counts what it did not write.
+    Only where the reader of standard output has gone (BrokenPipeError) does the caller hear of it at once.
+    """
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=2)
+        self.lost = 0
+        """Exchanges and messages that were given to it and are in no file."""
+        self._queue: queue.Queue[tuple[Callable[[], None], int] | None] = queue.Queue(maxsize=2)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    work()
-                except BaseException as error:
-                    self._error = error
+            do, count = work
+            if self._error is not None:
+                self.lost += count
+                continue
+            try:
+                do()
+            except BaseException as error:
+                self._failed(error, count)
+
+    def _failed(self, error: BaseException, count: int) -> None:
+        self._error = error
+        self.lost += getattr(error, "lost", count)
+        if isinstance(error, UsageError | OSError) and not isinstance(error, BrokenPipeError):
+            say(f"replaykit: {error}; nothing more goes there")
 
     @property
     def failed(self) -> bool:
         """It takes nothing any more."""
         return self._error is not None
 
-    def _put(self, work: Callable[[], None]) -> None:
+    def _put(self, work: Callable[[], None], count: int = 0) -> None:
         if self._error is not None:
-            raise self._error
-        self._queue.put(work)
+            self._raise_unless_told()
+            self.lost += count
+            return
+        self._queue.put((work, count))
+
+    def _raise_unless_told(self) -> None:
+        """A fault of the program, and a reader that has gone, end the run."""
+        error = self._error
+        if error is not None and (
+            isinstance(error, BrokenPipeError) or not isinstance(error, UsageError | OSError)
+        ):
+            raise error
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
-        self._put(lambda: self.output.exchanges(batch))
+        self._put(lambda: self.output.exchanges(batch), 0 if self.output.wants_messages else batch.num_rows)
 
     def messages(self, messages: Messages) -> None:
-        self._put(lambda: self.output.messages(messages))
+        self._put(lambda: self.output.messages(messages), len(messages))
 
     def flush(self) -> None:
         self._put(self.output.flush)
@@ -285,17 +357,27 @@ class Background:
             self._put(lambda: self.output.observe(status))  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """Finishes the output; raises what went wrong in the thread."""
+        """Finishes the output. Raises UsageError with what it lost, where it failed."""
         self._queue.put(None)
         self._thread.join()
-        self.output.close()
+        try:
+            self.output.close()
+        except (UsageError, OSError) as error:
+            if self._error is None:
+                self._error = error
+                self.lost += getattr(error, "lost", 0)
+                raise
+            say(f"replaykit: {error}")
+        self._raise_unless_told()
         if self._error is not None:
-            raise self._error
+            what = "messages" if self.output.wants_messages else "exchanges"
+            where = "standard output" if self.output.target == "-" else self.output.target
+            raise UsageError(f"{where}: {self.lost:,} {what} were not written")
 
 
 @contextmanager
 def outputs(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]:
-    """Opens the targets, and closes all of them whatever happens."""
+    """Opens the targets, and closes all of them whatever happens; what went wrong is said, and ends in exit status 2."""
     opened: list[Background] = []
     try:
         for target in targets:
@@ -309,6 +391,8 @@ def outputs(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]
             except (UsageError, OSError) as error:
                 errors.append(error)
         if errors and sys.exc_info()[0] is None:
+            for other in errors[1:]:
+                say(f"replaykit: {other}")
             raise errors[0]
 
 
@@ -336,6 +420,7 @@ def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
+    patience_s: float | None = None
     try:
         while True:
             piece, error = waiting.get()
@@ -344,9 +429,43 @@ def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
             if piece is None:
                 return
             yield piece
+    except KeyboardInterrupt:
+        patience_s = 0.5  # it may be waiting for standard input
+        raise
     finally:
         stopping.set()
-        thread.join()
+        thread.join(patience_s)
+
+
+_UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
+    "parquet": (
+        "a Parquet file holds measured exchanges: no headers, no bodies, no packets",
+        (
+            "allow_header", "disallow_header", "redact", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections",
+            "max_connection_buffer", "max_buffer", "max_message", "idle_timeout", "decode", "prettify", "savings",
+            *(name.replace("-", "_") for name, _, _ in REWRITES),
+        ),
+    ),
+    "gor": (
+        "a .gor file holds messages: no packets, no ports",
+        (
+            "port", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections", "max_connection_buffer", "max_buffer",
+            "idle_timeout", "since", "until",
+        ),
+    ),
+    "capture": ("--since and --until are for Parquet files and directories", ("since", "until")),
+}  # fmt: skip
+"""By kind of input: why, and what it cannot do."""
+
+
+def refuse_unfit(args: argparse.Namespace, kind: str, name: str) -> None:
+    """No option is taken and then ignored. Raises UsageError for one that this kind of input cannot follow."""
+    why, unfit = _UNFIT[kind]
+    if kind == "gor" and getattr(args, "measure", None) == "link":
+        raise UsageError(f"--measure link: {name}: {why}")
+    for option in unfit:
+        if getattr(args, option, None) not in (None, False, [], ()):
+            raise UsageError(f"--{option.replace('_', '-')}: {name}: {why}")
 
 
 class Reader:
@@ -362,7 +481,8 @@ class Reader:
         above: Callable[[Engine], Engine] | None = None,
         columns: Collection[str] | None = None,
     ) -> None:
-        self._columns = columns
+        self._rows = Chosen(chosen)
+        self._columns = None if columns is None else {*columns, *self._rows.reads}
         if chosen.tls_keys is not None and not Path(chosen.tls_keys).exists():
             raise UsageError(f"--tls-keys {chosen.tls_keys}: there is no such file")
         self._args = args
@@ -373,16 +493,23 @@ class Reader:
 
     def _window(self) -> archive.Window:
         since, until = getattr(self._args, "since", None), getattr(self._args, "until", None)
-        return archive.Window(
+        window = archive.Window(
             None if since is None else archive.parse_time("--since", since),
             None if until is None else archive.parse_time("--until", until),
         )
+        if window.since is not None and window.until is not None and window.until <= window.since:
+            raise UsageError(f"--until {until}: give a time after --since {since}")
+        return window
 
     def _named(self, name: str, window: archive.Window) -> Sequence[str | CaptureFile]:
         """The file, opened; of a directory or bucket the names of its Parquet files, which are opened one by one."""
         remote = name.startswith("s3://")
         if remote and name.endswith(".parquet"):
             return [name]
+        if not remote and name != "-" and left_behind(Path(name)):
+            say(f"replaykit: {name}: reading what a run that did not end left in {parts_of(Path(name))}, too")
+            all_of_it = whole(Path(name))
+            return [str(p) for p in all_of_it]
         if not remote and (name == "-" or not Path(name).is_dir()):
             return [CaptureFile(name)]
         store = open_store(name)
@@ -403,17 +530,15 @@ class Reader:
         files = [file for each in names for file in self._named(each, window)]
         with _progress(self._args, [f for f in files if isinstance(f, CaptureFile)]) as step:
             for file in files:
-                if isinstance(file, str) or file.kind == "parquet":
-                    yield from archive.read(
-                        file if isinstance(file, str) else file.name, window, self._columns
-                    )
+                name = file if isinstance(file, str) else file.name
+                kind = "parquet" if isinstance(file, str) else file.kind
+                refuse_unfit(self._args, kind, name)
+                if kind == "parquet":
                     if isinstance(file, CaptureFile):
                         file.close()
+                    yield from map(self._rows, archive.read(name, window, self._columns))
                     continue
-                if window:
-                    raise UsageError(
-                        f"{file.name}: --since and --until are for Parquet files and directories"
-                    )
+                assert isinstance(file, CaptureFile)
                 if self.engine is None:
                     self.engine = engine(self._args, self._options)
                     if self._above is not None:

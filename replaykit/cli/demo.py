@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     gor, parquet = directory / "traffic.gor", directory / "traffic.parquet"
     gor.unlink(missing_ok=True)  # a .gor file is appended to
-    outputs = ["--to", str(gor), "--to", str(parquet)]
+    outputs = ["--overwrite", "--to", str(gor), "--to", str(parquet)]
     with _Server(("127.0.0.1", 0), _Shop) as server:
         port = server.server_address[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     targets = list(args.to)
     table = _table(args, targets)
     rewrite = common.rewriting(args)
+    args.to = targets
+    common.outputs_fit(args)
     with common.outputs(targets, common.rotation(args)) as outputs:
         if args.output is None and args.format in ("jsonl", "csv"):
             kind = JsonlOutput if args.format == "jsonl" else CsvOutput
@@ -59,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
         responses = args.decode or (gor and not args.no_responses)
         chosen = common.options(args, gor or args.decode, responses, ports)
         reader = common.Reader(args, chosen, common.bodies(args))
+        folding = common.folding(any("://" in t for t in targets), args.quiet)
         for piece in reader.read(args.files):
-            if not isinstance(piece, pa.RecordBatch):
-                piece = rewrite(piece)
+            piece = folding.rename(piece) if isinstance(piece, pa.RecordBatch) else rewrite(piece)
             for output in outputs:
                 if isinstance(piece, pa.RecordBatch):
                     output.exchanges(piece)

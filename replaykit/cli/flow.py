@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from replaykit.cli import capture as capture_command
 from replaykit.cli.main import Parser
 from replaykit.cli.rewrites import REWRITES
 from replaykit.declared import Section, Value, load
 from replaykit.errors import UsageError
-from replaykit.ship.output import Rotation
+from replaykit.ship.output import Existing, Rotation
 
 CAPTURE = (
     "filter", "host", "sample", "headers_only", "buffer_size", "workers", "tunnels", "user", "tls_keys", "protocol", "vxlan_port", "vni",
@@ -187,15 +187,23 @@ def _checked(section: Section, arguments: list[str]) -> argparse.Namespace:
     return args
 
 
+def existing_choice(value: Value) -> Existing:
+    """Where a pipeline runs again, files go on unless it is told otherwise."""
+    found = value.choice(get_args(Existing))
+    return next(choice for choice in get_args(Existing) if choice == found)
+
+
 def _target(value: Value) -> Target:
     if not value.is_section:
-        return Target(value.text(), Rotation(), None, value)
+        return Target(value.text(), Rotation(existing="append"), None, value)
     section = value.section()
     to = section.need("to")
     size, seconds, limit = section.get("rotate_size"), section.get("rotate_time"), section.get("limit")
+    existing = section.get("existing")
     section.done()
     rotation = Rotation(
         None if size is None else size.size(),
         None if seconds is None else seconds.duration(),
+        "append" if existing is None else existing_choice(existing),
     )
     return Target(to.text(), rotation, None if limit is None else limit.text(), to)

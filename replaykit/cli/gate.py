@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+from collections.abc import Iterable
 
 import pyarrow as pa
 
-from replaykit.attribution.gate import Limits, judge, read_budgets
-from replaykit.attribution.measured import COLUMNS, Measured, measure
+from replaykit.attribution.gate import Limits, Verdict, judge, read_budgets
+from replaykit.attribution.measured import Measured, columns, fold, measured
 from replaykit.attribution.sizes import parse_size
 from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
-from replaykit.plain import emit, say
+from replaykit.plain import emit
 from replaykit.report import gate as shown
 from replaykit.ship.output import cannot_write
 
@@ -24,7 +26,8 @@ EXAMPLES = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     common.add_inputs(parser)
-    group = parser.add_argument_group("limits: TCP payload of both directions, headers included")
+    common.add_measure(parser)
+    group = parser.add_argument_group("limits, of both directions together, by --measure")
     group.add_argument("--threshold", metavar="SIZE", help="of everything")
     group.add_argument(
         "--per-endpoint", action="append", default=[], metavar="[PATTERN=]SIZE", help="of an endpoint in all"
@@ -56,8 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.add_engine(parser)  # fmt: skip
 
 
-def percent(flag: str, text: str | None) -> float | None:
-    """`10%` as 0.1. Raises UsageError."""
+def percent(flag: str, text: str | None, most: float = float("inf")) -> float | None:
+    """`10%` as 0.1, at most `most` per cent. Raises UsageError."""
     if text is None:
         return None
     try:
@@ -66,6 +69,8 @@ def percent(flag: str, text: str | None) -> float | None:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise UsageError(f"{flag} {text}: write a percentage such as 10%")
+    if value > most / 100:
+        raise UsageError(f"{flag} {text}: nothing can be over {most:g}%")
     return value
 
 
@@ -80,7 +85,7 @@ def _limits(args: argparse.Namespace) -> Limits:
         total=None if args.threshold is None else parse_size(args.threshold),
         endpoints=endpoints,
         request=None if args.per_request is None else parse_size(args.per_request),
-        share=percent("--max-share", args.max_share),
+        share=percent("--max-share", args.max_share, 100),
         increase=percent("--max-increase", args.max_increase),
         total_increase=percent("--max-total-increase", args.max_total_increase),
         budgets=[b for path in args.budget for b in read_budgets(path)],
@@ -100,15 +105,16 @@ def _limits(args: argparse.Namespace) -> Limits:
 def read(args: argparse.Namespace, files: list[str]) -> tuple[Measured, list[str]]:
     """What the files hold per endpoint, and their troubles. Raises UsageError."""
     chosen = common.options(args, False, False, common.parse_ports(args.port))
-    reader = common.Reader(args, chosen, columns=COLUMNS)
-    found = measure(piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch))
+    reader = common.Reader(args, chosen, columns=columns(args.measure))
+    pieces = (piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch))
+    found = measured(pieces, args.measure)
     return found, reader.troubles
 
 
 def run(args: argparse.Namespace) -> int:
     limits = _limits(args)
-    measured, troubles = read(args, args.files)
-    if not measured.endpoints:
+    now, troubles = read(args, args.files)
+    if not now.endpoints:
         raise UsageError(f"{', '.join(args.files)}: no exchange was measured, so nothing can pass")
     before = None
     if args.baseline:
@@ -116,7 +122,9 @@ def run(args: argparse.Namespace) -> int:
         troubles += more
         if not before.endpoints:
             raise UsageError(f"--baseline {', '.join(args.baseline)}: no exchange was measured")
-    verdict = judge(measured, limits, before)
+    fold(now, *([] if before is None else [before]))
+    verdict = judge(now, limits, before)
+    _judged(verdict)
     if args.output is None:
         emit(shown.render(verdict, args.format, args.top))
     else:
@@ -125,9 +133,27 @@ def run(args: argparse.Namespace) -> int:
             emit(shown.render(verdict, "table", args.top))
     if args.summary is not None:
         _write(args.summary, shown.render(verdict, "markdown", args.top), "a")
-    for pattern in verdict.unused:
-        say(f"replaykit: no endpoint matches {pattern!r}")
     return common.print_troubles(troubles) or int(bool(verdict.failures))
+
+
+def _judged(verdict: Verdict) -> None:
+    """A gate that looked at nothing has not passed. Raises UsageError."""
+    for pattern in verdict.unused:
+        near = nearest(pattern, verdict.measured.endpoints)
+        raise UsageError(f"no endpoint matches {pattern!r}{near}")
+    if not verdict.checks:
+        raise UsageError("nothing could be compared: no endpoint of the baseline was measured")
+
+
+def nearest(name: str, endpoints: Iterable[str]) -> str:
+    """`; did you mean …?`, or how many there are."""
+    known = sorted(endpoints)
+    close = difflib.get_close_matches(name, known, 1, 0.4)
+    return (
+        f"; did you mean {close[0]!r}?"
+        if close
+        else f"; there are {', '.join(map(repr, known[:3]))}{', …' if len(known) > 3 else ''}"
+    )
 
 
 def _write(path: str, text: str, mode: str) -> None:

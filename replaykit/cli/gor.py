@@ -232,7 +232,7 @@ class Gor:
             from replaykit.ship.goreplay_documents import ElasticsearchSink
 
             self.sink = ElasticsearchSink(f.output_http_elasticsearch, self.log)
-        keeps_host = f.http_original_host or any(n.lower() == b"host" for n, _ in self.rules.set_headers)
+        keeps_host = f.http_original_host or rewrites.sets_host(self.rules)
         sending = Sending(
             connections=f.output_http_workers if f.output_http_workers > 0 else 10_000,
             sessions=f.recognize_tcp_sessions,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ship.settings import state_folder
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def open_ledger(text: str, must_exist: bool = True, time_zone: str | None = None
     try:
         from replaykit.ledger.files import open_url
     except ImportError as error:
-        raise UsageError(f"a ledger needs {error.name}: pip install 'replaykit[ledger]'") from None
+        raise needs(f"a ledger needs {error.name}", "ledger") from None
     url = place(text)
     path = url.removeprefix("sqlite:///").removeprefix("files:")
     if must_exist and path != url and not Path(path).exists():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from replaykit import __version__
+from replaykit import __version__, extras
 from replaykit.errors import UsageError
-from replaykit.plain import say
+from replaykit.plain import discard_output, emit, say
 
 COMMANDS = {
     "capture": "captures live traffic and shows who uses the bandwidth",
@@ -38,6 +38,11 @@ COMMANDS = {
 
 class Parser(argparse.ArgumentParser):
     """Errors in one line."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """argparse's own swallows what cannot be written."""
+        if message:
+            emit(message) if file is sys.stdout else say(*message.splitlines())
 
     def error(self, message: str) -> None:  # type: ignore[override]
         say(f"{self.prog}: {message} (see {self.prog} --help)")
@@ -70,16 +75,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a limit or comparison failed, 2 wrong use or input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     wanted = next((a for a in arguments if a in COMMANDS), "")
-    args = build(wanted).parse_args(arguments)
+    command = ""
     try:
+        args = build(wanted).parse_args(arguments)
+        command = args.command
         return int(args.run(args))
     except UsageError as error:
         say(f"replaykit: {error}")
         return 2
+    except ModuleNotFoundError as error:
+        told = extras.missing(error)
+        if told is None:
+            raise
+        say(f"replaykit: {told}")
+        return 2
     except BrokenPipeError:
-        # The reader of our output has gone; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        discard_output()
+        return 2 if command == "gate" else 0  # a gate whose verdict nobody read has not passed
     except KeyboardInterrupt:
         say("replaykit: interrupted; what was finished is written")
         return 130

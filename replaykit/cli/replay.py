@@ -7,7 +7,8 @@ import asyncio
 import re
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.cli import common, rewrites
@@ -20,7 +21,7 @@ from replaykit.replay.runner import Plan, Replay
 from replaykit.replay.target import Target, parse_target
 from replaykit.ship.output import Rotation
 from replaykit.traffic.gor import GorOutput
-from replaykit.traffic.outgoing import Aim
+from replaykit.traffic.outgoing import CUT, NOT_SENT, Aim
 from replaykit.traffic.reading import Read, names, read_files
 from replaykit.wire.options import Options
 
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", required=True, metavar="URL", help="http://HOST[:PORT][/PREFIX], or https")
     parser.add_argument("--port", metavar="PORTS", help="of captures: only connections to these ports")
+    parser.add_argument("--tls-keys", metavar="FILE", help="of captures: key log to read TLS with")
     pace = parser.add_argument_group("pace")
     pace.add_argument(
         "--speed", default="1x", metavar="FACTOR", help="1x as recorded (default), 2x, 50%%, or max"
@@ -182,7 +184,14 @@ def _plan(args: argparse.Namespace, read: Read) -> Plan:
         raise UsageError("--loop: standard input can be read once only")
     for name in args.files:
         names(name)
-    options = Options(requests=True, responses=args.compare, ports=common.parse_ports(args.port))
+    if args.tls_keys is not None and not Path(args.tls_keys).exists():
+        raise UsageError(f"--tls-keys {args.tls_keys}: there is no such file")
+    options = Options(
+        requests=True,
+        responses=args.compare,
+        ports=common.parse_ports(args.port),
+        tls_keys=args.tls_keys,
+    )
     patterns: tuple[str, ...] = ()
     if args.endpoints:
         from replaykit.attribution.patterns import read_patterns
@@ -196,7 +205,7 @@ def _plan(args: argparse.Namespace, read: Read) -> Plan:
             args.files, chosen, depth=args.read_depth, choice=args.engine, options=options, read=read
         ),
         Aim(
-            None if args.keep_host or _sets_host(chosen) else target.authority.encode(),
+            None if args.keep_host or rewrites.sets_host(chosen) else target.authority.encode(),
             prefix.encode(),
             query,
         ),
@@ -211,6 +220,7 @@ def _plan(args: argparse.Namespace, read: Read) -> Plan:
             verify=not args.insecure,
             ca=args.ca,
             http2=args.http2,
+            choice=args.engine,
         ),
         methods=args.all_methods or target.local,
         loops=args.loop or None,
@@ -221,10 +231,6 @@ def _plan(args: argparse.Namespace, read: Read) -> Plan:
         else None,
         choice=args.engine,
     )
-
-
-def _sets_host(chosen: Any) -> bool:
-    return any(name.lower() == b"host" for name, _ in chosen.set_headers)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -243,6 +249,8 @@ def run(args: argparse.Namespace) -> int:
         finally:
             if saved is not None:
                 saved.close()
+    if read.cut:
+        replay.stats.skipped[NOT_SENT[CUT]] += read.cut
     return show(replay, args, read)
 
 
@@ -325,7 +333,7 @@ def summary(replay: Replay) -> list[str]:
     stats, seconds = replay.stats, replay.seconds or 1e-9
     lines = [
         f"sent {stats.sent:,} requests to {_shown(replay.plan.target)} in {seconds:.2f} s "
-        f"({stats.sent / seconds:,.0f}/s) over {stats.connections:,} connections; "
+        f"({stats.rate:,.0f}/s) over {stats.connections:,} connections; "
         f"{stats.answered:,} answered; {show_size(stats.sent_bytes)} out, {show_size(stats.received_bytes)} in"
     ]
     if stats.statuses:
@@ -334,7 +342,15 @@ def summary(replay: Replay) -> list[str]:
     lines.append(f"errors: {errors or 'none'}")
     if stats.skipped:
         lines.append("not sent: " + ", ".join(f"{why} x {n:,}" for why, n in stats.skipped.most_common()))
-    for count, what in ((stats.retried, "retried"), (stats.redirected, "redirects followed")):
+    if stats.beyond:
+        lines.append(
+            f"left out: {stats.beyond_bytes:,} bytes beyond the request of {stats.beyond:,} records; a record is one request"
+        )
+    for count, what in (
+        (stats.retried, "retried"),
+        (stats.reopened, "sent again on a new connection, as the target had closed the one before"),
+        (stats.redirected, "redirects followed"),
+    ):
         if count:
             lines.append(f"{what}: {count:,}")
     for name, times in (("latency", stats.latency), ("sent late by", stats.lag)):

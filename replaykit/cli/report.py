@@ -6,7 +6,7 @@ import argparse
 
 import pyarrow as pa
 
-from replaykit.attribution.summary import Summary, columns, parse_keys
+from replaykit.attribution.summary import MEASURES, Summary, columns, parse_keys
 from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
@@ -23,6 +23,7 @@ EXAMPLES = (
 def configure(parser: argparse.ArgumentParser) -> None:
     common.add_inputs(parser)
     common.add_by(parser)
+    common.add_measure(parser)
     parser.add_argument(
         "--top", type=int, default=20, metavar="N", help="rows shown, the rest as (other); 0: all"
     )
@@ -38,16 +39,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.savings:
+        if args.by != "endpoint":
+            raise UsageError("--by: --savings is by endpoint")
+        if args.measure != MEASURES[0]:
+            raise UsageError("--measure: --savings looks at bodies")
         return _savings(args)
     keys = parse_keys(args.by)
     chosen = common.options(args, False, False, common.parse_ports(args.port))
     reader = common.Reader(args, chosen, columns=columns(keys))
-    summary = Summary(keys)
+    summary = Summary(keys, measure=args.measure)
     for piece in common.ahead(reader.read(args.files)):
         if isinstance(piece, pa.RecordBatch):
             summary.add(piece)
     show(summary, args, reader)
-    return common.print_troubles(reader.troubles)
+    status = common.print_troubles(reader.troubles)
+    if not summary.total.requests:
+        say("replaykit: no exchange was measured")
+    return status or int(not summary.total.requests)
 
 
 def _savings(args: argparse.Namespace) -> int:

@@ -94,3 +94,9 @@ def rules(args: argparse.Namespace, filters: bool = True, prefix: str = "--") ->
         allow_urls=tuple(args.allow_url),
         deny_urls=tuple(args.disallow_url),
     )
+
+
+def sets_host(chosen: Rules) -> bool:
+    """A rule says what Host is, so the target's name does not take its place."""
+    named = [name for name, _ in chosen.set_headers] + [name for name, _, _ in chosen.rewrite_headers]
+    return any(name.lower() == b"host" for name in named)

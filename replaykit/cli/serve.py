@@ -7,14 +7,17 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from replaykit.cli.common import event_loops
 from replaykit.cli.ledgers import add_ledger, open_ledger
 from replaykit.cli.serving import add_api, listen, origins, url, uvicorn_server
 from replaykit.errors import UsageError
-from replaykit.ledger.guard import Guard
-from replaykit.ledger.rules import Rule
 from replaykit.plain import say
+
+if TYPE_CHECKING:
+    from replaykit.ledger.guard import Guard
+    from replaykit.ledger.rules import Rule
 
 EXAMPLES = (
     "replaykit serve usage.db",
@@ -48,6 +51,8 @@ def _shown(guard: Guard) -> Callable[[], Sequence[Rule]]:
 def run(args: argparse.Namespace) -> int:
     if args.api == "none":
         raise UsageError("serve --api none: there would be nothing to do")
+    from replaykit.ledger.guard import Guard
+
     ledger = open_ledger(args.ledger)
     try:
         listening, token = listen(args.api)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ship.settings import secret
 
 if TYPE_CHECKING:
@@ -87,9 +88,8 @@ def uvicorn_server(ledger: Ledger, *parts: Any, **more: Any) -> Any:
 
         from replaykit.web.app import create_app
     except ImportError as error:
-        raise UsageError(
-            f"the API needs {error.name}: pip install 'replaykit[forward]', or give --api none"
-        ) from None
+        what = needs(f"the API needs {error.name}", "forward")
+        raise UsageError(f"{what}, or give --api none") from None
 
     class Server(uvicorn.Server):
         """Signals are the command's."""

@@ -71,8 +71,10 @@ def run(args: argparse.Namespace) -> int:
     rows = 0
     with common.outputs(args.to, Rotation()) as outputs:
         reader = common.Reader(args, common.options(args, False, False, common.parse_ports(args.port)))
+        folding = common.folding(True, args.quiet)
         for piece in reader.read(args.files):
             if isinstance(piece, pa.RecordBatch):
+                piece = folding.rename(piece)
                 rows += piece.num_rows
                 for output in outputs:
                     output.exchanges(piece)

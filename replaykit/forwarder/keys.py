@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ship.output import write_whole
 
 DAYS = 3650
@@ -23,7 +24,12 @@ def make(folder: Path, servers: list[str], clients: list[str]) -> list[Path]:
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError:
-        raise UsageError("keys need cryptography: pip install 'replaykit[tls]'") from None
+        raise needs("keys need cryptography", "tls") from None
+    for name in (*(["server"] if servers else []), *clients):
+        if (folder / f"{name}.key").exists():
+            raise UsageError(
+                f"{folder / name}.key: there is such a key already; move it away to make a new one"
+            )
     now = datetime.datetime.now(datetime.UTC)
 
     def signed(name: str, key: Any, issuer: tuple[Any, Any] | None, names: list[str], ca: bool) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.hypervisor.machine import Details, Machine, Nic
 
 TIMEOUT_S = 15
@@ -27,7 +28,7 @@ class Proxmox:
         try:
             from proxmoxer import ProxmoxAPI
         except ImportError:
-            raise UsageError("Proxmox VE needs proxmoxer: pip install 'replaykit[proxmox]'") from None
+            raise needs("Proxmox VE needs proxmoxer", "proxmox") from None
         user, found, name = token_id.partition("!")
         if not found or not name or "@" not in user:
             raise UsageError(f"api_token_id {token_id!r}: write user@realm!name, such as monitor@pve!traffic")

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ledger.schema import HEAD
 
 SCHEMES = ("sqlite", "postgresql", "mysql")
@@ -48,7 +49,7 @@ class Database:
             try:
                 __import__(module)
             except ImportError:
-                raise UsageError(f"{self.kind}:// needs {module}: pip install 'replaykit[{extra}]'") from None
+                raise needs(f"{self.kind}:// needs {module}", extra) from None
             self.url = self.url.set(drivername=name)
         options: dict[str, Any] = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
         if self.kind == "sqlite":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.netfilter.watch import Watch
 
 _NAMES = (
@@ -51,7 +52,7 @@ def serve(watch: Watch, address: str, port: int, token: str | None = None) -> An
     try:
         from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
     except ImportError:
-        raise UsageError("--prometheus needs its client: pip install 'replaykit[prometheus]'") from None
+        raise needs("--prometheus needs its client", "prometheus") from None
     here = address == "localhost" or _loopback(address)
     if not here and token is None:
         raise UsageError(

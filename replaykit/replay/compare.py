@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from replaykit.replay.answer import final
 from replaykit.traffic.content import parse
 from replaykit.wire import head
 from replaykit.wire.endpoint import Templates
@@ -151,8 +152,9 @@ class Comparison:
 
     def _differences(self, a: bytes, b: bytes) -> list[tuple[str, str, str]]:
         out = []
-        if a[9:12] != b[9:12]:
-            out.append(("status", a[9:12].decode("latin-1"), b[9:12].decode("latin-1")))
+        (recorded, a), (replayed, b) = final(a), final(b)
+        if recorded != replayed:
+            out.append(("status", str(recorded or "none"), str(replayed or "none")))
         one, two = a[: head.end(a)], b[: head.end(b)]
         for name in self._headers:
             before, after = (_field(h, name) for h in (one, two))

@@ -1,24 +1,16 @@
-"""HTTP/1.1 to a target: one request at a time on a connection (RFC 9112).
-
-Owns where an answer ends. httptools (llhttp) reads it; answers to HEAD and bodies that end with the
-connection, which it cannot know of, are told apart here.
-"""
+"""HTTP/1.1 to a target: one request at a time on a connection (RFC 9112)."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-import httptools
-
+from replaykit.replay.answer import INVALID, MORE, open_answers
 from replaykit.replay.connection import Connection
 from replaykit.replay.job import Answer, Job
-from replaykit.wire import http1
 
 if TYPE_CHECKING:
     from replaykit.replay.pool import Pool
-
-_MAX_HEAD = 64 << 10
 
 
 class Http1(Connection):
@@ -29,10 +21,13 @@ class Http1(Connection):
         self.job: Job | None = None
         self._keep = pool.sending.keep or pool.sending.redirects > 0
         self._most = pool.sending.max_answer_bytes
-        self._parser = httptools.HttpResponseParser(self)
+        self._answers = open_answers(pool.sending.choice)
         self._parts: list[bytes] = []
         self._held = 0
-        self._first = b""
+        self._heard = False
+        """A byte has come since the request was sent."""
+        self._used = False
+        """An answer has come over this connection."""
 
     @property
     def busy(self) -> bool:
@@ -41,12 +36,12 @@ class Http1(Connection):
     def send(self, job: Job) -> None:
         assert self.transport is not None
         self.job = job
-        self._first = b""
+        self._heard = False
+        self._answers.begin(job.head)
         data = job.request
         pool = self.pool
         job.sent_ns = now = time.monotonic_ns()
-        pool.stats.sent += 1
-        pool.stats.sent_bytes += len(data)
+        pool.stats.wrote(now, len(data))
         if not job.due_ns:
             job.due_ns = now
         elif not job.tries:
@@ -56,52 +51,25 @@ class Http1(Connection):
     def data_received(self, data: bytes) -> None:
         if self.job is None:
             return self.abort("bytes that nobody asked for")
+        self._heard = True
         self.pool.stats.received_bytes += len(data)
-        if not self._first:
-            self._first = data
-        elif not self.job.head and b"\n\r\n" not in self._first and len(self._first) < _MAX_HEAD:
-            self._first += data
+        found = self._answers.feed(data)
+        if found == INVALID:
+            return self.abort("an answer that is no HTTP")
+        over = found != MORE and self._answers.used < len(data)
         if self._keep and self._held < self._most:
-            self._parts.append(data)
-            self._held += len(data)
-        if self.job.head:
-            return self._headless(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._done(101, False)
-        except httptools.HttpParserError:
-            self.abort("an answer that is no HTTP")
-
-    def on_message_complete(self) -> None:
-        """The parser's: an answer has ended."""
-        status = self._parser.get_status_code()
-        if status >= 200:
-            self._done(status, self._parser.should_keep_alive())
-
-    def _headless(self, data: bytes) -> None:
-        """An answer to HEAD ends with its head (RFC 9112 §6.3)."""
-        if data is not self._first:
-            self._first += data
-        head = self._final_head()
-        if isinstance(head, http1.Head):
-            closes = b"\r\nconnection: close" in self._first.lower() or head.minor == 0
-            self._done(head.status, not closes)
-        elif head == "invalid" or len(self._first) > _MAX_HEAD:
-            self.abort("an answer that is no HTTP")
-
-    def _final_head(self) -> http1.Head | str:
-        """The head of the answer; interim ones before it are passed over (RFC 9110 §15.2)."""
-        head = http1.parse(self._first, False)
-        while isinstance(head, http1.Head) and 100 <= head.status < 200:
-            self._first = self._first[head.size :]
-            head = http1.parse(self._first, False)
-        return head
+            part = data[: self._answers.used] if over else data
+            self._parts.append(part)
+            self._held += len(part)
+        if found != MORE:
+            # What follows the answer would be taken for the next one's beginning.
+            self._done(found, self._answers.keep and not over)
 
     def _done(self, status: int, keep_alive: bool) -> None:
         job, self.job = self.job, None
         if job is None:
             return
+        self._used = True
         payload = b""
         if self._keep:
             payload = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
@@ -120,14 +88,10 @@ class Http1(Connection):
         return self.job is not None and now_ns - self.job.sent_ns > limit_ns
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is None and self.job is not None and self._ends_with_connection():
-            head = self._final_head()
-            assert isinstance(head, http1.Head)
-            self._done(head.status, False)
+        if self.job is not None and self._used and not self._heard:
+            # Closed while idle: the request crossed the close, which says nothing about the request.
+            job, self.job, self.transport = self.job, None, None
+            return self.pool.stale(self, job)
+        if exc is None and self.job is not None and (status := self._answers.end()):
+            self._done(status, False)
         super().connection_lost(exc)
-
-    def _ends_with_connection(self) -> bool:
-        head = self._final_head()
-        if not isinstance(head, http1.Head) or self.job is None or self.job.head:
-            return False
-        return isinstance(http1.response_body(head, b"GET"), http1.UntilClose)

@@ -81,8 +81,7 @@ class Http2(Connection):
         except h2.exceptions.ProtocolError as error:
             pool.fail(job, f"not sendable in HTTP/2: {error}")
             return
-        pool.stats.sent += 1
-        pool.stats.sent_bytes += len(data)
+        pool.stats.wrote(now, len(data))
         if not job.due_ns:
             job.due_ns = now
         elif not job.tries:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from replaykit.traffic.outgoing import HEAD, IDEMPOTENT, Outgoing
+from replaykit.wire.engine import Choice
 
 
 @dataclass(slots=True)
@@ -73,5 +74,6 @@ class Sending:
     http2: bool = False
     keep: bool = False
     max_answer_bytes: int = 64 << 20
+    choice: Choice = "auto"
     heard: Heard | None = field(default=None)
     failed: Callable[[Job, str], None] | None = field(default=None)

@@ -126,14 +126,11 @@ class Pool:
     def _refused(self, connection: Connection, kind: str) -> None:
         """No connection came about: the request it was opened for failed."""
         self._forget(connection)
-        waiting = connection.queue if self.sending.sessions else self._queue
+        waiting = connection.queue or self._queue
         for _ in range(self._share):
             if waiting:
                 self._again_or_fail(waiting.popleft(), kind, nothing_sent=True)
-        if self.sending.sessions:
-            self._reopen(connection)
-        else:
-            self._grow()
+        self._reopen(connection)
 
     def opened(self, connection: Connection) -> None:
         """A connection's own word that it can send."""
@@ -199,6 +196,19 @@ class Pool:
             self._again_or_fail(job, kind, nothing_sent=False)
         self._reopen(connection)
 
+    def stale(self, connection: Connection, job: Job) -> None:
+        """A connection was closed by the target before a byte of the response, after it had served others.
+
+        The request goes over a new one, once, as curl and Go do it: on a new connection the same is an error.
+        """
+        self._forget(connection)
+        if self._closed:
+            self._again_or_fail(job, "closed by the target", nothing_sent=False)
+            return
+        self.stats.reopened += 1
+        connection.queue.appendleft(job)
+        self._reopen(connection)
+
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)
         if connection in self._free:
@@ -212,7 +222,7 @@ class Pool:
         if connection.queue and not self._closed:
             lane = self._open(connection.session)
             lane.queue = connection.queue
-            for job in lane.queue:
+            for job in lane.queue if self.sending.sessions else ():
                 self._lanes[job.session] = lane
         self._grow()
 

@@ -19,7 +19,7 @@ from replaykit.replay.pace import AnyPace, Flat
 from replaykit.replay.pool import Pool
 from replaykit.replay.stats import Stats
 from replaykit.replay.target import Target
-from replaykit.traffic.outgoing import CUT, HEAD, IDEMPOTENT, NO_REQUEST, Aim, Outgoing, prepare
+from replaykit.traffic.outgoing import HEAD, IDEMPOTENT, NOT_SENT, Aim, Outgoing, prepare
 from replaykit.wire.engine import Choice
 from replaykit.wire.message import Builder, Message, Messages
 
@@ -140,12 +140,13 @@ class Replay:
         skipped = self.stats.skipped
         if len(rows) < len(batch.what):
             for what in batch.what:
-                if what == CUT:
-                    skipped["not whole in the recording"] += 1
-                elif NO_REQUEST < what < HEAD:
-                    skipped["CONNECT"] += 1
+                if what in NOT_SENT:
+                    skipped[NOT_SENT[what]] += 1
                 elif what > most:
                     skipped["method is not idempotent"] += 1
+        if any(batch.beyond):
+            self.stats.beyond_bytes += sum(batch.beyond[row] for row in rows)
+            self.stats.beyond += sum(batch.beyond[row] > 0 for row in rows)
         if self._left is not None and highest:
             rows = rows[: self._left]
             self._left -= len(rows)

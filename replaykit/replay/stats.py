@@ -52,7 +52,9 @@ class Times:
 
 class Stats:
     """sent: requests written to a connection. answered: whole answers. errors: by kind, requests
-    without a whole answer. skipped: by reason, requests that were not sent."""
+    without a whole answer. reopened: requests sent again because the target had closed the connection
+    before, without a byte of a response. skipped: by reason, requests that were not sent. beyond: requests whose
+    records held bytes beyond them, which were not sent."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -60,13 +62,31 @@ class Stats:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.retried = 0
+        self.reopened = 0
+        self.first_ns = 0
+        self.last_ns = 0
         self.redirected = 0
         self.connections = 0
+        self.beyond = 0
+        self.beyond_bytes = 0
         self.errors: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
         self.latency = Times()
         self.lag = Times()
+
+    def wrote(self, now_ns: int, count: int) -> None:
+        """A request of so many bytes was handed to a connection."""
+        self.sent += 1
+        self.sent_bytes += count
+        self.first_ns = self.first_ns or now_ns
+        self.last_ns = now_ns
+
+    @property
+    def rate(self) -> float:
+        """Requests a second from the first one sent to the last: starting and ending do not count."""
+        took = self.last_ns - self.first_ns
+        return (self.sent - 1) * 1e9 / took if took > 0 else float(self.sent)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -76,7 +96,11 @@ class Stats:
             "received_bytes": self.received_bytes,
             "connections": self.connections,
             "retried": self.retried,
+            "reopened": self.reopened,
+            "requests_per_second": round(self.rate, 3),
             "redirected": self.redirected,
+            "beyond_request": self.beyond,
+            "beyond_request_bytes": self.beyond_bytes,
             "errors": dict(self.errors),
             "skipped": dict(self.skipped),
             "statuses": {str(k): v for k, v in sorted(self.statuses.items())},

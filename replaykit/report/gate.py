@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Any
 from xml.etree import ElementTree
 
 from replaykit import __version__
 from replaykit.attribution.gate import Check, Verdict
 from replaykit.attribution.sizes import show_size
+from replaykit.plain import json_text, visible
 
 FORMATS = ("table", "json", "junit", "sarif", "github", "markdown")
 
@@ -32,17 +33,18 @@ def _headline(verdict: Verdict) -> str:
     m = verdict.measured
     return (
         f"bandwidth gate {word}: {failed} of {len(verdict.checks)} checks over their limit; "
-        f"{show_size(m.bytes)} in {round(m.requests):,} exchanges"
+        f"{show_size(m.bytes)} of {m.measure} bytes in {round(m.requests):,} exchanges"
     )
 
 
 def _table(verdict: Verdict, top: int) -> str:
     lines = [_headline(verdict)]
-    lines += [f"  FAILED  {check.text}" for check in verdict.failures]
-    width = max((len(name) for name, _ in verdict.measured.ordered()[:top]), default=8)
+    lines += [f"  FAILED  {visible(check.text)}" for check in verdict.failures]
+    ordered = [(visible(name), e) for name, e in verdict.measured.ordered()[:top]]
+    width = max((len(name) for name, _ in ordered), default=8)
     lines += ["", f"{'endpoint':<{width}}  {'exchanges':>10}  {'bytes':>9}  {'a request':>9}  {'share':>6}"]
     total = verdict.measured.bytes or 1
-    for name, e in verdict.measured.ordered()[:top]:
+    for name, e in ordered:
         lines.append(
             f"{name:<{width}}  {round(e.requests):>10,}  {show_size(e.bytes):>9}  "
             f"{show_size(e.per_request):>9}  {e.bytes / total:>6.1%}"
@@ -61,6 +63,7 @@ def _json(verdict: Verdict, top: int) -> str:
     m = verdict.measured
     found = {
         "passed": not verdict.failures,
+        "measure": m.measure,
         "total_bytes": round(m.bytes),
         "exchanges": round(m.requests),
         "checks": [_plain(check) for check in verdict.checks],
@@ -70,7 +73,7 @@ def _json(verdict: Verdict, top: int) -> str:
             for n, e in m.ordered()
         ],
     }  # fmt: skip
-    return json.dumps(found, indent=2) + "\n"
+    return json_text(found, indent=2) + "\n"
 
 
 def _junit(verdict: Verdict, top: int) -> str:
@@ -79,9 +82,9 @@ def _junit(verdict: Verdict, top: int) -> str:
         failures=str(len(verdict.failures)), errors="0",
     )  # fmt: skip
     for check in verdict.checks:
-        case = ElementTree.SubElement(suite, "testcase", classname=check.rule, name=check.subject)
+        case = ElementTree.SubElement(suite, "testcase", classname=check.rule, name=visible(check.subject))
         if not check.passed:
-            ElementTree.SubElement(case, "failure", message=check.text).text = check.text
+            ElementTree.SubElement(case, "failure", message=visible(check.text)).text = visible(check.text)
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, "unicode") + "\n"
 
@@ -109,13 +112,14 @@ def _sarif(verdict: Verdict, top: int) -> str:
         "version": "2.1.0",
         "runs": [{"tool": {"driver": driver}, "results": results}],
     }
-    return json.dumps(log, indent=2) + "\n"
+    return json_text(log, indent=2) + "\n"
 
 
 def _github(verdict: Verdict, top: int) -> str:
     """Workflow commands; data is escaped as GitHub wants it."""
 
     def escape(text: str, more: str = "") -> str:
+        text = visible(text)
         for char in "%\r\n" + more:
             text = text.replace(char, f"%{ord(char):02X}")
         return text
@@ -128,17 +132,21 @@ def _github(verdict: Verdict, top: int) -> str:
 
 
 def _markdown(verdict: Verdict, top: int) -> str:
-    def cell(text: str) -> str:
-        return text.replace("|", "\\|").replace("\n", " ")
+    def code(text: str) -> str:
+        """A code span: no link, tag or column begins in it. Its fence is longer than any run of backticks within."""
+        shown = visible(text).replace("|", "\\|")
+        fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
+        pad = " " if len(fence) > 1 else ""
+        return f"{fence}{pad}{shown}{pad}{fence}"
 
     lines = [f"**{_headline(verdict)}**", ""]
     if verdict.failures:
-        lines += [f"- {cell(check.text)}" for check in verdict.failures] + [""]
+        lines += [f"- {code(check.text)}" for check in verdict.failures] + [""]
     lines += ["| endpoint | exchanges | bytes | a request | share |", "|---|---:|---:|---:|---:|"]
     total = verdict.measured.bytes or 1
     for name, e in verdict.measured.ordered()[:top]:
         lines.append(
-            f"| `{cell(name)}` | {round(e.requests):,} | {show_size(e.bytes)} | {show_size(e.per_request)} "
+            f"| {code(name)} | {round(e.requests):,} | {show_size(e.bytes)} | {show_size(e.per_request)} "
             f"| {e.bytes / total:.1%} |"
         )
     return "\n".join(lines) + "\n"

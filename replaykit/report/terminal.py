@@ -6,15 +6,17 @@ Output to a pipe is neither cut nor wrapped, and has no colours.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.segment import SegmentLines
 from rich.table import Table
 from rich.text import Text
 
-from replaykit.plain import say, visible
+from replaykit.plain import emit, say, visible
 
 _UNCUT = 1_000_000
 """Columns of a pipe: nothing is wider."""
@@ -35,11 +37,11 @@ class PlainTable(Table):
         )
 
     def add_row(self, *cells: RenderableType | None, **more: Any) -> None:
-        super().add_row(*(_text(c) if isinstance(c, str) else c for c in cells), **more)
+        super().add_row(*(Text(visible(c)) if isinstance(c, str) else c for c in cells), **more)
 
 
 def _text(lines: str) -> Text:
-    """Line ends in it are the caller's own only in titles and captions, which consist of our lines."""
+    """A title or a caption: its line ends are ours."""
     return Text("\n".join(visible(line) for line in lines.split("\n")))
 
 
@@ -53,22 +55,22 @@ def console(stderr: bool = False) -> Console:
         markup=False,
         emoji=False,
         highlight=False,
-        soft_wrap=not terminal,
     )
 
 
 def as_text(table: RenderableType) -> str:
     """As a file gets it: uncut, without colours."""
-    plain = Console(width=_UNCUT, no_color=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
-    with plain.capture() as captured:
-        plain.print(table)
-    return captured.get()
+    file = io.StringIO()
+    Console(file=file, width=_UNCUT, no_color=True, markup=False, emoji=False, highlight=False).print(table)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 
 def show(table: RenderableType) -> None:
     """On standard output."""
-    console().print(table)
-    sys.stdout.flush()
+    if sys.stdout.isatty():
+        console().print(table)
+    else:
+        emit(as_text(table))
 
 
 class LiveView:
@@ -83,7 +85,13 @@ class LiveView:
         self._guarded(self._live.start)
 
     def update(self, picture: RenderableType) -> None:
-        self._guarded(lambda: self._live.update(picture, refresh=True))
+        """Drawn before rich's own view has it: a picture that cannot be drawn leaves the last one."""
+
+        def draw() -> None:
+            lines = self.console.render_lines(picture, pad=False)
+            self._live.update(SegmentLines(lines, new_lines=True), refresh=True)
+
+        self._guarded(draw)
 
     def stop(self) -> None:
         self._guarded(self._live.stop)

@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from replaykit.attribution.sizes import show_size
-from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ledger import calendar
 from replaykit.ledger.history import Gap, Sum
 from replaykit.ledger.usage import COUNTERS
@@ -221,7 +221,7 @@ def as_png(
     try:
         import matplotlib
     except ImportError:
-        raise UsageError("pictures need matplotlib: pip install 'replaykit[charts]'") from None
+        raise needs("pictures need matplotlib", "charts") from None
     matplotlib.use("agg")
     from matplotlib import pyplot
 

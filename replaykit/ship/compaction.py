@@ -18,7 +18,8 @@ from pathlib import Path
 
 from replaykit.errors import UsageError
 from replaykit.ship.archive import partition, read
-from replaykit.ship.files import SCHEMA_WRITTEN, ParquetFile
+from replaykit.ship.files import SCHEMA_WRITTEN
+from replaykit.ship.parquet_file import PART, ParquetFile
 from replaykit.ship.store import REPLACES, Store, counting
 from replaykit.wire.exchange import BATCH_SCHEMA
 
@@ -46,7 +47,7 @@ def compact(store: Store, now: float | None = None, dry: bool = False) -> Done:
     hours: dict[str, dict[str, int]] = defaultdict(dict)
     for name, size in counting(store).items():
         span = partition(name)
-        if span is not None and span[1] / 1e9 + GRACE_S <= now:
+        if span is not None and span[1] / 1e9 + GRACE_S <= now and not name.endswith(PART):
             hours[name.rpartition("/")[0]][name] = size
     for hour, names in sorted(hours.items()):
         if len(names) < 2:
@@ -117,7 +118,7 @@ def expire(store: Store, before_ns: int, dry: bool = False) -> Done:
     done = Done()
     for name, size in counting(store).items():
         span = partition(name)
-        if span is None or span[1] > before_ns:
+        if span is None or span[1] > before_ns or name.endswith(PART):
             continue
         done.files += 1
         done.bytes += size

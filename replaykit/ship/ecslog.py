@@ -13,8 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from replaykit.ship import ecs
-from replaykit.ship.files import write_whole
-from replaykit.ship.output import Output, Rotation, append
+from replaykit.ship.output import Output, Rotation, append, append_whole
 from replaykit.wire.message import Messages
 
 ENDING = ".ecs.jsonl"
@@ -34,7 +33,7 @@ class EcsLog:
     def exchanges(self, batch: pa.RecordBatch) -> None:
         lines = ecs.exchanges(batch, self._observer, with_id=True).lines
         if lines:
-            write_whole(self._fd, b"\n".join([*lines, b""]), self.target)
+            append_whole(self._fd, b"\n".join([*lines, b""]), self.target)
 
     def messages(self, messages: Messages) -> None:
         """Lines hold exchanges only."""

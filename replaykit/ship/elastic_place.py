@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from replaykit.attribution.sizes import parse_size
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ship.settings import secret, state_folder
 
 NAME = "replaykit"
@@ -92,9 +93,7 @@ def connect(place: Place) -> Any:
     try:
         from elasticsearch import Elasticsearch
     except ImportError:
-        raise UsageError(
-            "elasticsearch:// needs its client: pip install 'replaykit[elasticsearch]'"
-        ) from None
+        raise needs("elasticsearch:// needs its client", "elasticsearch") from None
     options: dict[str, Any] = {"request_timeout": 30}
     if place.api_key is not None:
         options["api_key"] = place.api_key

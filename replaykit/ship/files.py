@@ -6,106 +6,24 @@ and CSV grow by whole lines. After kill -9 every finished file and every flushed
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from replaykit.plain import csv_cell, say
 from replaykit.ship.jsonlines import encode
-from replaykit.ship.output import Output, Rotation, append, cannot_write, create
+from replaykit.ship.output import Growing, Output, Rotation, cannot_write
+from replaykit.ship.parquet_file import ParquetFile, file_of, is_written, recover
 from replaykit.wire.exchange import BATCH_SCHEMA, SCHEMA
 from replaykit.wire.message import Messages
 
-ROW_GROUP = 65_536
-"""Rows: large enough to compress, small enough to skip by its statistics."""
 IDLE_PARTITION_S = 120
-
-_DELTA = ("time", "response_time", "duration_ns", "first_byte_ns")
-_STATISTICS = [
-    "time", "host", "method", "endpoint", "status", "client_ip", "server_ip", "response_wire_bytes"
-]  # fmt: skip
-
-
-def _writer(sink: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        sink,
-        schema,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=[n for n in schema.names if n not in _DELTA],
-        column_encoding=dict.fromkeys(_DELTA, "DELTA_BINARY_PACKED"),
-        write_statistics=[n for n in _STATISTICS if n in schema.names],
-        store_schema=False,
-        version="2.6",
-    )
-
-
-class ParquetFile:
-    """One Parquet file, written beside its place as `.name.part` and renamed when closed."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path = path
-        self._part = path.with_name(f".{path.name}.part")
-        self._file = os.fdopen(create(self._part), "wb")
-        self._writer = _writer(self._file, schema)
-        self._pending: list[pa.RecordBatch] = []
-        self._rows = 0
-        self.opened = self.used = time.monotonic()
-
-    @property
-    def bytes(self) -> int:
-        return int(self._file.tell() + sum(b.nbytes for b in self._pending) // 8)
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self.used = time.monotonic()
-        self._pending.append(batch)
-        self._rows += batch.num_rows
-        if self._rows >= ROW_GROUP:
-            self._group()
-
-    def _group(self) -> None:
-        """Writes what is pending as one row group."""
-        if not self._pending:
-            return
-        batches, self._pending, self._rows = self._pending, [], 0
-        table = pa.Table.from_batches(batches)
-        if len(batches) > 1:
-            table = table.unify_dictionaries().combine_chunks()  # one dictionary a row group: smaller, faster
-        try:
-            self._writer.write_table(table, row_group_size=1 << 30)
-        except OSError as error:
-            self.abandon()
-            raise cannot_write(self.path, error) from None
-
-    def close(self) -> None:
-        if self._file.closed:
-            return
-        self._group()
-        try:
-            self._writer.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._part, self.path)
-        except OSError as error:
-            self.abandon()
-            raise cannot_write(self.path, error) from None
-
-    def abandon(self) -> None:
-        """Leaves nothing half-written behind."""
-        self._pending = []
-        with contextlib.suppress(OSError):  # the disk may be full: the file is dropped either way
-            self._writer.close()
-        with contextlib.suppress(OSError):
-            self._file.close()
-        self._part.unlink(missing_ok=True)
 
 
 def numbered(path: Path, n: int) -> Path:
@@ -125,12 +43,14 @@ class ParquetOutput:
         self._rotation = rotation
         self._rotates = rotation.max_bytes is not None or rotation.max_seconds is not None
         self._number = 0
+        self._file: ParquetFile | None = None
         if self._rotates:
+            stem, _, ending = self._path.name.partition(".")
+            _recover(self._path.parent.glob(f".{stem}-*.{ending}.parts"))
             while numbered(self._path, self._number + 1).exists():
                 self._number += 1
-            self._file: ParquetFile | None = None
         else:
-            self._file = ParquetFile(self._path, SCHEMA_WRITTEN)
+            self._file = ParquetFile(self._path, SCHEMA_WRITTEN, rotation.existing)
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         if self._file is None:
@@ -144,8 +64,9 @@ class ParquetOutput:
 
     def flush(self) -> None:
         r, file = self._rotation, self._file
-        if file is None or not self._rotates:
+        if file is None:
             return
+        file.flush()
         if (r.max_bytes is not None and file.bytes >= r.max_bytes) or (
             r.max_seconds is not None and time.monotonic() - file.opened >= r.max_seconds
         ):
@@ -155,6 +76,13 @@ class ParquetOutput:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _recover(parts: Iterable[Path]) -> None:
+    """Makes whole what runs that were killed left behind, and says so."""
+    for path in map(file_of, sorted(parts)):
+        if not is_written(path):
+            say(f"replaykit: {path}: {recover(path):,} exchanges of a run that did not end are kept")
 
 
 class DirectoryOutput:
@@ -179,6 +107,7 @@ class DirectoryOutput:
             self._root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(target, error) from None
+        _recover(self._root.glob("date=*/hour=*/.*.parts"))
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         for hour, part in _by_hour(batch):
@@ -201,6 +130,8 @@ class DirectoryOutput:
             old = now - file.opened >= (self._rotation.max_seconds or 0)
             if file.bytes >= (self._rotation.max_bytes or 0) or old or now - file.used >= IDLE_PARTITION_S:
                 self._close(self._files.pop(hour))
+            else:
+                file.flush()
 
     def close(self) -> None:
         while self._files:
@@ -230,16 +161,13 @@ class _Lines:
 
     def __init__(self, target: str, rotation: Rotation, first: bytes = b"") -> None:
         self.target = target
-        if target == "-":
-            self._fd = os.dup(1)
-        else:
-            self._fd = append(Path(target))
-        if first and (target == "-" or os.fstat(self._fd).st_size == 0):
-            self.write(first)
+        self._file = Growing(target, rotation.existing)
+        if first and self._file.begins:
+            self._file.first = first
 
     def write(self, data: bytes | memoryview) -> None:
-        """Appends whole lines; a write cut short by a full disk is taken back."""
-        write_whole(self._fd, data, self.target)
+        """Appends whole lines, as many as fit. Raises NotWritten, which counts the others."""
+        self._file.write(data, line_ends)
 
     def write_lines(self, lines: pa.Array) -> None:
         """Appends an array of lines."""
@@ -253,23 +181,14 @@ class _Lines:
         """Lines are written as they come."""
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
 
-def write_whole(fd: int, data: bytes | bytearray | memoryview, name: str) -> None:
-    """Appends all of `data`, or nothing: raises UsageError and cuts back what a full disk tore."""
-    view = memoryview(data)
-    done = 0
-    try:
-        while done < len(view):
-            done += os.write(fd, view[done:])
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        if done:
-            with contextlib.suppress(OSError):  # a pipe cannot be cut back
-                os.ftruncate(fd, os.fstat(fd).st_size - done)
-        raise cannot_write(name, error) from None
+def line_ends(data: memoryview, done: int) -> tuple[int, int]:
+    """Of `done` bytes those in whole lines, and how many lines are beyond them."""
+    text = bytes(data)
+    kept = text.rfind(b"\n", 0, done) + 1
+    return kept, text.count(b"\n", kept)
 
 
 class JsonlOutput(_Lines):
@@ -296,7 +215,7 @@ def rfc3339(ns: int) -> str:
 
 
 class CsvOutput(_Lines):
-    """CSV with a header line; appended to if it exists."""
+    """CSV with a header line."""
 
     def __init__(self, target: str, rotation: Rotation) -> None:
         super().__init__(target, rotation, (",".join(SCHEMA.names) + "\n").encode())
@@ -304,7 +223,7 @@ class CsvOutput(_Lines):
     def exchanges(self, batch: pa.RecordBatch) -> None:
         plain = pa.RecordBatch.from_arrays(
             [
-                pa.array(plain_values(c)) if pa.types.is_timestamp(c.type) else _decoded(c)
+                pa.array(plain_values(c)) if pa.types.is_timestamp(c.type) else _cells(c)
                 for c in batch.columns
             ],
             names=batch.schema.names,
@@ -317,8 +236,14 @@ class CsvOutput(_Lines):
         self.write(sink.getbuffer())
 
 
-def _decoded(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+def _cells(column: pa.Array) -> pa.Array:
+    """Text as a spreadsheet and a terminal may see it; numbers as they are."""
+    if pa.types.is_string(column.type):
+        column = column.dictionary_encode()
+    if not pa.types.is_dictionary(column.type):
+        return column
+    texts = [None if v is None else csv_cell(v) for v in column.dictionary.to_pylist()]
+    return pa.array(texts, pa.string()).take(column.indices)
 
 
 SCHEMA_WRITTEN = BATCH_SCHEMA

@@ -6,7 +6,6 @@ that is written twice is the same point, and counts once.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 import urllib.error
@@ -20,9 +19,10 @@ from replaykit.attribution.labels import Labels, method
 from replaykit.attribution.minutes import SUMS, add, by_minute
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.errors import UsageError
+from replaykit.plain import visible
 from replaykit.ship.drain import Drain, Later
-from replaykit.ship.files import write_whole
-from replaykit.ship.output import Output, Rotation, append
+from replaykit.ship.files import line_ends
+from replaykit.ship.output import Growing, Output, Rotation
 from replaykit.ship.settings import secret, state_folder
 from replaykit.wire.message import Messages
 
@@ -72,7 +72,7 @@ class Points:
 
 def _escaped(text: str) -> str:
     """A tag's value (InfluxDB's line protocol: commas, equals signs and blanks; no line ends; no last backslash)."""
-    plain = " ".join(text.split("\n")).replace("\r", " ")
+    plain = visible(" ".join(text.splitlines()))
     for special in ",= ":
         plain = plain.replace(special, f"\\{special}")
     return plain + "_" if plain.endswith("\\") else plain
@@ -179,7 +179,7 @@ class LineProtocolFile:
 
     def __init__(self, target: str, rotation: Rotation) -> None:
         self.target = target
-        self._fd = append(Path(target))
+        self._file = Growing(target, rotation.existing)
         self._points = Points(socket.gethostname())
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
@@ -195,11 +195,11 @@ class LineProtocolFile:
     def _write(self) -> None:
         lines = self._points.take()
         if lines:
-            write_whole(self._fd, ("\n".join(lines) + "\n").encode(), self.target)
+            self._file.write(("\n".join(lines) + "\n").encode(), line_ends)
 
     def close(self) -> None:
         self._write()
-        os.close(self._fd)
+        self._file.close()
 
 
 def open_place(target: str, rotation: Rotation) -> Output | None:

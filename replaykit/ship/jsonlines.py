@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from replaykit.plain import json_visible
+
 Tree = Mapping[str, Any]
 """Names to columns (arrays of one length), to trees, or to constants."""
 
@@ -82,4 +84,6 @@ def _leaf(head: str, column: pa.Array) -> pa.Array:
 
 def _strings(head: str, values: pa.Array) -> pa.Array:
     encode_one = json.JSONEncoder(ensure_ascii=False).encode
-    return pa.array([None if v is None else head + encode_one(v) for v in values.to_pylist()], _TEXT)
+    return pa.array(
+        [None if v is None else head + json_visible(encode_one(v)) for v in values.to_pylist()], _TEXT
+    )

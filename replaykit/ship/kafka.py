@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import ssl
 from dataclasses import dataclass
 from typing import Any
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.wire import head, http1
 from replaykit.wire.gor import parse_record
 from replaykit.wire.message import Message
@@ -61,7 +63,10 @@ def module() -> Any:
     try:
         import aiokafka
     except ImportError:
-        raise UsageError("Kafka needs the package aiokafka: pip install 'replaykit[kafka]'") from None
+        raise needs("Kafka needs the package aiokafka", "kafka") from None
+    logging.getLogger("aiokafka").setLevel(
+        logging.CRITICAL
+    )  # a broker that is away is told once, by whoever waits for it
     return aiokafka
 
 

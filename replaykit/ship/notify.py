@@ -27,6 +27,7 @@ from replaykit.alert.rules import shown
 from replaykit.attribution.sizes import show_size
 from replaykit.declared import Section, Value
 from replaykit.errors import UsageError
+from replaykit.plain import visible
 
 KINDS = ("webhook", "slack", "dingtalk", "feishu", "wecom", "alertmanager", "email", "command")
 _LONGEST_S = 30
@@ -74,11 +75,15 @@ def read_notifiers(declared: Value | None) -> dict[str, dict[str, Any]]:
 def headline(event: Mapping[str, Any]) -> str:
     """One line: what, for whom."""
     word = "FIRING" if event["kind"] == "firing" else "RESOLVED"
-    return f"[{word}] {event['rule']}" + (f": {event['group']}" if event["group"] else "")
+    return f"[{word}] {event['rule']}" + (f": {visible(event['group'])}" if event["group"] else "")
 
 
-def text(event: Mapping[str, Any]) -> str:
-    """The message: the numbers, and the endpoints with the most bytes."""
+def sentence(event: Mapping[str, Any]) -> str:
+    """All of it that fits a line."""
+    return f"{event['at'][:19].replace('T', ' ')} {headline(event)}: {_numbers(event)}"
+
+
+def _numbers(event: Mapping[str, Any]) -> str:
     metric = event["metric"]
     line = f"{metric} {shown(metric, event['value'])} in {event['window_s'] / 60:g} min"
     if event["kind"] == "firing":
@@ -87,10 +92,17 @@ def text(event: Mapping[str, Any]) -> str:
         line += f", {event['share']:.1%} of all"
     if "base" in event:
         line += f", before {shown(metric, event['base'])}"
-    lines = [headline(event), line, f"since {event['began']}, seen {event['at']}"]
+    return line
+
+
+def text(event: Mapping[str, Any]) -> str:
+    """The message: the numbers, and the endpoints with the most bytes."""
+    lines = [headline(event), _numbers(event), f"since {event['began']}, seen {event['at']}"]
     if event["top"]:
         lines.append("most bytes:")
-        lines += [f"  {t['endpoint']}  {show_size(t['bytes'])}  {t['share']:.1%}" for t in event["top"]]
+        lines += [
+            f"  {visible(t['endpoint'])}  {show_size(t['bytes'])}  {t['share']:.1%}" for t in event["top"]
+        ]
     return "\n".join([*lines, f"id {event['id']}"])
 
 
@@ -112,6 +124,8 @@ def send(notifier: Mapping[str, Any], event: Mapping[str, Any]) -> None:
 def _shaped(notifier: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[str, Any]:
     kind, url, said = notifier["kind"], notifier["url"], text(event)
     if kind == "slack":
+        for char, name in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):  # else <!channel> calls everybody
+            said = said.replace(char, name)
         return url, {"text": said}
     if kind == "wecom":
         return url, {"msgtype": "text", "text": {"content": said}}
@@ -201,7 +215,7 @@ def _email(notifier: Mapping[str, Any], event: Mapping[str, Any]) -> None:
 
 def _command(arguments: list[str], event: Mapping[str, Any]) -> None:
     environment = {
-        **os.environ, "REPLAYKIT_RULE": event["rule"], "REPLAYKIT_KIND": event["kind"], "REPLAYKIT_GROUP": event["group"],
+        **os.environ, "REPLAYKIT_RULE": event["rule"], "REPLAYKIT_KIND": event["kind"], "REPLAYKIT_GROUP": visible(event["group"]),
         "REPLAYKIT_VALUE": str(event["value"]), "REPLAYKIT_ID": event["id"],
     }  # fmt: skip
     try:

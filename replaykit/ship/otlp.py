@@ -19,6 +19,7 @@ from replaykit.attribution.labels import Labels, method
 from replaykit.attribution.minutes import by_minute
 from replaykit.attribution.sizes import parse_duration
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ship.output import Output, Rotation
 from replaykit.wire.message import Messages
 
@@ -52,7 +53,7 @@ class OtlpOutput:
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError:
-            raise UsageError("otlp:// needs OpenTelemetry: pip install 'replaykit[otlp]'") from None
+            raise needs("otlp:// needs OpenTelemetry", "otlp") from None
         parts = urlsplit(target)
         given = {k: v[-1] for k, v in parse_qs(parts.query).items()}
         unknown = set(given) - {"tls", "interval", "spans", "observer"}

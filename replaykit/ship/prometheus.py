@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from replaykit.attribution.labels import MAX_ENDPOINTS, Labels, method
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ship.output import Output, Rotation
 from replaykit.wire.account import CAUSES
 from replaykit.wire.message import Messages
@@ -32,7 +33,7 @@ class PrometheusOutput:
         try:
             from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
         except ImportError:
-            raise UsageError("prometheus:// needs its client: pip install 'replaykit[prometheus]'") from None
+            raise needs("prometheus:// needs its client", "prometheus") from None
         parts = urlsplit(target)
         given = {k: v[-1] for k, v in parse_qs(parts.query).items()}
         try:

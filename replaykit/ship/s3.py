@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 
 
 def client() -> Any:
@@ -16,7 +17,7 @@ def client() -> Any:
     try:
         import boto3
     except ImportError:
-        raise UsageError("s3:// needs the package boto3: pip install 'replaykit[s3]'") from None
+        raise needs("s3:// needs the package boto3", "s3") from None
     region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
     from botocore.config import Config
 

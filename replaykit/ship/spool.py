@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replaykit.errors import UsageError
-from replaykit.ship.files import write_whole
-from replaykit.ship.output import append, cannot_write
+from replaykit.ship.output import append, append_whole, cannot_write
 
 SEGMENT = 4 << 20
 _HEAD = struct.Struct("<III")
@@ -111,7 +110,7 @@ class Spool:
             self._writing += 1
             self._sizes[self._writing] = 0
             self._fd = append(self._path(self._writing))
-        write_whole(self._fd, data, str(self._folder))
+        append_whole(self._fd, data, str(self._folder))
         self._sizes[self._writing] += len(data)
         while sum(self._sizes.values()) > self._most and len(self._sizes) > 1:
             self._drop_oldest()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from replaykit.errors import UsageError
 from replaykit.ship import s3
 from replaykit.ship.output import cannot_write
+from replaykit.ship.parquet_file import PART, file_of, is_written, left_behind
 
 REPLACES = ".replaces"
 
@@ -50,6 +51,7 @@ class Folder:
             *self._root.glob("*.parquet"),
             *self._root.glob("date=*/**/*.parquet"),
             *self._root.glob(f"date=*/**/*{REPLACES}"),
+            *self._left_behind(),
         ]
         sizes = {}
         for path in sorted(found):
@@ -58,6 +60,13 @@ class Folder:
             except FileNotFoundError:  # compacted or rotated away meanwhile
                 continue
         return sizes
+
+    def _left_behind(self) -> Iterator[Path]:
+        """Finished parts of files that a killed run did not finish."""
+        for folder in (*self._root.glob(".*.parts"), *self._root.glob("date=*/hour=*/.*.parts")):
+            path = file_of(folder)
+            if not path.exists() and not is_written(path):
+                yield from left_behind(path)
 
     def read(self, name: str) -> bytes:
         return (self._root / name).read_bytes()
@@ -125,6 +134,8 @@ def open_store(place: str) -> Store:
     """Raises UsageError."""
     if place.startswith("s3://"):
         return Bucket(place)
+    if Path(place).exists() and not Path(place).is_dir():
+        raise UsageError(f"{place}: a file; a directory of Parquet files is needed, or s3://bucket/prefix/")
     if not Path(place).is_dir():
         raise UsageError(f"{place}: there is no such directory")
     return Folder(place)
@@ -155,4 +166,4 @@ def counting(store: Store) -> dict[str, int]:
     for name in names:
         if name.endswith(REPLACES) and name.removesuffix(REPLACES) in names:
             gone |= set(json.loads(store.read(name)))
-    return {n: size for n, size in names.items() if n.endswith(".parquet") and n not in gone}
+    return {n: size for n, size in names.items() if n.endswith((".parquet", PART)) and n not in gone}

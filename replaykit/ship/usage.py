@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from replaykit.attribution.usage import EndpointUsage
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.ship.ecs import identities
 from replaykit.ship.output import Output, Rotation
 from replaykit.wire.message import Messages
@@ -35,7 +36,7 @@ class LedgerOutput:
         try:
             from replaykit.ledger.files import open_url
         except ImportError as error:
-            raise UsageError(f"a ledger needs {error.name}: pip install 'replaykit[ledger]'") from None
+            raise needs(f"a ledger needs {error.name}", "ledger") from None
         self._ledger: Ledger = open_url(target)
         self.target = self._ledger.database.shown
         self._usage: EndpointUsage | None = None

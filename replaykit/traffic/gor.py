@@ -1,20 +1,23 @@
 """The .gor file, GoReplay's format, as an output.
 
 Owns how records reach the disk: whole batches of whole records, appended; with a name ending in .gz
-every batch is a gzip member of its own, so that what was flushed stays readable.
+every batch is a gzip member of its own, so that what was flushed stays readable. A message that holds the
+separator is written escaped, and counted.
 """
 
 from __future__ import annotations
 
 import gzip
-import os
+from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
-from replaykit.ship.files import numbered, write_whole
-from replaykit.ship.output import Output, Rotation, append
-from replaykit.wire.message import Messages
+from replaykit.plain import say
+from replaykit.ship.files import numbered
+from replaykit.ship.output import Growing, Output, Rotation
+from replaykit.wire.message import SEPARATOR, Messages
 
 MEMBER_BYTES = 1 << 20
 
@@ -29,47 +32,68 @@ class GorOutput:
         self._path = Path(target)
         self._gzip = target.endswith(".gz")
         self._most = rotation.max_bytes
-        self._pending = bytearray()
+        self._pending, self._waiting = bytearray(), 0
+        self.escaped = 0
         self._number = 0
         self._written = 0
-        self._fd = append(self._path) if self._most is None else self._following()
+        self._file = Growing(target, rotation.existing) if self._most is None else self._following()
 
-    def _following(self) -> int:
+    def _following(self) -> Growing:
         self._number += 1
         while numbered(self._path, self._number).exists():
             self._number += 1
         self._written = 0
-        return append(numbered(self._path, self._number))
+        return Growing(str(numbered(self._path, self._number)), "append")
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         """A .gor file holds messages only."""
 
     def messages(self, messages: Messages) -> None:
+        messages, escaped = messages.storable()
+        self.escaped += escaped
         if not self._gzip:
-            self._write(messages.gor)
+            self._write(messages.gor, lambda _, done: _whole(messages, done))
             return
         self._pending += messages.gor
+        self._waiting += len(messages)
         if len(self._pending) >= MEMBER_BYTES:
             self.flush()
 
-    def _write(self, data: bytes | memoryview) -> None:
+    def _write(self, data: bytes | memoryview, whole: Callable[[memoryview, int], tuple[int, int]]) -> None:
         if self._most is not None and self._written >= self._most:
-            os.close(self._fd)
-            self._fd = self._following()
-        write_whole(self._fd, data, self.target)
+            self._file.close()
+            self._file = self._following()
+        self._file.write(data, whole)
         self._written += len(data)
 
     def flush(self) -> None:
         if self._pending:
-            member = gzip.compress(self._pending, 6)
-            self._pending = bytearray()
-            self._write(member)
+            member, count = gzip.compress(self._pending, 6), self._waiting
+            self._pending, self._waiting = bytearray(), 0
+            self._write(member, lambda _, done: (0, count))
 
     def close(self) -> None:
         try:
             self.flush()
         finally:
-            os.close(self._fd)
+            self._file.close()
+        if self.escaped:
+            say(f"replaykit: {escaped_line(self.target, self.escaped)}")
+
+
+def escaped_line(where: str, count: int) -> str:
+    """What is said at the end where messages hold the separator."""
+    return (
+        f"{where}: {count:,} messages hold the separator of .gor records and are written escaped: "
+        "replaykit reads them as they were, GoReplay with a backslash more"
+    )
+
+
+def _whole(messages: Messages, done: int) -> tuple[int, int]:
+    """Of the first `done` bytes of a batch those in whole records, and how many records are beyond them."""
+    ends = [end + len(SEPARATOR) for end in messages.index["end"].tolist()]
+    fit = bisect_right(ends, done)
+    return (ends[fit - 1] if fit else 0), len(ends) - fit
 
 
 def open_file(target: str, rotation: Rotation) -> Output | None:

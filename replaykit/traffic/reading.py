@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replaykit.capture.files import CaptureFile, Reading
+from replaykit.capture.reader import open_reader
 from replaykit.errors import UsageError
 from replaykit.traffic.modifier import Rules
 from replaykit.traffic.records import Counts, Records, open_records
-from replaykit.wire.engine import Choice, open_engine
+from replaykit.wire.engine import Choice
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
@@ -29,6 +30,8 @@ class Read:
     troubles: list[str] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
+    cut: int = 0
+    """Requests of captures that are not whole, and are not among the messages."""
 
     def add(self, counts: Counts) -> None:
         for name in ("records", "requests", "denied", "bad", "disordered"):
@@ -85,11 +88,14 @@ def _file(
         raise UsageError(f"{name}: Parquet holds no messages; give a .gor file or a capture")
     read.files += 1
     reading, records = Reading(), open_records(rules, depth, choice)
-    engine: Any = _Gor(records) if file.kind == "gor" else open_engine(options, choice)
+    engine: Any = _Gor(records)
+    taken = _Taken()
+    if file.kind == "capture":
+        engine = open_reader(options, choice, read.troubles.append)
     try:
         for progress in file.feed(engine, reading):
             if file.kind == "capture":
-                _from_engine(engine, records)
+                taken.take(engine, records)
             if records.rows > depth:
                 yield records.take(False)
             if not wanted():
@@ -99,7 +105,8 @@ def _file(
             last = 0
         if file.kind == "capture":
             engine.finish()
-            _from_engine(engine, records)
+            taken.take(engine, records)
+            read.cut += taken.cut
         if records.rows:
             yield records.take(True)
     finally:
@@ -110,10 +117,24 @@ def _file(
         read.troubles.append(reading.trouble)
 
 
-def _from_engine(engine: Any, records: Records) -> None:
-    while engine.message_bytes:
-        blob = engine.take_messages().blob()
-        records.feed(blob, 0, len(blob))
+class _Taken:
+    """What an engine gave of a capture: requests measured, and requests that were whole and are messages."""
+
+    def __init__(self) -> None:
+        self._measured = self._whole = 0
+
+    def take(self, engine: Any, records: Records) -> None:
+        if engine.rows:
+            methods = engine.take_exchanges().column("method")
+            self._measured += len(methods) - methods.null_count
+        while engine.message_bytes:
+            messages = engine.take_messages()
+            self._whole += messages.index["kind"].tolist().count(1)
+            records.feed_messages(messages)
+
+    @property
+    def cut(self) -> int:
+        return max(self._measured - self._whole, 0)
 
 
 def read_files(

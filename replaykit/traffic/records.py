@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from replaykit.errors import UsageError
 from replaykit.traffic.modifier import Modifier, Rules
 from replaykit.wire import engine
-from replaykit.wire.gor import parse_record
+from replaykit.wire.gor import each_record, parse_record
 from replaykit.wire.message import SEPARATOR, Builder, Message, Messages
 
 MAX_DENIED = 100_000
@@ -35,8 +35,11 @@ class Counts:
 class Records(Protocol):
     """Bytes of .gor in, batches of messages out."""
 
-    def feed(self, data: Any, start: int, end: int) -> int:
-        """Reads whole records of a buffer's range; returns the bytes taken."""
+    def feed(self, data: Any, start: int, end: int, last: bool = False) -> int:
+        """Reads whole records of a buffer's range; returns the bytes taken. last: nothing follows."""
+
+    def feed_messages(self, messages: Messages) -> None:
+        """Takes messages whose places are known: nothing is searched for."""
 
     @property
     def rows(self) -> int:
@@ -60,6 +63,9 @@ class CompiledRecords:
         assert engine.core is not None
         self._records = engine.core.Records(rules.as_dict(), depth)
         self.feed = self._records.feed
+
+    def feed_messages(self, messages: Messages) -> None:
+        self._records.feed_rows(messages.gor, *messages.places())
 
     @property
     def rows(self) -> int:
@@ -88,17 +94,16 @@ class ReadableRecords:
         self._denied: OrderedDict[bytes, None] = OrderedDict()
         self._newest = -(1 << 63)
 
-    def feed(self, data: Any, start: int, end: int) -> int:
-        b = bytes(memoryview(data)[start:end])
-        at = 0
-        while (n := b.find(SEPARATOR, at)) >= 0:
-            self._record(b[at:n])
-            at = n + len(SEPARATOR)
-        return at
+    def feed(self, data: Any, start: int, end: int, last: bool = False) -> int:
+        return each_record(bytes(memoryview(data)[start:end]), last, self._record)
 
-    def _record(self, b: bytes) -> None:
-        r, counts = parse_record(b), self._counts
-        if r is None:
+    def feed_messages(self, messages: Messages) -> None:
+        for record in messages.records():
+            self._record(record)
+
+    def _record(self, b: bytes | None) -> None:
+        r, counts = None if b is None else parse_record(b), self._counts
+        if b is None or r is None:
             counts.bad += 1
             return
         counts.records += 1
@@ -163,6 +168,5 @@ def open_records(rules: Rules, depth: int = 0, choice: engine.Choice = "auto") -
 
 def through(records: Records, messages: Messages) -> Messages:
     """A batch through rules: what passes, as it is now."""
-    blob = messages.blob()
-    records.feed(blob, 0, len(blob))
+    records.feed_messages(messages)
     return records.take(True)

@@ -49,8 +49,14 @@ class Engine(Protocol):
     def next_file(self) -> None:
         """Begins another capture file; connections go on."""
 
-    def feed_gor(self, data: Any, start: int, end: int) -> int:
-        """Reads whole records of a .gor file from a buffer's range; returns the bytes taken."""
+    def feed_gor(self, data: Any, start: int, end: int, last: bool = False) -> int:
+        """Reads whole records of a .gor file from a buffer's range; returns the bytes taken.
+
+        last: nothing follows the range.
+        """
+
+    def feed_messages(self, messages: Messages) -> None:
+        """Reads messages whose places are known: nothing is searched for."""
 
     def feed_block(self, data: Any, start: int, end: int) -> int:
         """Reads a TPACKET_V3 block; returns its packets."""
@@ -175,6 +181,9 @@ class CompiledEngine:
             out.append(Handed(kind, connection, bool(direction), time_ns, seen, length, overhead, packets))
             start = end
         return out
+
+    def feed_messages(self, messages: Messages) -> None:
+        self._engine.feed_rows(messages.gor, *messages.places())
 
     def gap_plain(self, connection: int, server: bool, length: int) -> None:
         self._engine.gap_plain(connection, server, length)

@@ -34,7 +34,8 @@ RESPONSE: Literal["response"] = "response"
 
 _TOKEN = re.compile(rb"[0-9A-Za-z!#$%&'*+\-.^_`|~]*")
 _USUAL = frozenset((b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"))
-_STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: |\Z)")
+_STATUS = re.compile(rb"(?:HTTP/1\.([0-9])|ICY) ([1-9][0-9][0-9])(?: |\Z)")
+_ICY = re.compile(rb"ICY [0-9]")  # as SHOUTcast servers answer in place of HTTP/1.0
 _HEX16 = re.compile(rb"[0-9a-fA-F]{16}(?:[0-9a-fA-F]{16})?\Z")
 _TRACEPARENT = re.compile(rb".{2}-([0-9a-fA-F]{32})-", re.DOTALL)
 _RESPONSE = b"HTTP/1."
@@ -43,7 +44,7 @@ _NUMBER = re.compile(rb"0*[0-9]{0,18}(?<=[0-9])\Z")
 
 def start(b: bytes) -> Kind | Literal["maybe"] | None:
     """What the first bytes could begin; `maybe` where they are too few to tell."""
-    if b.startswith(_RESPONSE):
+    if b.startswith(_RESPONSE) or _ICY.match(b):
         return RESPONSE
     if _RESPONSE.startswith(b):
         return "maybe"
@@ -133,7 +134,7 @@ def parse(b: bytes, cut: bool) -> Head | Literal["partial", "invalid"]:
         status = _STATUS.match(line)
         if status is None:
             return "invalid"
-        head.minor, head.status = int(status[1]), int(status[2])
+        head.minor, head.status = int(status[1] or 0), int(status[2])
     else:
         request = _request_line(line)
         if request is None:

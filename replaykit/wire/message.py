@@ -5,12 +5,28 @@ Owns GoReplay's record: `kind id time latency\\n`, the payload, a line with thre
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 SEPARATOR = "\n🐵🙈🙉\n".encode()
+_MARK = SEPARATOR.strip(b"\n")
+ESCAPED = b"escaped"
+"""The fifth word of a record's first line where the payload is written escaped: a line of it that is
+the mark and any number of backslashes has one backslash more than the message."""
+_MARKED = re.compile(rb"(?:\A|(?<=\n))" + _MARK + rb"(\\*)(?=\n|\Z)")
+
+
+def escaped(payload: bytes) -> bytes:
+    """A payload that holds no separator, whatever stands before and behind it."""
+    return _MARKED.sub(lambda match: match[0] + b"\\", payload)
+
+
+def unescaped(payload: bytes) -> bytes:
+    """What was escaped, as it was before."""
+    return _MARKED.sub(lambda match: match[0][:-1] if match[1] else match[0], payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +50,16 @@ class _Column(Protocol):
     def tolist(self) -> list[int]: ...
 
     def __getitem__(self, at: Any) -> Any: ...
+
+
+def _places(column: Any) -> memoryview:
+    if not len(column):
+        return memoryview(array("Q", [0]))[:0]
+    if isinstance(column, array):
+        return memoryview(column)
+    raw = memoryview(column.buffers()[1]).cast("B").cast("Q")
+    begin = int(getattr(column, "offset", 0))
+    return raw[begin : begin + len(column)]
 
 
 def _number(value: Any) -> int:
@@ -69,6 +95,34 @@ class Messages:
         """The rows from `begin` to before `end`; the bytes are shared."""
         index = {name: column[begin:end] for name, column in self.index.items()}
         return Messages(self.gor, index, self.whole or self, self.begin + begin)
+
+    def places(self) -> tuple[memoryview, memoryview]:
+        """Where each record begins and each payload ends in `gor`, as the compiled core takes them."""
+        return _places(self.index["record"]), _places(self.index["end"])
+
+    def records(self) -> Iterator[bytes]:
+        """Each record without its separator."""
+        for record, end in zip(self.index["record"].tolist(), self.index["end"].tolist(), strict=True):
+            yield bytes(self.gor[record:end])
+
+    def storable(self) -> tuple[Messages, int]:
+        """The batch to be written one record after the other, and how many of it had to be escaped.
+
+        A payload that holds the separator would be read back as two records, the second of whoever
+        sent it; only such ones are escaped.
+        """
+        if not len(self) or bytes(self.blob()).count(_MARK) == len(self):
+            return self, 0
+        out, count = Builder(), 0
+        rows = zip(self, self.index["record"].tolist(), self.index["start"].tolist(), strict=True)
+        for message, record, start in rows:
+            line, payload = bytes(self.gor[record:start]), escaped(message.payload)
+            if payload != message.payload:
+                count += 1
+                words = line.split()
+                line = b" ".join([*words[:3], words[3] if len(words) > 3 else b"0", ESCAPED]) + b"\n"
+            out.copy(line, replace(message, payload=payload))
+        return out.messages(), count
 
     def pick(self, rows: Sequence[int]) -> Messages:
         """Some of the rows, in a batch of their own."""

@@ -48,8 +48,11 @@ class ReadableEngine:
         self._file.offset += at
         return at
 
-    def feed_gor(self, data: Any, start: int, end: int) -> int:
-        return self._conversations.feed(bytes(memoryview(data)[start:end]), self._sink)
+    def feed_gor(self, data: Any, start: int, end: int, last: bool = False) -> int:
+        return self._conversations.feed(bytes(memoryview(data)[start:end]), last, self._sink)
+
+    def feed_messages(self, messages: Messages) -> None:
+        self._conversations.feed_rows(messages, self._sink)
 
     @property
     def bad_records(self) -> int:

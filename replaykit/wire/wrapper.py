@@ -24,8 +24,11 @@ class Wrapper:
     def feed_file(self, data: Any, start: int, end: int) -> int:
         return self.inner.feed_file(data, start, end)
 
-    def feed_gor(self, data: Any, start: int, end: int) -> int:
-        return self.inner.feed_gor(data, start, end)
+    def feed_gor(self, data: Any, start: int, end: int, last: bool = False) -> int:
+        return self.inner.feed_gor(data, start, end, last)
+
+    def feed_messages(self, messages: Messages) -> None:
+        self.inner.feed_messages(messages)
 
     def feed_block(self, data: Any, start: int, end: int) -> int:
         return self.inner.feed_block(data, start, end)

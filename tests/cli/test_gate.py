@@ -79,11 +79,29 @@ def test_baseline(tmp_path: Path) -> None:
         assert gate(more, "--baseline", base, "--max-total-increase", "10%")[0] == 1
 
 
+def test_a_gate_that_looks_at_nothing_has_not_passed(tmp_path: Path) -> None:
+    name, budget = recording(tmp_path / "a.gor"), tmp_path / "budget.yaml"
+    budget.write_text("/users/{id}: 2kB\n/file/big: 1kB\n")
+    other = tmp_path / "other.gor"
+    other.write_bytes(gor([Rec(get("/elsewhere"), 0), Rec(b"HTTP/1.1 204 No Content\r\n\r\n", 0, 2)]))
+    for arguments, said in (
+        (
+            ["--per-endpoint", "/user/{id}=1MB"],
+            "no endpoint matches '/user/{id}'; did you mean '/users/{id}'?",
+        ),
+        (["--per-endpoint", "/zzz=1MB"], "no endpoint matches '/zzz'; there are '/files/big', '/users/{id}'"),
+        (["--budget", str(budget)], "no endpoint matches '/file/big'; did you mean '/files/big'?"),
+        (["--max-share", "130%"], "--max-share 130%: nothing can be over 100%"),
+        (["--baseline", str(other), "--max-increase", "1%"], "no endpoint of the baseline was measured"),
+    ):
+        done = run("gate", name, *arguments)
+        assert done.returncode == 2 and said in done.stderr and done.stdout == "", (arguments, done)
+
+
 def test_budgets(tmp_path: Path) -> None:
     name, budget = recording(tmp_path / "a.gor"), tmp_path / "budget.yaml"
-    budget.write_text("/users/{id}: 2kB\n/files/*: 20kB\n/none: 1kB\n")
-    done = run("gate", name, "--budget", str(budget))
-    assert done.returncode == 0 and "no endpoint matches '/none'" in done.stderr
+    budget.write_text("/users/{id}: 2kB\n/files/*: 20kB\n")
+    assert run("gate", name, "--budget", str(budget)).returncode == 0
     budget.write_text("endpoints:\n  /users/{id}: 500\n")
     done = run("gate", name, "--budget", str(budget))
     assert done.returncode == 1 and "FAILED  /users/{id}: bytes per request" in done.stdout

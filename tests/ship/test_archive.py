@@ -59,7 +59,7 @@ def test_only_what_is_wanted_is_read(tmp_path: Path) -> None:
     output = ParquetOutput(name, Rotation())
     for hour in (0, 5):
         output.exchanges(batch(DAY + hour * HOUR))
-        output._file._group()  # type: ignore[union-attr]
+        output._file._save(finish=True)  # type: ignore[union-attr]
     output.close()
     (found,) = archive.read(name, Window(since=DAY + HOUR), {"endpoint", "weight"})
     assert (

@@ -36,7 +36,7 @@ def messages() -> Messages:
 def test_records(tmp_path: Path) -> None:
     for name in ("a.gor", "a.gor.gz"):
         for _ in range(2):
-            output = GorOutput(str(tmp_path / name), Rotation())
+            output = GorOutput(str(tmp_path / name), Rotation(existing="append"))
             output.messages(messages())
             output.close()
     plain = (tmp_path / "a.gor").read_bytes()

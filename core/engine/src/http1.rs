@@ -98,11 +98,17 @@ pub fn is_token(c: u8) -> bool {
     TOKEN[c as usize]
 }
 
+/// `ICY 200 OK`, as SHOUTcast servers answer in place of HTTP/1.0.
+#[inline]
+fn is_icy(b: &[u8]) -> bool {
+    b.starts_with(b"ICY ") && b.get(4).is_some_and(u8::is_ascii_digit)
+}
+
 /// What the first bytes could begin.
 #[inline]
 pub fn start(b: &[u8]) -> Start {
     const RESPONSE: &[u8] = b"HTTP/1.";
-    if b.starts_with(RESPONSE) {
+    if b.starts_with(RESPONSE) || is_icy(b) {
         return Start::Response;
     }
     if RESPONSE.starts_with(b) {
@@ -190,6 +196,9 @@ fn trim_end_spaces(mut v: &[u8]) -> &[u8] {
 
 /// Minor version and status code.
 fn status_line(line: &[u8]) -> Option<(u8, u16)> {
+    if is_icy(line) {
+        return status_line(&[b"HTTP/1.0", &line[3..]].concat());
+    }
     let b = line.get(..12)?;
     if &b[..7] != b"HTTP/1." || !b[7].is_ascii_digit() || b[8] != b' ' {
         return None;

@@ -7,6 +7,7 @@
 #![allow(clippy::too_many_arguments)] // one chunk of bytes is described by where, when, what it cost
 
 pub mod account;
+pub mod answer;
 pub mod connection;
 pub mod endpoint;
 pub mod envelope;
@@ -99,9 +100,14 @@ impl Engine {
         }
     }
 
-    /// Reads whole records of a .gor file; returns how many bytes they took.
-    pub fn feed_gor(&mut self, b: &[u8]) -> usize {
-        self.conversations.feed(b, &mut self.sink)
+    /// Reads whole records of a .gor file; returns how many bytes they took. `last`: nothing follows.
+    pub fn feed_gor(&mut self, b: &[u8], last: bool) -> usize {
+        self.conversations.feed(b, last, &mut self.sink)
+    }
+
+    /// Takes messages whose places are known.
+    pub fn feed_rows(&mut self, rows: &message::Rows) {
+        self.conversations.feed_rows(rows, &mut self.sink);
     }
 
     /// Records of .gor input that were none.

@@ -5,10 +5,74 @@
 
 use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, UInt64Array, UInt8Array};
 use arrow_schema::ArrowError;
+use memchr::memmem;
 use std::sync::Arc;
 
 /// Ends every record of a .gor file.
 pub const SEPARATOR: &[u8] = "\n🐵🙈🙉\n".as_bytes();
+
+/// What the separator is made of, between its line ends.
+const MARK: &[u8] = "🐵🙈🙉".as_bytes();
+/// The fifth word of a record's first line where the payload is written escaped: a line of it that is the
+/// mark and any number of backslashes has one backslash more than the message.
+pub const ESCAPED: &[u8] = b"escaped";
+
+/// A payload that was written escaped, as it was before.
+pub fn unescaped(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len());
+    let mut done = 0;
+    for at in memmem::find_iter(payload, MARK) {
+        let tail = at + MARK.len();
+        let slashes = payload[tail..].iter().take_while(|&&c| c == b'\\').count();
+        let alone = at == 0 || payload[at - 1] == b'\n';
+        let ends = matches!(payload.get(tail + slashes), None | Some(b'\n'));
+        if alone && ends && slashes > 0 {
+            out.extend_from_slice(&payload[done..tail]);
+            done = tail + 1;
+        }
+    }
+    out.extend_from_slice(&payload[done..]);
+    out
+}
+
+/// Messages whose places in a buffer are known: nothing is searched for.
+pub struct Rows<'a> {
+    gor: &'a [u8],
+    record: &'a [u64],
+    end: &'a [u64],
+}
+
+impl<'a> Rows<'a> {
+    /// None where a place lies outside the buffer.
+    pub fn new(gor: &'a [u8], record: &'a [u64], end: &'a [u64]) -> Option<Self> {
+        let sound = record.len() == end.len()
+            && record
+                .iter()
+                .zip(end)
+                .all(|(from, to)| from <= to && *to <= gor.len() as u64);
+        sound.then_some(Rows { gor, record, end })
+    }
+
+    /// Each record, first line and payload.
+    pub fn records(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
+        let gor = self.gor;
+        let places = self.record.iter().zip(self.end);
+        places.map(move |(&from, &to)| &gor[from as usize..to as usize])
+    }
+
+    /// Where each record begins.
+    pub fn begins(&self) -> &'a [u64] {
+        self.record
+    }
+
+    pub fn len(&self) -> usize {
+        self.record.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.record.is_empty()
+    }
+}
 
 #[derive(Default)]
 pub struct Messages {

@@ -6,10 +6,9 @@
 //! `replaykit/traffic/records.py`.
 
 use crate::gor;
-use crate::message::{Messages, SEPARATOR};
+use crate::message::{Messages, Rows};
 use crate::modifier::{Modifier, Verdict};
 use hashbrown::HashSet;
-use memchr::memmem;
 use std::collections::VecDeque;
 
 /// Denied requests whose answers are still awaited.
@@ -48,19 +47,22 @@ impl Records {
         }
     }
 
-    /// Reads whole records; returns how many bytes they took.
-    pub fn feed(&mut self, b: &[u8]) -> usize {
-        let finder = memmem::Finder::new(SEPARATOR);
-        let mut at = 0;
-        while let Some(n) = finder.find(&b[at..]) {
-            let whole = &b[at..at + n];
-            at += n + SEPARATOR.len();
+    /// Reads whole records; returns how many bytes they took. `last`: nothing follows.
+    pub fn feed(&mut self, b: &[u8], last: bool) -> usize {
+        gor::each(b, last, |found| match found {
+            Some((line, r)) => self.take(line, r),
+            None => self.counts.bad += 1,
+        })
+    }
+
+    /// Takes messages whose places are known.
+    pub fn feed_rows(&mut self, rows: &Rows) {
+        for whole in rows.records() {
             match gor::record(whole) {
                 Some(r) => self.take(&whole[..whole.len() - r.payload.len()], &r),
                 None => self.counts.bad += 1,
             }
         }
-        at
     }
 
     fn take(&mut self, line: &[u8], r: &gor::Record) {

@@ -8,13 +8,17 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 use regex::bytes::Regex;
 use replaykit_engine::account::CAUSES;
+use replaykit_engine::answer::Fed;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
+use replaykit_engine::message::Rows;
 use replaykit_engine::modifier::Modifier;
 use replaykit_engine::options::Options;
 use replaykit_engine::outgoing::{Outgoing, Target};
 use replaykit_engine::{source, walk};
+use replaykit_parquet::JoinError;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// Batches are built and dropped many times a second: this allocator keeps their pages.
 #[global_allocator]
@@ -46,6 +50,21 @@ fn with_bytes<T: Send>(
         )
     };
     Ok(py.detach(|| work(bytes)))
+}
+
+/// Runs `work` over messages whose places are known, without the GIL.
+fn with_rows<T: Send>(
+    py: Python<'_>,
+    gor: &PyBuffer<u8>,
+    record: &PyBuffer<u64>,
+    end: &PyBuffer<u64>,
+    work: impl FnOnce(&Rows) -> T + Send,
+) -> PyResult<T> {
+    let places = (record.to_vec(py)?, end.to_vec(py)?);
+    with_bytes(py, gor, 0, gor.len_bytes(), |b| {
+        Rows::new(b, &places.0, &places.1).map(|rows| work(&rows))
+    })?
+    .ok_or_else(|| PyValueError::new_err("a message lies outside its buffer"))
 }
 
 fn regex(pattern: &str) -> PyResult<Regex> {
@@ -213,16 +232,28 @@ impl Engine {
             .map_err(|broken| PyValueError::new_err((broken.offset, broken.what)))
     }
 
-    #[pyo3(signature = (data, start, end))]
+    #[pyo3(signature = (data, start, end, last = false))]
     fn feed_gor(
         &mut self,
         py: Python<'_>,
         data: PyBuffer<u8>,
         start: usize,
         end: usize,
+        last: bool,
     ) -> PyResult<usize> {
         let engine = &mut self.engine;
-        with_bytes(py, &data, start, end, |b| engine.feed_gor(b))
+        with_bytes(py, &data, start, end, |b| engine.feed_gor(b, last))
+    }
+
+    fn feed_rows(
+        &mut self,
+        py: Python<'_>,
+        data: PyBuffer<u8>,
+        record: PyBuffer<u64>,
+        end: PyBuffer<u64>,
+    ) -> PyResult<()> {
+        let engine = &mut self.engine;
+        with_rows(py, &data, &record, &end, |rows| engine.feed_rows(rows))
     }
 
     #[pyo3(signature = (data, start, end))]
@@ -385,16 +416,28 @@ impl Records {
         Ok(Records { records })
     }
 
-    #[pyo3(signature = (data, start, end))]
+    #[pyo3(signature = (data, start, end, last = false))]
     fn feed(
         &mut self,
         py: Python<'_>,
         data: PyBuffer<u8>,
         start: usize,
         end: usize,
+        last: bool,
     ) -> PyResult<usize> {
         let records = &mut self.records;
-        with_bytes(py, &data, start, end, |b| records.feed(b))
+        with_bytes(py, &data, start, end, |b| records.feed(b, last))
+    }
+
+    fn feed_rows(
+        &mut self,
+        py: Python<'_>,
+        data: PyBuffer<u8>,
+        record: PyBuffer<u64>,
+        end: PyBuffer<u64>,
+    ) -> PyResult<()> {
+        let records = &mut self.records;
+        with_rows(py, &data, &record, &end, |rows| records.feed_rows(rows))
     }
 
     #[getter]
@@ -422,6 +465,51 @@ impl Records {
     }
 }
 
+/// See `replaykit/replay/answer.py`, which describes this class.
+#[pyclass]
+#[derive(Default)]
+struct Answers {
+    answers: replaykit_engine::answer::Answers,
+    used: usize,
+}
+
+#[pymethods]
+impl Answers {
+    #[new]
+    fn new() -> Self {
+        Answers::default()
+    }
+
+    fn begin(&mut self, head: bool) {
+        self.answers.begin(head);
+    }
+
+    fn feed(&mut self, data: &[u8]) -> i32 {
+        match self.answers.feed(data) {
+            Fed::More => 0,
+            Fed::Invalid => -1,
+            Fed::Done(status, used) => {
+                self.used = used;
+                i32::from(status)
+            }
+        }
+    }
+
+    fn end(&self) -> u16 {
+        self.answers.end().unwrap_or(0)
+    }
+
+    #[getter]
+    fn keep(&self) -> bool {
+        self.answers.keep
+    }
+
+    #[getter]
+    fn used(&self) -> usize {
+        self.used
+    }
+}
+
 type Capsules<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyCapsule>);
 
 /// See `replaykit/traffic/outgoing.py`: the bytes to send, and a row a record.
@@ -429,6 +517,8 @@ type Capsules<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyCapsule>);
 fn outgoing<'py>(
     py: Python<'py>,
     gor: PyBuffer<u8>,
+    record: PyBuffer<u64>,
+    end: PyBuffer<u64>,
     host: Option<Vec<u8>>,
     prefix: Vec<u8>,
     fixed: Option<Vec<u8>>,
@@ -438,8 +528,8 @@ fn outgoing<'py>(
         prefix,
         fixed,
     };
-    let out = with_bytes(py, &gor, 0, gor.len_bytes(), |b| {
-        Outgoing::prepare(b, &target)
+    let out = with_rows(py, &gor, &record, &end, |rows| {
+        Outgoing::prepare(rows, &target)
     })?;
     let failed = |e: arrow_schema::ArrowError| PyRuntimeError::new_err(e.to_string());
     let (data, index) = out.into_arrow().map_err(failed)?;
@@ -451,6 +541,16 @@ fn outgoing<'py>(
 fn endpoints(patterns: Vec<String>, paths: Vec<String>) -> Vec<String> {
     let templates = Templates::new(&patterns);
     paths.iter().map(|p| templates.endpoint(p)).collect()
+}
+
+/// Joins Parquet files of one schema into `target`, without decoding them; gives the rows. Raises OSError, ValueError.
+#[pyfunction]
+fn join_parquet(py: Python<'_>, parts: Vec<PathBuf>, target: PathBuf) -> PyResult<i64> {
+    py.detach(|| replaykit_parquet::join(&parts, &target))
+        .map_err(|error| match error {
+            JoinError::Io(error) => error.into(),
+            JoinError::Parquet(error) => PyValueError::new_err(error.to_string()),
+        })
 }
 
 /// Walks a capture's headers only; returns packets, link bytes, TCP payload bytes.
@@ -475,7 +575,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<Engine>()?;
     m.add_class::<Records>()?;
+    m.add_class::<Answers>()?;
     m.add_function(wrap_pyfunction!(outgoing, m)?)?;
     m.add_function(wrap_pyfunction!(endpoints, m)?)?;
+    m.add_function(wrap_pyfunction!(join_parquet, m)?)?;
     m.add_function(wrap_pyfunction!(walk_headers, m)?)
 }

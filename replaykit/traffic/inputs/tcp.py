@@ -102,6 +102,9 @@ class TcpInput:
                 self.bad += 1
                 self._log(0, f"{self.name}: what a client sends are no records; its connection is closed")
                 return
+        del held[: records.feed(held, 0, len(held), True)]
+        if records.rows:
+            await self._queue.put(records.take(True))
         if held:
             self.bad += 1
             self._log(0, f"{self.name}: a client ended within a record of {len(held)} bytes")

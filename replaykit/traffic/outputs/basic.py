@@ -16,7 +16,7 @@ class StdoutOutput:
         self.lost = 0
 
     async def write(self, messages: Messages) -> None:
-        sys.stdout.buffer.write(messages.blob())
+        sys.stdout.buffer.write(messages.storable()[0].blob())
         sys.stdout.buffer.flush()
 
     async def close(self) -> None:

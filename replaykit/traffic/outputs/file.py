@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replaykit.errors import UsageError
-from replaykit.ship.files import write_whole
-from replaykit.ship.output import append
+from replaykit.ship.output import append, append_whole
+from replaykit.traffic.gor import escaped_line
 from replaykit.traffic.pipeline import Log
 from replaykit.wire.message import SEPARATOR, Messages
 
@@ -96,10 +96,13 @@ class FileOutput:
         self._pending = bytearray()
         self._waiting = 0
         self._size = self._count = self._total = 0
+        self._escaped = 0
         self._trouble: str | None = None
         self._flusher: asyncio.Task[None] | None = None
 
     async def write(self, messages: Messages) -> None:
+        messages, escaped = messages.storable()
+        self._escaped += escaped
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush_now_and_then())
         if not self._each and self._one_chunk(messages):
@@ -186,7 +189,7 @@ class FileOutput:
         if self.current.endswith(".gz"):
             data = gzip.compress(data, 6)
         try:
-            write_whole(self._fd, data, self.current)
+            append_whole(self._fd, data, self.current)
             self._trouble = None
         except UsageError as error:
             self._lose(count, str(error))
@@ -208,3 +211,5 @@ class FileOutput:
         if self._flusher is not None:
             self._flusher.cancel()
         self._close_file()
+        if self._escaped:
+            self._log(0, escaped_line(self._template, self._escaped))

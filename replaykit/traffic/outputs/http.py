@@ -11,7 +11,7 @@ from replaykit.replay.job import Answer, Job, Sending
 from replaykit.replay.pool import Pool
 from replaykit.replay.stats import Stats
 from replaykit.replay.target import parse_target
-from replaykit.traffic.outgoing import CUT, HEAD, NO_REQUEST, Aim, Outgoing, prepare
+from replaykit.traffic.outgoing import HEAD, NOT_SENT, TUNNEL, Aim, Outgoing, prepare
 from replaykit.traffic.pipeline import Log, QueueStat
 from replaykit.wire.engine import Choice
 from replaykit.wire.message import Builder, Message, Messages
@@ -58,7 +58,8 @@ class HttpOutput:
 
     @property
     def lost(self) -> int:
-        return sum(self.stats.errors.values()) + self.stats.skipped["not whole in the recording"]
+        skipped = sum(n for why, n in self.stats.skipped.items() if why != NOT_SENT[TUNNEL])
+        return sum(self.stats.errors.values()) + skipped
 
     def _open(self) -> Pool:
         heard = self._heard if self._settings.track or self._told is not None else None
@@ -83,8 +84,21 @@ class HttpOutput:
                 self.queue.note(pool.pending)
                 if pool.pending >= self._settings.queue:
                     await pool.below(self._settings.queue)
-            elif what != NO_REQUEST:
-                self.stats.skipped["not whole in the recording" if what == CUT else "CONNECT"] += 1
+                beyond = batch.beyond[row]
+                if beyond:
+                    self._beyond(beyond)
+            elif what in NOT_SENT:
+                self.stats.skipped[NOT_SENT[what]] += 1
+
+    def _beyond(self, count: int) -> None:
+        self.stats.beyond += 1
+        self.stats.beyond_bytes += count
+        if self.stats.beyond in (1, 10, 100) or self.stats.beyond % 1000 == 0:
+            self._log(
+                0,
+                f"{self.name}: bytes beyond the request of a record are not sent "
+                f"({self.stats.beyond} records, {self.stats.beyond_bytes} bytes)",
+            )
 
     def _failed(self, job: Job, kind: str) -> None:
         count = self.stats.errors[kind]

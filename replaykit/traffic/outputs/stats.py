@@ -29,8 +29,7 @@ class StatsOutput:
     async def write(self, messages: Messages) -> None:
         if self._teller is None:
             self._teller = asyncio.create_task(self._tell_now_and_then())
-        blob = messages.blob()
-        self._engine.feed_gor(blob, 0, len(blob))
+        self._engine.feed_messages(messages)
         if self._engine.rows:
             self._summary.add(self._engine.take_exchanges())
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.replay.target import tls_context
 from replaykit.traffic.modifier import fnv
 from replaykit.traffic.pipeline import Log, QueueStat
@@ -98,6 +99,9 @@ class TcpOutput:
 
         self._connect: Connect = connect
 
+    _separated = True
+    """Records follow one another in a stream, so what looks like a separator is escaped."""
+
     def _start(self, settings: TcpSettings, log: Log) -> None:
         self.lost = 0
         self._settings, self._log = settings, log
@@ -114,6 +118,8 @@ class TcpOutput:
     async def write(self, messages: Messages) -> None:
         if not self._workers:
             self._workers = [asyncio.create_task(self._work(queue)) for queue in self._queues]
+        if self._separated:
+            messages, _ = messages.storable()
         index = messages.index
         columns = (index[c].tolist() for c in ("kind", "record", "end"))
         for identifier, kind, record, end in zip(messages.ids(), *columns, strict=True):
@@ -187,14 +193,13 @@ class WebSocketOutput(TcpOutput):
         try:
             from websockets.asyncio.client import connect as open_socket
         except ImportError:
-            raise UsageError(
-                "--output-ws needs the package websockets: pip install 'replaykit[ws]'"
-            ) from None
+            raise needs("--output-ws needs the package websockets", "ws") from None
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise UsageError(f"{url!r}: write ws://HOST[:PORT]/PATH or wss://...")
         plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
         self.name = f"ws {plain}"
+        self._separated = False
         self._start(settings, log)
         headers = {}
         if parts.username is not None:
