@@ -49,6 +49,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--once", action="store_true", help="reads once, prints what counters stand at, and ends"
     )
     parser.add_argument(
+        "--check",
+        action="store_true",
+        help="says which rules that set marks count a packet twice, and ends: 0 where none does, else 1",
+    )
+    parser.add_argument(
         "--ledger",
         metavar="LEDGER",
         help="a file or a database's URL (default: usage.db in the state folder)",
@@ -85,14 +90,16 @@ def run(args: argparse.Namespace) -> int:
     from replaykit.netfilter import control, table
     from replaykit.netfilter.programs import nft
 
-    if args.install + args.list + args.remove + args.once > 1:
-        raise UsageError("users: one of --install, --list, --remove and --once")
+    if args.install + args.list + args.remove + args.once + args.check > 1:
+        raise UsageError("users: one of --install, --list, --remove, --once and --check")
     if args.remove:
         if not agreed("take the table, what it counted and all limits away?", args.yes):
             return 1
         say("removed" if table.remove() else "it was not there")
         control.remove()
         return 0
+    if args.check:
+        return _check(args.users)
     if args.list:
         if table.installed() is None:
             raise UsageError("the table is not installed: replaykit users --install --interface NAME")
@@ -112,6 +119,19 @@ def run(args: argparse.Namespace) -> int:
     return _watch(args)
 
 
+def _check(users: str | None) -> int:
+    from replaykit.netfilter.marks import MarkSource
+    from replaykit.netfilter.users import UserMap
+
+    UserMap(users)  # it can be read
+    found = MarkSource().unclear()
+    for pair in found:
+        out(f"both count the same packets: {pair}")
+    if not found:
+        out("no packet is counted twice")
+    return 1 if found else 0
+
+
 def _watch(args: argparse.Namespace) -> int:
     from replaykit.netfilter.control import UserControl
     from replaykit.netfilter.marks import MarkSource
@@ -124,6 +144,9 @@ def _watch(args: argparse.Namespace) -> int:
         raise UsageError("--every: at least 100ms")
     users = UserMap(args.users)
     source, began = open_source(args.source, args.interface)
+    if isinstance(source, MarkSource):
+        for pair in source.unclear():
+            say(f"warning: both rules count the same packets, so a user may be counted twice: {pair}")
     if args.once:
         return _once(source, users)
     ledger = own_ledger(args)

@@ -262,7 +262,8 @@ def test_totals_never_go_back(net: Net) -> None:
         net.sh("iptables-legacy", "-t", "mangle", "-Z")
         net.ping("10.77.0.12", 2)
         time.sleep(0.7)
-    assert net.used()["bob"][2] == 14 + 3 * 5 + 2 * 5 + 2 * 2
+    # However many rules mark the same packets, each counts once, and nothing is lost where one of them goes.
+    assert net.used()["bob"][2] == 14 + 5 + 5 + 2
 
 
 def test_killed_amid_it(net: Net) -> None:
