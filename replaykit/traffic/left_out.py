@@ -16,7 +16,7 @@ from replaykit.wire.message import SEPARATOR
 
 _BEGIN = b"3 left-out "
 _RECORD = re.compile(
-    rb"3 left-out [0-9]+ 0\nHTTP/1\.1 200 OK\r\nX-Left-Out-Exchanges: ([0-9]{1,18})\r\nX-Left-Out-Wire-Bytes: ([0-9]{1,18})\r\n"
+    rb"3 left-out [0-9]+ 0\nHTTP/1\.1 204 No Content\r\nX-Left-Out-Exchanges: ([0-9]{1,18})\r\nX-Left-Out-Wire-Bytes: ([0-9]{1,18})\r\n"
 )
 _LONGEST = 256
 
@@ -37,11 +37,8 @@ class LeftOut:
 
     def record(self) -> bytes:
         """As it stands in a file."""
-        head = f"3 left-out {time.time_ns()} 0\nHTTP/1.1 200 OK\r\nX-Left-Out-Exchanges: {self.exchanges}\r\n"
-        return (
-            f"{head}X-Left-Out-Wire-Bytes: {self.wire_bytes}\r\nContent-Length: 0\r\n\r\n".encode()
-            + SEPARATOR
-        )
+        head = f"3 left-out {time.time_ns()} 0\nHTTP/1.1 204 No Content\r\nX-Left-Out-Exchanges: {self.exchanges}\r\n"
+        return f"{head}X-Left-Out-Wire-Bytes: {self.wire_bytes}\r\n\r\n".encode() + SEPARATOR
 
     def __str__(self) -> str:
         return f"not in the file, since it was incomplete or no HTTP message: {self.exchanges:,} exchanges, {self.wire_bytes:,} wire bytes"
