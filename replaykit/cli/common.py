@@ -445,7 +445,7 @@ def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
 
 _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
     "parquet": (
-        "a Parquet file holds measured exchanges: no headers, no bodies, no packets",
+        "Parquet holds none of what this needs: headers, bodies, packets",
         (
             "allow_header", "disallow_header", "redact", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections",
             "max_connection_buffer", "max_buffer", "max_message", "idle_timeout", "decode", "prettify", "savings",
