@@ -25,7 +25,7 @@ from replaykit.errors import UsageError
 from replaykit.plain import emit, out, say
 from replaykit.report import render
 from replaykit.report.conservation import conservation
-from replaykit.report.terminal import LiveView, show
+from replaykit.report.terminal import LiveView, show, width
 from replaykit.ship.output import open_output, openers
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
@@ -38,8 +38,8 @@ EXAMPLES = (
 
 
 OBSERVE_S = 10.0
-_LINES_BESIDE_ROWS = 5
-"""Of the screen: two of heads, (other), the status line and one that stays free."""
+_LINES_BESIDE_ROWS = 9
+"""Of the screen: two of heads, (other), the columns left out (up to three), the status line and one that stays free."""
 _LEAST_WINDOW_S = 0.5
 
 
@@ -324,7 +324,7 @@ class _View:
         elif self._live is not None:
             # The status line, where drops are told, has its place first; rows get what is left of the screen.
             rows = max(1, min(self._args.top, self._live.console.height - _LINES_BESIDE_ROWS))
-            table = render.table(self._summary, rows)
+            table = render.table(self._summary, rows, self._live.console.width)
             self._live.update(Group(table, Text(self._status(seconds))))
 
     def _status(self, seconds: float) -> str:
@@ -336,7 +336,7 @@ class _View:
             self._shown_at, self._shown_bytes = seconds, moved
         return (
             f"{seconds:.0f} s, {round(total.requests):,} exchanges, {show_size(moved)}; now {show_size(self._rate)}/s; "
-            f"{now.kernel_drops:,} packets dropped by the kernel; Ctrl-C ends"
+            f"{now.kernel_drops:,} packets dropped"
         )
 
     def say_ended(self) -> None:
@@ -346,7 +346,7 @@ class _View:
         if args.stats:
             say(_kernel(totals, args.sample))
             return
-        show(render.table(self._summary, args.top))
+        show(render.table(self._summary, args.top, width()))
         out("", *conservation(totals.account), _kernel(totals, args.sample))
 
 

@@ -93,7 +93,7 @@ def show(summary: Summary, args: argparse.Namespace, reader: common.Reader) -> N
     elif args.format == "csv":
         emit(render.as_csv(summary, top))
     else:
-        terminal.show(render.table(summary, top))
+        terminal.show(render.table(summary, top, terminal.width()))
     if account is not None and not args.quiet:
         (out if args.format == "table" else say)("", *conservation(account), f"engine: {name}")
     if reader.left_out and not args.quiet:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from rich.cells import cell_len, set_cell_size
 
 from replaykit.attribution.sizes import show_ns, show_size
 from replaykit.attribution.summary import Group, Key, Summary, percentile
-from replaykit.plain import csv_cell, json_text
+from replaykit.plain import csv_cell, json_text, visible
 from replaykit.report.terminal import PlainTable
 
 FORMATS = ("table", "json", "csv")
@@ -41,33 +43,117 @@ def _row(by: Sequence[str], key: Key, group: Group, total: float, measure: str) 
     return row
 
 
-def table(summary: Summary, top: int | None, title: str | None = None) -> PlainTable:
-    """The summary for a terminal."""
-    out = PlainTable(title=title)
-    for name in summary.by:
-        out.add_column(name.replace("_", " "), overflow="fold", min_width=12)
-    for name in (
-        "requests", "share", f"total\n({summary.measure})", "request\nhead", "\nbody", "response\nhead", "\nbody", "over-\nhead",
-        "size\np50", "\np95", "time\np50", "\np95", "\np99",
-    ):  # fmt: skip
-        out.add_column(name, justify="right", no_wrap=True)
-    for row, (_, group) in zip(rows(summary, top), summary.top(top), strict=True):
-        times = [row[f"duration_{p}_ns"] for p, _ in _PERCENTILES]
-        out.add_row(
-            *(row[name] for name in summary.by),
-            f"{row['requests']:,}",
-            f"{row['share']:.1%}",
-            show_size(group.bytes(summary.measure)),
-            show_size(row["request_header_bytes"]),
-            show_size(row["request_body_bytes"]),
-            show_size(row["response_header_bytes"]),
-            show_size(row["response_body_bytes"]),
-            show_size(row["overhead_bytes"]),
-            show_size(row["size_p50_bytes"] or 0),
-            show_size(row["size_p95_bytes"] or 0),
-            *("-" if t is None else show_ns(t) for t in times),
-        )
+_LEAST_KEY = 24
+"""Columns of a terminal that the first key is never squeezed below."""
+_KEY = 48
+"""What it may take before numbers that matter less."""
+_BETWEEN = 2
+
+
+def table(summary: Summary, top: int | None, width: int | None = None) -> PlainTable:
+    """The summary for a person. width: of the terminal, in columns; what does not fit is left out and named. None: all."""
+    found = list(zip(rows(summary, top), summary.top(top), strict=True))
+    data = {
+        name: [name, *(one(row, group, summary.measure) for row, (_, group) in found)]
+        for name, one in _COLUMNS.items()
+    }
+    heads = {name: name if name != "total" else f"total\n({summary.measure})" for name in data}
+    heads |= {name: head for name, head in _HEADS.items() if name in data}
+    keys = [[visible(row[by]) for row, _ in found] for by in summary.by]
+    chosen, left_out = list(data), []
+    if width is not None:
+        needed = {
+            n: max(cell_len(t) for t in (*_ALONE.get(n, heads[n]).split("\n"), *data[n][1:])) + _BETWEEN
+            for n in data
+        }
+        wide = [
+            max([cell_len(by), *map(cell_len, texts)]) for by, texts in zip(summary.by, keys, strict=True)
+        ]
+        chosen, room = _fitting(needed, wide, width)
+        left_out = [n for n in data if n not in chosen]
+        keys = [[cut(text, most) for text in texts] for texts, most in zip(keys, room, strict=True)]
+    out = PlainTable(
+        caption=f"\nmore columns in a wider terminal or a pipe: {', '.join(left_out)}" if left_out else None
+    )
+    for by in summary.by:
+        out.add_column(by.replace("_", " "), no_wrap=True)
+    for name in chosen:
+        head = _ALONE.get(name, heads[name]) if left_out else heads[name]
+        out.add_column(head, justify="right", no_wrap=True)
+    for at in range(len(found)):
+        out.add_row(*(texts[at] for texts in keys), *(data[name][at + 1] for name in chosen))
     return out
+
+
+def _fitting(needed: Mapping[str, int], wide: Sequence[int], width: int) -> tuple[list[str], list[int]]:
+    """The columns that fit beside the keys, which are `wide`; and how wide the keys may be.
+
+    What matters most comes first; then the first key has its whole name, up to _KEY; then the other numbers.
+    """
+    keys = [min(w, _LEAST_KEY) for w in wide]
+    room = width - sum(keys) - _BETWEEN * (len(keys) - 1)
+    chosen: set[str] = set()
+    for n, name in enumerate(_MATTERS):
+        if n == _ESSENTIAL:
+            more = min(max(min(wide[0], _KEY) - keys[0], 0), max(room, 0))
+            keys[0], room = keys[0] + more, room - more
+        if needed[name] > room:
+            break
+        room -= needed[name]
+        chosen.add(name)
+    keys[0] += max(room, 0)
+    return [n for n in needed if n in chosen], keys
+
+
+def cut(text: str, most: int) -> str:
+    """At most so many columns of a terminal; what is too long loses its middle, since ends tell names apart."""
+    if cell_len(text) <= most:
+        return text
+    head = set_cell_size(text, (most - 1) // 2).rstrip()
+    tail = text
+    while cell_len(tail) > most - 1 - cell_len(head):
+        tail = tail[1:]
+    return f"{head}…{tail}"
+
+
+def _time(name: str) -> Callable[[dict[str, Any], Group, str], str]:
+    return lambda row, group, measure: "-" if row[name] is None else show_ns(row[name])
+
+
+def _size(name: str) -> Callable[[dict[str, Any], Group, str], str]:
+    return lambda row, group, measure: show_size(row[name] or 0)
+
+
+_COLUMNS: dict[str, Callable[[dict[str, Any], Group, str], str]] = {
+    "requests": lambda row, group, measure: f"{row['requests']:,}",
+    "share": lambda row, group, measure: f"{row['share']:.1%}",
+    "total": lambda row, group, measure: show_size(group.bytes(measure)),
+    "request head": _size("request_header_bytes"),
+    "request body": _size("request_body_bytes"),
+    "response head": _size("response_header_bytes"),
+    "response body": _size("response_body_bytes"),
+    "overhead": _size("overhead_bytes"),
+    "size p50": _size("size_p50_bytes"),
+    "size p95": _size("size_p95_bytes"),
+    "time p50": _time("duration_p50_ns"),
+    "time p95": _time("duration_p95_ns"),
+    "time p99": _time("duration_p99_ns"),
+}
+"""In the order in which they are shown."""
+_HEADS = {
+    "request head": "request\nhead", "request body": "\nbody", "response head": "response\nhead", "response body": "\nbody",
+    "overhead": "over-\nhead", "size p50": "size\np50", "size p95": "\np95", "time p50": "time\np50", "time p95": "\np95",
+    "time p99": "\np99",
+}  # fmt: skip
+_ALONE = {name: name.replace(" ", "\n") for name in _HEADS if " " in name}
+"""Where its neighbours may be left out, a column has its whole name."""
+_MATTERS = (
+    "total", "share", "requests", "size p95", "time p95", "response body", "request body", "time p50", "size p50", "response head",
+    "request head", "overhead", "time p99",
+)  # fmt: skip
+"""What is left out last comes first."""
+_ESSENTIAL = 5
+"""So many of them come before whole names."""
 
 
 def as_csv(summary: Summary, top: int | None) -> str:

@@ -65,6 +65,11 @@ def as_text(table: RenderableType) -> str:
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 
+def width() -> int | None:
+    """Columns of the terminal that standard output is; None where it is none."""
+    return console().width if sys.stdout.isatty() else None
+
+
 def show(table: RenderableType) -> None:
     """On standard output."""
     if sys.stdout.isatty():
