@@ -29,7 +29,9 @@ def walk(path: Path) -> tuple[float, int]:
 def engine(path: Path) -> tuple[float, float]:
     """All columns and Parquet, through what the command line uses."""
     with tempfile.TemporaryDirectory() as name:
-        args = build("exchanges").parse_args(["exchanges", str(path), "--quiet", "--to", f"{name}/x.parquet"])
+        args = build("exchanges").parse_args(
+            ["exchanges", str(path), "--quiet", "--overwrite", "--to", f"{name}/x.parquet"]
+        )
         begun, cpu = time.perf_counter(), time.process_time()
         args.run(args)
         return time.perf_counter() - begun, time.process_time() - cpu

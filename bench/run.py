@@ -79,7 +79,15 @@ def files(goreplay: str, recorded: Recorded, what: str) -> str:
         for label, ending in (("replaykit to Parquet", "parquet"), ("replaykit to .gor", "gor")):
             with tempfile.TemporaryDirectory() as name:
                 target = Path(name) / f"out.{ending}"
-                command = [*REPLAYKIT, "exchanges", str(recorded.path), "--quiet", "--to", str(target)]
+                command = [
+                    *REPLAYKIT,
+                    "exchanges",
+                    str(recorded.path),
+                    "--quiet",
+                    "--overwrite",
+                    "--to",
+                    str(target),
+                ]
                 measure.warm(recorded.path)
                 runs.setdefault(label, []).append(measure.run(command))
                 counts[label] = _rows(target) if ending == "parquet" else gor_requests(Path(name))
@@ -270,7 +278,15 @@ def http2(recorded: Recorded, alike: Recorded) -> str:
             with tempfile.TemporaryDirectory() as name:
                 target = Path(name) / "out.parquet"
                 measure.warm(one.path)
-                command = [*REPLAYKIT, "exchanges", str(one.path), "--quiet", "--to", str(target)]
+                command = [
+                    *REPLAYKIT,
+                    "exchanges",
+                    str(one.path),
+                    "--quiet",
+                    "--overwrite",
+                    "--to",
+                    str(target),
+                ]
                 costs.setdefault(label, []).append(measure.run(command))
                 counts[label] = _rows(target)
     measure.warm(recorded.path)
@@ -302,7 +318,7 @@ def tls(recorded: Recorded, keys: Path) -> str:
     """Bytes through TLS with a key log, in the clear, and through the cipher alone."""
     with tempfile.TemporaryDirectory() as name:
         target = Path(name) / "out.parquet"
-        options = ["--quiet", "--to", str(target)]
+        options = ["--quiet", "--overwrite", "--to", str(target)]
         command = [*REPLAYKIT, "exchanges", str(recorded.path), *options]
         found: dict[str, list[Cost]] = {}
         for _ in range(ROUNDS):

@@ -20,7 +20,7 @@ case "$place" in *:*) ;; *) case "$SERVICE" in https*) place=$place:443 ;; *) pl
 
 capture=""
 if [ "${CAPTURE:-yes}" = yes ] && [ "${SERVICE%%:*}" = http ]; then
-    $REPLAYKIT capture ":${place##*:}" --to "$OUT/captured.parquet" --stats > "$OUT/capture.jsonl" 2> "$OUT/capture.log" &
+    $REPLAYKIT capture ":${place##*:}" --to "$OUT/captured.parquet" --overwrite --stats > "$OUT/capture.jsonl" 2> "$OUT/capture.log" &
     capture=$!
     tries=0
     until grep -q . "$OUT/capture.jsonl" 2>/dev/null; do

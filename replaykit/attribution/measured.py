@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from replaykit.attribution.folding import Folding
+from replaykit.attribution.summary import MEASURES
 
-COLUMNS = ("endpoint", "request_wire_bytes", "response_wire_bytes", "weight")
-"""What is read of an exchange."""
+_SIZES = {
+    "wire": ("request_wire_bytes", "response_wire_bytes"),
+    "link": ("link_bytes",),
+    "body": ("request_body_bytes", "response_body_bytes"),
+}
+
+
+def columns(measure: str) -> tuple[str, ...]:
+    """What is read of an exchange."""
+    return ("endpoint", "weight", *_SIZES[measure])
 
 
 @dataclass
 class Endpoint:
-    """requests and bytes (TCP payload of both directions) are weighted; largest: of one exchange, in bytes."""
+    """requests and bytes (of both directions, by the measure) are weighted; largest: of one exchange, in bytes."""
 
     requests: float = 0.0
     bytes: float = 0.0
@@ -32,10 +42,10 @@ class Measured:
     """By endpoint. Exchanges without one are `(unknown)`."""
 
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    measure: str = MEASURES[0]
 
     def add(self, batch: pa.RecordBatch) -> None:
-        sides = (pc.fill_null(batch.column(f"{s}_wire_bytes"), 0) for s in ("request", "response"))
-        size = pc.add(*sides)
+        size = reduce(pc.add, (pc.fill_null(batch.column(n), 0) for n in _SIZES[self.measure]))
         weight = batch.column("weight")
         table = pa.table(
             {
@@ -86,8 +96,8 @@ def fold(*sides: Measured) -> None:
         side.fold(folding)
 
 
-def measure(batches: Iterable[pa.RecordBatch]) -> Measured:
-    out = Measured()
+def measured(batches: Iterable[pa.RecordBatch], measure: str) -> Measured:
+    out = Measured(measure=measure)
     for batch in batches:
         out.add(batch)
     return out

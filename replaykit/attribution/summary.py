@@ -19,6 +19,8 @@ from replaykit.attribution.folding import Folding
 from replaykit.errors import UsageError
 
 KEYS = ("endpoint", "host", "client", "server", "status", "content_type", "method", "path", "protocol")
+MEASURES = ("wire", "link", "body")
+"""What is added up and shared out: TCP payload (headers, bodies, framing), whole packets, or bodies alone; both directions."""
 OTHER = "(other)"
 MAX_KEYS = 10_000
 
@@ -78,6 +80,12 @@ class Group:
     def overhead_bytes(self) -> float:
         return self.link_bytes - self.wire_bytes
 
+    def bytes(self, measure: str) -> float:
+        """By one of MEASURES."""
+        if measure == "link":
+            return self.link_bytes
+        return self.wire_bytes if measure == "wire" else self.request_body_bytes + self.response_body_bytes
+
     def add(self, other: Group) -> None:
         for name in ("requests", "incomplete", *_SUMS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -118,8 +126,10 @@ def columns(by: Sequence[str]) -> set[str]:
 class Summary:
     """Groups by one or several of KEYS; feed it batches of exchanges."""
 
-    def __init__(self, by: Sequence[str] = ("endpoint",), max_keys: int = MAX_KEYS) -> None:
-        self.by = tuple(by)
+    def __init__(
+        self, by: Sequence[str] = ("endpoint",), max_keys: int = MAX_KEYS, measure: str = MEASURES[0]
+    ) -> None:
+        self.by, self.measure = tuple(by), measure
         self._max_keys = max_keys
         self._groups: dict[Key, Group] = defaultdict(Group)
         self._total = Group()
@@ -255,7 +265,7 @@ class Summary:
         """Joins siblings, then adds the smallest half to `(other)`."""
         self._groups = defaultdict(Group, self._joined())
         if len(self._groups) > self._max_keys:
-            ranked = sorted(self._groups, key=lambda k: self._groups[k].link_bytes)
+            ranked = sorted(self._groups, key=lambda k: self._groups[k].bytes(self.measure))
             other = (OTHER,) * len(self.by)
             for key in ranked[: len(ranked) - self._max_keys // 2]:
                 if key != other:
@@ -275,13 +285,13 @@ class Summary:
         return out
 
     def top(self, n: int | None = None) -> list[tuple[Key, Group]]:
-        """The keys with the most link bytes, the rest as `(other)`: the sum is always the total."""
+        """The keys with the most bytes by the measure, the rest as `(other)`: the sum is always the total."""
         self._fold()
         self._groups = defaultdict(Group, self._joined())
         other_key = (OTHER,) * len(self.by)
         ranked = sorted(
             ((k, g) for k, g in self._groups.items() if k != other_key),
-            key=lambda kg: (-kg[1].link_bytes, kg[0]),
+            key=lambda kg: (-kg[1].bytes(self.measure), kg[0]),
         )
         other = Group()
         if other_key in self._groups:

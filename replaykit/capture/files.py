@@ -13,13 +13,16 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
 import pyarrow as pa
 
 from replaykit.errors import UsageError
+from replaykit.plain import say
+from replaykit.traffic import left_out
+from replaykit.traffic.left_out import LeftOut
 from replaykit.wire.engine import Engine
 from replaykit.wire.source import BrokenCapture
 
@@ -84,9 +87,13 @@ class _Pages:
 
 @dataclass
 class Reading:
-    """What came of it. `trouble`: one line where the file was cut short or broken, else None."""
+    """What came of it. `trouble`: one line where the file was cut short or broken, else None.
+
+    left_out: what the file says that it could not hold.
+    """
 
     trouble: str | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def _kind(first: bytes, name: str) -> Kind:
@@ -140,7 +147,13 @@ class CaptureFile:
         if raw is not None:
             self._raw = raw
         elif name == "-":
-            self._raw = sys.stdin.buffer
+            if sys.stdin.isatty():
+                say(
+                    "replaykit: reading from standard input, such as tcpdump -w - | replaykit report -; Ctrl-C ends"
+                )
+            self._raw = os.fdopen(
+                os.dup(0), "rb"
+            )  # Python's own would be locked by a reader that still waits at exit
         else:
             try:
                 self._raw = Path(name).open("rb")  # noqa: SIM115 (closed by close)
@@ -187,6 +200,10 @@ class CaptureFile:
     def _step(self, engine: Engine, data: mmap.mmap | bytearray, start: int, end: int) -> int:
         return (engine.feed_gor if self.kind == "gor" else engine.feed_file)(data, start, end)
 
+    def _note(self, data: mmap.mmap | bytearray, at: int, took: int, reading: Reading) -> None:
+        if self.kind == "gor":
+            reading.left_out.add(left_out.find(data, at, at + took))
+
     def _last(self, engine: Engine, data: mmap.mmap | bytearray, start: int, end: int) -> int:
         """What is left when nothing follows: a .gor file's last records may lack their separators."""
         return engine.feed_gor(data, start, end, True) if self.kind == "gor" and start < end else 0
@@ -201,6 +218,7 @@ class CaptureFile:
                     end = min(at + reach, size)
                     pages.reached(end)
                     took = self._step(engine, data, at, end)
+                    self._note(data, at, took, reading)
                     at += took
                     if at - gone >= LET_GO:  # what was read shall not count as our memory
                         upto = at - at % mmap.PAGESIZE
@@ -231,6 +249,7 @@ class CaptureFile:
                 break
             held += read
             took = self._step(engine, buffer, 0, held)
+            self._note(buffer, 0, took, reading)
             total += took
             buffer[: held - took] = buffer[took:held]
             held -= took

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -18,7 +20,8 @@ from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
 from replaykit.ship import notify
 from replaykit.ship.archive import parse_time
-from replaykit.ship.settings import state_folder
+from replaykit.ship.output import exclusive
+from replaykit.ship.settings import state_of
 
 EXAMPLES = (
     "replaykit alert rules.yaml --source elasticsearch://127.0.0.1:9200",
@@ -63,17 +66,26 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source)
     if args.since is not None:
         return _past(rules, source, args)
-    path = Path(args.state) if args.state else state_folder() / f"alert-{Path(args.rules).stem}.json"
-    watch = Watch(rules, source, path)
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    while True:
-        step(watch, time.time() - delay, args.quiet)
-        if args.once:
-            return 2 if watch.state.outbox else 0
-        if stopping.wait(min(rules.interval_s, 5.0)):
-            return 0
+    path = Path(args.state) if args.state else state_of("alert", args.rules).with_suffix(".json")
+    lock = judging(path)
+    try:
+        watch = Watch(rules, source, path)
+        stopping = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopping.set())
+        while True:
+            step(watch, time.time() - delay, args.quiet)
+            if args.once:
+                return 2 if watch.state.outbox else 0
+            if stopping.wait(min(rules.interval_s, 5.0)):
+                return 0
+    finally:
+        os.close(lock)
+
+
+def judging(state: Path) -> int:
+    """A lock on a state: two that judge the same rules would resolve each other's episodes. Raises UsageError."""
+    return exclusive(state.with_suffix(".lock"), f"{state}: another process judges these rules")
 
 
 def open_source(place: str) -> Source:
@@ -94,10 +106,18 @@ def step(watch: Watch, now: float, quiet: bool = False) -> None:
         return
     if not quiet:
         for event in events:
-            emit(json_text(event) + "\n")
+            tell(event)
     watch.state.outbox = [e for e in watch.state.outbox if e["to"] in watch.rules.notify]
     for trouble in watch.deliver(send, time.time()):
         say(f"replaykit: {trouble}")
+
+
+def tell(event: Mapping[str, Any]) -> None:
+    """A sentence for a person at a terminal, JSON for a program."""
+    if sys.stdout.isatty():
+        out(notify.sentence(event))
+    else:
+        emit(json_text(event) + "\n")
 
 
 def _past(rules: Rules, source: Source, args: argparse.Namespace) -> int:
@@ -109,7 +129,7 @@ def _past(rules: Rules, source: Source, args: argparse.Namespace) -> int:
     at = since - since % rules.interval_s + rules.interval_s
     while at <= until:
         for event in watch.evaluate(at):
-            emit(json_text(event) + "\n")
+            tell(event)
         watch.state.outbox.clear()
         at += rules.interval_s
     return 0

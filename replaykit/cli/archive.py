@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 
 from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.cli.asking import agreed
 from replaykit.errors import UsageError
 from replaykit.plain import out
 from replaykit.ship.compaction import compact, expire
@@ -24,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep", metavar="TIME", help="deletes hours older than this, such as 90d")
     parser.add_argument("--dry-run", action="store_true", help="says what would be done, and changes nothing")
+    parser.add_argument("--yes", action="store_true", help="deletes without asking")
     parser.add_argument("--quiet", action="store_true", help="says nothing")
 
 
@@ -31,9 +34,15 @@ def run(args: argparse.Namespace) -> int:
     if not args.compact and args.keep is None:
         raise UsageError("nothing to do: give --compact, --keep 90d, or both")
     keep_s = None if args.keep is None else parse_duration(args.keep)
+    if args.keep is not None and re.search(r"\dm\Z", args.keep) and "h" not in args.keep:
+        raise UsageError(
+            f"--keep {args.keep}: m is minutes; write 30d for a month, or 1h for an hour and more"
+        )
     store = open_store(args.place)
     would = "would be " if args.dry_run else ""
     if keep_s is not None:
+        if not args.dry_run and not agreed(f"delete what is older than {args.keep}?", args.yes):
+            return 1
         gone = expire(store, int((time.time() - keep_s) * 1e9), args.dry_run)
         if not args.quiet:
             out(f"{gone.files:,} files with {gone.rows:,} exchanges ({show_size(gone.bytes)}) {would}deleted")

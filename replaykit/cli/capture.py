@@ -53,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     common.add_outputs(parser)
     common.add_by(parser)
+    common.add_measure(parser)
     parser.add_argument(
         "--top", type=int, default=20, metavar="N", help="rows of the table, the rest as (other)"
     )
@@ -176,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         capture = Capture(settings, chosen)
         try:
             opened += [common.Background(open_output(t, common.rotation(args))) for t in args.to]
-            summary = Summary(keys)
+            summary = Summary(keys, measure=args.measure)
             _loop(capture, summary, opened, args, duration, interval, stop, rewrite, alerts)
         finally:
             capture.close()
@@ -329,12 +330,12 @@ class _View:
     def _status(self, seconds: float) -> str:
         """The rate is of the time since the last refresh, never an average since the start."""
         now, total = self._capture.totals(), self._summary.total
-        passed = seconds - self._shown_at
+        passed, moved = seconds - self._shown_at, total.bytes(self._args.measure)
         if passed >= _LEAST_WINDOW_S:
-            self._rate = (total.link_bytes - self._shown_bytes) / passed
-            self._shown_at, self._shown_bytes = seconds, total.link_bytes
+            self._rate = (moved - self._shown_bytes) / passed
+            self._shown_at, self._shown_bytes = seconds, moved
         return (
-            f"{seconds:.0f} s, {round(total.requests):,} exchanges, {show_size(total.link_bytes)}; now {show_size(self._rate)}/s; "
+            f"{seconds:.0f} s, {round(total.requests):,} exchanges, {show_size(moved)}; now {show_size(self._rate)}/s; "
             f"{now.kernel_drops:,} packets dropped by the kernel; Ctrl-C ends"
         )
 

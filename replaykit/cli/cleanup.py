@@ -7,6 +7,7 @@ import sys
 import time
 
 from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.cli.asking import agreed
 from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
 from replaykit.errors import UsageError
 from replaykit.plain import out
@@ -54,6 +55,9 @@ def _retain(args: argparse.Namespace, keep: dict[str, str | None]) -> int:
 
     if args.dry_run:
         raise UsageError("--dry-run is of --since, --before and --all: retention deletes no sums")
+    shown = ", ".join(f"{name} older than {text}" for name, text in keep.items() if text is not None)
+    if not agreed(f"delete {shown}?", args.yes):
+        return 1
     ages = [None if text is None else int(parse_duration(text)) for text in keep.values()]
     ledger = open_ledger(args.ledger)
     try:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from replaykit.attribution.folding import Folding, KeptFolding
 from replaykit.attribution.sizes import parse_duration, parse_size
+from replaykit.attribution.summary import MEASURES
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.reader import open_reader
 from replaykit.cli import rewrites
@@ -31,6 +32,7 @@ from replaykit.ship.output import Existing, Observing, Output, Rotation, open_ou
 from replaykit.ship.parquet_file import left_behind, parts_of, whole
 from replaykit.ship.settings import state_folder
 from replaykit.ship.store import open_store
+from replaykit.traffic.left_out import LeftOut
 from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options, header_rule
@@ -130,6 +132,13 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
 
 
+def add_measure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--measure", choices=MEASURES, default=MEASURES[0],
+        help="what counts: wire (TCP payload: headers, bodies, framing), link (whole packets), body (default wire)",
+    )  # fmt: skip
+
+
 def add_by(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by",
@@ -180,7 +189,12 @@ def outputs_fit(args: argparse.Namespace) -> None:
     of_messages = ["prettify", "no_responses", *(name.replace("-", "_") for name, _, _ in REWRITES)]
     for names, there, what in (
         (of_messages, gor, "a .gor output"),
-        (["rotate_size", "rotate_time", "append", "overwrite"], bool(local), "an output file"),
+        (
+            ["rotate_size", "rotate_time"],
+            bool(local) or any(t.startswith("s3://") for t in args.to),
+            "output files",
+        ),
+        (["append", "overwrite"], bool(local), "an output file"),
     ):
         for name in names:
             if not there and getattr(args, name) not in (None, False, []):
@@ -363,7 +377,8 @@ class Background:
         self._raise_unless_told()
         if self._error is not None:
             what = "messages" if self.output.wants_messages else "exchanges"
-            raise UsageError(f"{self.output.target}: {self.lost:,} {what} were not written")
+            where = "standard output" if self.output.target == "-" else self.output.target
+            raise UsageError(f"{where}: {self.lost:,} {what} were not written")
 
 
 @contextmanager
@@ -411,6 +426,7 @@ def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
+    patience_s: float | None = None
     try:
         while True:
             piece, error = waiting.get()
@@ -419,9 +435,12 @@ def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
             if piece is None:
                 return
             yield piece
+    except KeyboardInterrupt:
+        patience_s = 0.5  # it may be waiting for standard input
+        raise
     finally:
         stopping.set()
-        thread.join()
+        thread.join(patience_s)
 
 
 _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -448,6 +467,8 @@ _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
 def refuse_unfit(args: argparse.Namespace, kind: str, name: str) -> None:
     """No option is taken and then ignored. Raises UsageError for one that this kind of input cannot follow."""
     why, unfit = _UNFIT[kind]
+    if kind == "gor" and getattr(args, "measure", None) == "link":
+        raise UsageError(f"--measure link: {name}: {why}")
     for option in unfit:
         if getattr(args, option, None) not in (None, False, [], ()):
             raise UsageError(f"--{option.replace('_', '-')}: {name}: {why}")
@@ -475,13 +496,17 @@ class Reader:
         self._options = chosen
         self.engine: Engine | None = None
         self.troubles: list[str] = []
+        self.left_out = LeftOut()
 
     def _window(self) -> archive.Window:
         since, until = getattr(self._args, "since", None), getattr(self._args, "until", None)
-        return archive.Window(
+        window = archive.Window(
             None if since is None else archive.parse_time("--since", since),
             None if until is None else archive.parse_time("--until", until),
         )
+        if window.since is not None and window.until is not None and window.until <= window.since:
+            raise UsageError(f"--until {until}: give a time after --since {since}")
+        return window
 
     def _named(self, name: str, window: archive.Window) -> Sequence[str | CaptureFile]:
         """The file, opened; of a directory or bucket the names of its Parquet files, which are opened one by one."""
@@ -530,6 +555,7 @@ class Reader:
                     step(file, progress.done)
                     yield from self._drain(BATCH_ROWS)
                 file.close()
+                self.left_out.add(reading.left_out)
                 if reading.trouble:
                     self.troubles.append(reading.trouble)
         if self.engine is not None:

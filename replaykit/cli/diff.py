@@ -25,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", metavar="PORTS", help="only connections to these ports")
     parser.add_argument("--top", type=int, default=20, metavar="N", help="rows shown; 0: all (default 20)")
     parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    common.add_measure(parser)
     common.add_filters(parser)
     common.add_protocols(parser)
     common.add_engine(parser)
@@ -54,21 +55,25 @@ def run(args: argparse.Namespace) -> int:
     fold(*sides)
     found = differences(*sides)[: args.top or None]
     if args.format == "json":
-        total = {"bytes_before": round(sides[0].bytes), "bytes_after": round(sides[1].bytes)}
+        total = {
+            "measure": args.measure,
+            "bytes_before": round(sides[0].bytes),
+            "bytes_after": round(sides[1].bytes),
+        }
         emit(json_text({**total, "endpoints": [_record(d) for d in found]}) + "\n")
     elif args.format == "csv":
         emit(records_as_csv([_record(d) for d in found]))
     else:
-        _print(found, sides[0].bytes, sides[1].bytes)
+        _print(found, sides[0].bytes, sides[1].bytes, args.measure)
     return common.print_troubles(troubles)
 
 
-def _print(found: list[Difference], before: float, after: float) -> None:
+def _print(found: list[Difference], before: float, after: float, measure: str) -> None:
     from replaykit.report.terminal import PlainTable, show
 
     table = PlainTable()
     table.add_column("endpoint", overflow="fold")
-    for name in ("", "requests", "", "bytes", "", "change", "a request"):
+    for name in ("", "requests", "", "bytes", f"({measure})", "change", "a request"):
         table.add_column(name, justify="right", no_wrap=True)
     for d in found:
         growth = "" if d.per_request is None else f"{d.per_request:+.1%}"
@@ -79,4 +84,4 @@ def _print(found: list[Difference], before: float, after: float) -> None:
             f"{sign}{show_size(abs(d.bytes))}", growth,
         )  # fmt: skip
     show(table)
-    out("", f"in all {show_size(before)} before, {show_size(after)} after")
+    out("", f"in all {show_size(before)} before, {show_size(after)} after, of {measure} bytes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import resource
 import signal
 import socket
@@ -13,9 +14,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.common import event_loops
 from replaykit.cli.ledgers import own_ledger
-from replaykit.cli.serving import add_api, listen, place, url, uvicorn_server
+from replaykit.cli.ledgers import place as ledger_url
+from replaykit.cli.serving import add_api, listen, origins, place, url, uvicorn_server
 from replaykit.declared import stamp
 from replaykit.errors import UsageError
 from replaykit.plain import say
@@ -48,7 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a file or a database's URL (default: usage.db in the state folder)",
     )
     parser.add_argument(
-        "--state", metavar="FILE", help="keeps what the API makes (default: forward.json in the state folder)"
+        "--state",
+        metavar="FILE",
+        help="keeps what the API makes (default: beside the ledger, such as usage.db.forward.json)",
     )
     parser.add_argument("--rules", metavar="FILE", help="rules (YAML); see replaykit rules")
     add_api(parser)
@@ -107,6 +112,20 @@ def _split(text: str) -> list[str]:
     return [p.strip("[]") for p in re.findall(r"\[[^\]]*\]|[^:]+", text)]
 
 
+def _state(ledger: str | None) -> Path:
+    """What the API makes belongs to the ledger that counts it."""
+    if ledger is None:
+        return state_folder() / "forward.json"
+    url = ledger_url(ledger)
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        return path.with_name(f"{path.name}.forward.json")
+    if url.startswith("files:"):
+        return Path(url.removeprefix("files:").removeprefix("//") or ".") / "forward.json"
+    kept = hashlib.blake2b(url.encode(), digest_size=8).hexdigest()
+    return state_folder() / f"forward-{kept}.json"
+
+
 async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[str, Any]]) -> None:
     from replaykit.forwarder.control import ForwarderControl
     from replaykit.forwarder.server import Forwarder
@@ -116,7 +135,10 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    state = Path(args.state) if args.state else state_folder() / "forward.json"
+    state = Path(args.state) if args.state else _state(args.ledger)
+    before = state_folder() / "forward.json"
+    if args.state is None and state != before and before.exists() and not state.exists():
+        say(f"{before} is of another ledger, and is not taken over; give --state {before} for what it holds")
     forwarder = Forwarder(ledger, state, say)
     guard = None
     if args.rules is not None:
@@ -130,6 +152,7 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
                 raise UsageError(
                     "--tunnel needs --tunnel-certificate, --tunnel-key and --tunnel-ca (replaykit tunnel --make-keys DIR)"
                 )
+            warn_of_readers(args.tunnel_key)
             context = tls(True, *(getattr(args, name) for name in names))
             forwarder.listen_for_tunnels(*place("--tunnel", args.tunnel), context)
         await forwarder.configure(config.mappings, config.clients)
@@ -164,7 +187,12 @@ async def _serve(
     server = None
     if listening is not None:
         server = uvicorn_server(
-            ledger, forwarder, token, exchanges=args.exchanges, rules=None if guard is None else guard.now
+            ledger,
+            forwarder,
+            token,
+            exchanges=args.exchanges,
+            rules=None if guard is None else guard.now,
+            origins=origins(args),
         )
         tasks.append(asyncio.ensure_future(server.serve([listening])))
     waiting = asyncio.ensure_future(stop.wait())

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from replaykit.attribution.gate import Limits, Verdict, judge, read_budgets
-from replaykit.attribution.measured import COLUMNS, Measured, fold, measure
+from replaykit.attribution.measured import Measured, columns, fold, measured
 from replaykit.attribution.sizes import parse_size
 from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
-from replaykit.plain import emit
+from replaykit.plain import emit, say
 from replaykit.report import gate as shown
 from replaykit.ship.output import cannot_write
 
@@ -26,7 +26,8 @@ EXAMPLES = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     common.add_inputs(parser)
-    group = parser.add_argument_group("limits: TCP payload of both directions, headers included")
+    common.add_measure(parser)
+    group = parser.add_argument_group("limits, of both directions together, by --measure")
     group.add_argument("--threshold", metavar="SIZE", help="of everything")
     group.add_argument(
         "--per-endpoint", action="append", default=[], metavar="[PATTERN=]SIZE", help="of an endpoint in all"
@@ -104,15 +105,18 @@ def _limits(args: argparse.Namespace) -> Limits:
 def read(args: argparse.Namespace, files: list[str]) -> tuple[Measured, list[str]]:
     """What the files hold per endpoint, and their troubles. Raises UsageError."""
     chosen = common.options(args, False, False, common.parse_ports(args.port))
-    reader = common.Reader(args, chosen, columns=COLUMNS)
-    found = measure(piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch))
+    reader = common.Reader(args, chosen, columns=columns(args.measure))
+    pieces = (piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch))
+    found = measured(pieces, args.measure)
+    if reader.left_out and not args.quiet:
+        say(f"replaykit: {', '.join(files)}: {reader.left_out}")
     return found, reader.troubles
 
 
 def run(args: argparse.Namespace) -> int:
     limits = _limits(args)
-    measured, troubles = read(args, args.files)
-    if not measured.endpoints:
+    now, troubles = read(args, args.files)
+    if not now.endpoints:
         raise UsageError(f"{', '.join(args.files)}: no exchange was measured, so nothing can pass")
     before = None
     if args.baseline:
@@ -120,8 +124,8 @@ def run(args: argparse.Namespace) -> int:
         troubles += more
         if not before.endpoints:
             raise UsageError(f"--baseline {', '.join(args.baseline)}: no exchange was measured")
-    fold(measured, *([] if before is None else [before]))
-    verdict = judge(measured, limits, before)
+    fold(now, *([] if before is None else [before]))
+    verdict = judge(now, limits, before)
     _judged(verdict)
     if args.output is None:
         emit(shown.render(verdict, args.format, args.top))

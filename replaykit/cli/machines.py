@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import show_size
+from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.ledgers import open_ledger, place
-from replaykit.cli.serving import listen, serve_beside, url
+from replaykit.cli.serving import NeedsToken, listen, serve_beside, url
 from replaykit.declared import stamp
 from replaykit.errors import UsageError
 from replaykit.plain import say
@@ -69,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-vmid", "--vmid", metavar="VMID")
     group.add_argument("-before", "--before", metavar="DATE")
     group.add_argument("-dry-run", "--dry-run", action="store_true", help="says what would be deleted")
+    group.add_argument("-yes", "--yes", action="store_true", help="deletes without asking")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     from replaykit.hypervisor.config import read_config
 
     config = read_config(args.config)
+    if config.secret:
+        warn_of_readers(args.config)
     if not args.quiet:
         for warning in config.warnings:
             say(f"warning: {warning}")
@@ -150,10 +155,20 @@ def _run(args: argparse.Namespace, config: Config) -> int:
         rules: Path | Rules = Path(config.rules_file) if config.rules_file else Rules(config.rules)
         control = MachineControl(hypervisor, watch.find)
         guard = Guard(ledger, rules, {"hypervisor": control}, dry_run=args.dry_run_rules)
-        listening, token = listen(config.api, config.token)
-        polled = _Polled(watch, guard, config.given)
+        try:
+            listening, token = listen(config.api, config.token)
+        except NeedsToken:
+            listening, token = None, None
+            say(
+                f"no page and no API: on {config.api} they need a token: set api.token in {args.config}, or REPLAYKIT_TOKEN, "
+                "or api.host to 127.0.0.1"
+            )
+        polled = _Polled(watch, guard, config.given, config.retention_days)
         if listening is not None:
-            serve_beside(ledger, listening, token=token, machines=polled, rules=guard.now)
+            from replaykit.web.admission import origin
+
+            allowed = [origin(text) for text in config.origins]
+            serve_beside(ledger, listening, token=token, machines=polled, rules=guard.now, origins=allowed)
             say(f"page and API on {url(listening)}")
         if not args.quiet:
             say(f"polls {hypervisor.name} every {config.interval_s} s into {ledger.database.shown}")
@@ -170,6 +185,20 @@ class _Polled:
     watch: Watch
     guard: Guard
     given: Sequence[Mapping[str, Any]]
+    retention_days: int = 0
+    trouble: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.watch.name
+
+    @property
+    def every_s(self) -> float:
+        return self.watch.every_s or 0
+
+    @property
+    def answered(self) -> int | None:
+        return self.watch.polled
 
     @property
     def now(self) -> Mapping[str, Machine]:
@@ -203,6 +232,7 @@ def _loop(
                 if not config.rules_file:
                     guard.rules = Rules(config.rules)
                     polled.given = config.given
+                polled.retention_days = config.retention_days
                 watch.every_s = config.interval_s
                 say(f"{path} was read again: interval and rules are as it says")
             except UsageError as error:
@@ -220,6 +250,7 @@ def _loop(
                 retain(watch.ledger, config.retention, int(time.time()))
         except (UsageError, OSError) as error:
             trouble = str(getattr(error, "strerror", None) or error)
+        polled.trouble = trouble
         if trouble != said:
             say(trouble or f"{watch.name} answers again")
             said = trouble
@@ -314,7 +345,10 @@ def _cleanup(args: argparse.Namespace, config: Config) -> int:
         if args.vmid is None:
             raise UsageError("-cleanup vm: give -vmid")
         words += ["--label", f"vmid={args.vmid}"]
-    words += ["--dry-run"] if args.dry_run else ["--yes"]
+    if args.dry_run:
+        words += ["--dry-run"]
+    elif args.yes or not sys.stdin.isatty():
+        words += ["--yes"]
     parsed = build("cleanup").parse_args([*words, *(["--quiet"] if args.quiet else [])])
     return int(parsed.run(parsed))
 

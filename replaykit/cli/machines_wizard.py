@@ -138,7 +138,7 @@ def _rules(ask: Callable[[str], str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while _yes(ask, "another rule?" if found else "a rule?", not found):
         rule: dict[str, Any] = {
-            "name": _text(ask, "name", f"rule_{len(found) + 1}"), "enabled": _yes(ask, "enabled?", False),
+            "name": _text(ask, "name", f"rule_{len(found) + 1}"), "enabled": _yes(ask, "enabled?", True),
             "period": _choice(ask, "period", ("hour", "day", "month"), "month"),
             "use_creation_time": _yes(ask, "periods begin with each machine's creation, not the calendar's?", False),
             "traffic_direction": _choice(ask, "direction", ("both", "upload", "download"), "both"),

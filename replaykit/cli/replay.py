@@ -301,6 +301,8 @@ def show(replay: Replay, args: argparse.Namespace, read: Read) -> int:
             "seconds": round(replay.seconds, 3),
             "records": read.counts.records,
             "denied": read.counts.denied,
+            "interrupted": replay.interrupted,
+            "unsent": replay.unsent,
         }
         if comparison is not None:
             found["comparison"] = {
@@ -318,7 +320,10 @@ def show(replay: Replay, args: argparse.Namespace, read: Read) -> int:
             for name, d in comparison.endpoints.items():
                 for e in d.examples[:2]:
                     out(f"{name}  {e['request']}  {e['what']}: {e['recorded']} -> {e['replayed']}")
+        out(*last_words(replay))
     status = common.print_troubles(read.troubles)
+    if replay.interrupted:
+        return 130
     if status:
         return status
     if comparison is not None and (comparison.different or not comparison.endpoints):
@@ -326,6 +331,18 @@ def show(replay: Replay, args: argparse.Namespace, read: Read) -> int:
             say("replaykit: nothing was compared: the recording holds no answers to what was sent")
         return 1
     return int(bool(stats.errors) and not stats.answered)
+
+
+def last_words(replay: Replay) -> list[str]:
+    """What must not be overlooked."""
+    stats, out = replay.stats, []
+    if stats.missed:
+        found = ", ".join(f"{s} x {n:,}" for s, n in sorted(stats.statuses.items()))
+        out.append(f"every answer was 404 or 5xx ({found}): is this the right target?")
+    if replay.interrupted:
+        least = "" if replay.unsent_known else "at least "
+        out.append(f"interrupted: {least}{replay.unsent:,} requests of the recording were not sent")
+    return out
 
 
 def summary(replay: Replay) -> list[str]:

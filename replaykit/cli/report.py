@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 import pyarrow as pa
 
-from replaykit.attribution.summary import Summary, columns, parse_keys
+from replaykit.attribution.summary import MEASURES, Summary, columns, parse_keys
 from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
@@ -23,6 +24,7 @@ EXAMPLES = (
 def configure(parser: argparse.ArgumentParser) -> None:
     common.add_inputs(parser)
     common.add_by(parser)
+    common.add_measure(parser)
     parser.add_argument(
         "--top", type=int, default=20, metavar="N", help="rows shown, the rest as (other); 0: all"
     )
@@ -40,16 +42,21 @@ def run(args: argparse.Namespace) -> int:
     if args.savings:
         if args.by != "endpoint":
             raise UsageError("--by: --savings is by endpoint")
+        if args.measure != MEASURES[0]:
+            raise UsageError("--measure: --savings looks at bodies")
         return _savings(args)
     keys = parse_keys(args.by)
     chosen = common.options(args, False, False, common.parse_ports(args.port))
     reader = common.Reader(args, chosen, columns=columns(keys))
-    summary = Summary(keys)
+    summary = Summary(keys, measure=args.measure)
     for piece in common.ahead(reader.read(args.files)):
         if isinstance(piece, pa.RecordBatch):
             summary.add(piece)
     show(summary, args, reader)
-    return common.print_troubles(reader.troubles)
+    status = common.print_troubles(reader.troubles)
+    if not summary.total.requests:
+        say("replaykit: no exchange was measured")
+    return status or int(not summary.total.requests)
 
 
 def _savings(args: argparse.Namespace) -> int:
@@ -77,13 +84,19 @@ def show(summary: Summary, args: argparse.Namespace, reader: common.Reader) -> N
     """Prints the summary and the line of conservation."""
     account, top = reader.account(), args.top or None
     name = reader.engine.name if reader.engine is not None else None
+    left_out = {"left_out": asdict(reader.left_out)} if reader.left_out else {}
     if args.format == "json":
-        emit(render.as_json(summary, top, account, {"engine": name, "estimated": summary.weighted}) + "\n")
+        emit(
+            render.as_json(summary, top, account, {"engine": name, "estimated": summary.weighted, **left_out})
+            + "\n"
+        )
     elif args.format == "csv":
         emit(render.as_csv(summary, top))
     else:
         terminal.show(render.table(summary, top))
     if account is not None and not args.quiet:
         (out if args.format == "table" else say)("", *conservation(account), f"engine: {name}")
+    if reader.left_out and not args.quiet:
+        say(str(reader.left_out))
     if summary.weighted and not args.quiet:
         say("sampled: totals are estimates")

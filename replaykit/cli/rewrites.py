@@ -47,6 +47,25 @@ def percent(flag: str, text: str) -> tuple[bytes, int]:
     raise UsageError(f"{flag} {text!r}: give a percentage, as in user-id:25%")
 
 
+_REFERENCE = re.compile(rb"\$(?:\$|\{([0-9A-Za-z_]+)\}|([0-9A-Za-z_]+))")
+
+
+def absent_group(pattern: str, replacement: bytes) -> str | None:
+    """The first group that a replacement names and the pattern lacks."""
+    try:
+        compiled = re.compile(
+            pattern.replace("(?<", "(?P<").replace("(?P<=", "(?<=").replace("(?P<!", "(?<!")
+        )
+    except re.error:
+        return None  # said where the rules are made, in their own words
+    for found in _REFERENCE.finditer(replacement):
+        name = (found[1] or found[2] or b"0").decode()
+        known = int(name) <= compiled.groups if name.isdecimal() else name in compiled.groupindex
+        if not known:
+            return name
+    return None
+
+
 def rules(args: argparse.Namespace, filters: bool = True, prefix: str = "--") -> Rules:
     """The rules of a command line; its flags begin so. filters: allow and disallow too, where no engine applies them.
 
@@ -78,6 +97,16 @@ def rules(args: argparse.Namespace, filters: bool = True, prefix: str = "--") ->
         ),
         rewrite_headers=tuple(rewrites),
     )
+    for flag, regex, replacement in (
+        *(("rewrite-url", p, v) for p, v in made.rewrite_urls),
+        *(("rewrite-header", p, v) for _, p, v in made.rewrite_headers),
+    ):
+        missing = absent_group(regex, replacement)
+        if missing is not None:
+            raise UsageError(
+                f"{prefix}{flag} {regex}: the pattern has no group {missing!r}, which the replacement names; "
+                "before letters, digits or _ write ${1}, for a dollar sign $$"
+            )
     for field, text in made.set_headers:
         if b"\n" in field + text or b"\r" in field + text:
             raise UsageError("--set-header: a header cannot hold a line end")

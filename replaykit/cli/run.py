@@ -11,10 +11,12 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from replaykit.alert.rules import read_rules
 from replaykit.capture.live import Capture, changed_options
 from replaykit.cli import capture as capture_command
 from replaykit.cli import common
@@ -47,12 +49,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     flow = read_flow(args.pipeline)
     if args.check:
+        check(flow)
         for source in flow.sources:
             out(f"from {', '.join(source.files or source.args.places)}")
         for target in flow.targets:
             out(f"to   {_shown(target.to)}")
         return 0
     return asyncio.run(Running(flow).run())
+
+
+def check(flow: Flow) -> None:
+    """What can be known before anything is begun. Raises UsageError that names file, line and key."""
+    for source in flow.sources:
+        for name in source.files:
+            if "://" not in name and name != "-" and not Path(name).exists():
+                assert source.where is not None
+                raise source.where.error(f"{name}: there is no such file")
+    for target in flow.targets:
+        if target.limit is not None:
+            assert target.where is not None
+            try:
+                Limiter(target.limit)
+            except UsageError as error:
+                raise target.where.error(str(error)) from None
+    if flow.alerts is not None:
+        read_rules(flow.alerts)
 
 
 def _shown(target: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from replaykit.cli.common import event_loops
 from replaykit.cli.ledgers import add_ledger, open_ledger
-from replaykit.cli.serving import add_api, listen, url, uvicorn_server
+from replaykit.cli.serving import add_api, listen, origins, url, uvicorn_server
 from replaykit.errors import UsageError
 from replaykit.plain import say
 
@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         listening, token = listen(args.api)
         assert listening is not None
         rules = None if args.rules is None else _shown(Guard(ledger, Path(args.rules)))
-        server = uvicorn_server(ledger, token=token, exchanges=args.exchanges, rules=rules)
+        server = uvicorn_server(
+            ledger, token=token, exchanges=args.exchanges, rules=rules, origins=origins(args)
+        )
 
         async def serve() -> None:
             def stop() -> None:

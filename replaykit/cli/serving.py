@@ -27,6 +27,14 @@ def add_api(parser: argparse.ArgumentParser, default: str = "127.0.0.1:8080") ->
         "--exchanges", metavar="PLACE",
         help="an archive that replaykit capture --to FOLDER/ writes, for single exchanges on the page: a folder or s3://…",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow-origin", action="append", default=[], metavar="URL",
+        help="pages of this origin may ask the API as our own does, for a front end of one's own: http://localhost:5173; may be repeated",
+    )  # fmt: skip
+
+
+class NeedsToken(UsageError):
+    """Beyond this machine, and without a token."""
 
 
 def place(flag: str, text: str) -> tuple[str, int]:
@@ -44,12 +52,28 @@ def listen(text: str, given: str | None = None) -> tuple[socket.socket | None, s
     token = given or secret("REPLAYKIT_TOKEN")
     if text == "none":
         return None, token
-    made = bound(*place("--api", text), socket.SOCK_STREAM)
-    made.listen(128)
+    where = place("--api", text)
+    try:
+        made = bound(*where, socket.SOCK_STREAM)
+        made.listen(128)
+    except (UsageError, OSError) as error:
+        why = str(error).rpartition(": ")[2] if isinstance(error, UsageError) else str(error.strerror).lower()
+        raise UsageError(
+            f"the API and the page cannot listen on {text} ({why}): give --api ADDRESS:PORT for another place, or --api none"
+        ) from None
     if token is None and not ipaddress.ip_address(made.getsockname()[0]).is_loopback:
         made.close()
-        raise UsageError(f"--api {text}: beyond this machine the API needs a token: set REPLAYKIT_TOKEN")
+        raise NeedsToken(f"--api {text}: beyond this machine the API needs a token: set REPLAYKIT_TOKEN")
     return made, token
+
+
+def origins(args: argparse.Namespace) -> list[str]:
+    """Of --allow-origin. Raises UsageError."""
+    if not args.allow_origin:
+        return []
+    from replaykit.web.admission import origin
+
+    return [origin(text) for text in args.allow_origin]
 
 
 def url(listening: socket.socket) -> str:
@@ -81,6 +105,7 @@ def uvicorn_server(ledger: Ledger, *parts: Any, **more: Any) -> Any:
         access_log=False,
         lifespan="off",
         ws="websockets-sansio",
+        ws_max_size=1 << 16,
         server_header=False,
     )
     return Server(settings)

@@ -7,6 +7,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.common import event_loops
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from replaykit.cli.forward import tls
     from replaykit.forwarder.agent import LOOPBACK, Agent
 
+    warn_of_readers(args.key)
     context = tls(False, args.certificate, args.key, args.ca)
 
     async def forever() -> None:

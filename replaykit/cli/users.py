@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.cli.asking import agreed
 from replaykit.cli.ledgers import own_ledger
-from replaykit.cli.serving import add_api, listen, place, serve_beside, url
+from replaykit.cli.serving import add_api, listen, origins, place, serve_beside, url
 from replaykit.errors import UsageError
 from replaykit.plain import emit, out, say, visible
+from replaykit.ship.settings import secret
 
 if TYPE_CHECKING:
     from replaykit.netfilter.counters import Source
@@ -47,11 +49,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--once", action="store_true", help="reads once, prints what counters stand at, and ends"
     )
     parser.add_argument(
+        "--check",
+        action="store_true",
+        help="says which rules that set marks count a packet twice, and ends: 0 where none does, else 1",
+    )
+    parser.add_argument(
         "--ledger",
         metavar="LEDGER",
         help="a file or a database's URL (default: usage.db in the state folder)",
     )
-    parser.add_argument("--prometheus", metavar="ADDRESS:PORT", help="serves /metrics there")
+    parser.add_argument(
+        "--prometheus",
+        metavar="ADDRESS:PORT",
+        help="serves /metrics there; beyond this machine with the token in REPLAYKIT_TOKEN",
+    )
     parser.add_argument("--rules", metavar="FILE", help="rules (YAML); see replaykit rules")
     parser.add_argument(
         "--limit-by", choices=("auto", "tc", "nftables"), default="auto",
@@ -72,18 +83,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--list", action="store_true", help="shows the rules, and ends")
     group.add_argument("--remove", action="store_true", help="takes it and all limits away, and ends")
+    group.add_argument("--yes", action="store_true", help="--remove: without asking")
 
 
 def run(args: argparse.Namespace) -> int:
     from replaykit.netfilter import control, table
     from replaykit.netfilter.programs import nft
 
-    if args.install + args.list + args.remove + args.once > 1:
-        raise UsageError("users: one of --install, --list, --remove and --once")
+    if args.install + args.list + args.remove + args.once + args.check > 1:
+        raise UsageError("users: one of --install, --list, --remove, --once and --check")
     if args.remove:
+        if not agreed("take the table, what it counted and all limits away?", args.yes):
+            return 1
         say("removed" if table.remove() else "it was not there")
         control.remove()
         return 0
+    if args.check:
+        return _check(args.users)
     if args.list:
         if table.installed() is None:
             raise UsageError("the table is not installed: replaykit users --install --interface NAME")
@@ -95,9 +111,25 @@ def run(args: argparse.Namespace) -> int:
         if args.size < 1:
             raise UsageError("--size: at least 1")
         fresh = table.install(args.interface, args.size)
+        for name in args.interface:
+            if not Path("/sys/class/net", name).exists():
+                say(f"{name}: there is no such interface now; it is counted when there is")
         say(f"counts each address on {', '.join(args.interface)}" if fresh else "it is there already")
         return 0
     return _watch(args)
+
+
+def _check(users: str | None) -> int:
+    from replaykit.netfilter.marks import MarkSource
+    from replaykit.netfilter.users import UserMap
+
+    UserMap(users)  # it can be read
+    found = MarkSource().unclear()
+    for pair in found:
+        out(f"both count the same packets: {pair}")
+    if not found:
+        out("no packet is counted twice")
+    return 1 if found else 0
 
 
 def _watch(args: argparse.Namespace) -> int:
@@ -112,6 +144,9 @@ def _watch(args: argparse.Namespace) -> int:
         raise UsageError("--every: at least 100ms")
     users = UserMap(args.users)
     source, began = open_source(args.source, args.interface)
+    if isinstance(source, MarkSource):
+        for pair in source.unclear():
+            say(f"warning: both rules count the same packets, so a user may be counted twice: {pair}")
     if args.once:
         return _once(source, users)
     ledger = own_ledger(args)
@@ -129,7 +164,7 @@ def _watch(args: argparse.Namespace) -> int:
             every,
         )
         if args.prometheus is not None:
-            serve(watch, *place("--prometheus", args.prometheus))
+            serve(watch, *place("--prometheus", args.prometheus), secret("REPLAYKIT_TOKEN"))
         guard = None
         if args.rules is not None:
             from replaykit.ledger.guard import Guard
@@ -143,7 +178,12 @@ def _watch(args: argparse.Namespace) -> int:
         listening, token = listen(args.api)
         if listening is not None:
             serve_beside(
-                ledger, listening, token=token, exchanges=args.exchanges, rules=guard.now if guard else None
+                ledger,
+                listening,
+                token=token,
+                exchanges=args.exchanges,
+                rules=guard.now if guard else None,
+                origins=origins(args),
             )
             say(f"page and API on {url(listening)}")
         say(f"reads {source.name} every {args.every}")

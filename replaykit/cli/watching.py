@@ -5,6 +5,7 @@ Owns the thread that evaluates and sends word; the capture is changed by its own
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -15,11 +16,11 @@ import pyarrow as pa
 from replaykit.alert.episodes import Watch
 from replaykit.alert.rules import read_rules
 from replaykit.alert.sources import LiveSource
-from replaykit.cli.alert import step
+from replaykit.cli.alert import judging, step
 from replaykit.errors import UsageError
 from replaykit.plain import say
 from replaykit.ship.output import cannot_write
-from replaykit.ship.settings import state_folder
+from replaykit.ship.settings import state_of
 
 if TYPE_CHECKING:
     from replaykit.capture.live import Capture
@@ -35,11 +36,12 @@ class LiveAlerts:
 
     def __init__(self, path: str, folder: str | None, quiet: bool) -> None:
         rules = read_rules(path)
-        place = Path(folder) if folder else state_folder() / f"alerts-{Path(path).stem}"
+        place = Path(folder) if folder else state_of("alerts", path)
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise cannot_write(place, error) from None
+        self._lock = judging(place / "state.json")
         self._quiet = quiet
         self._source = LiveSource(place)
         self.watch = Watch(rules, self._source, place / "state.json")
@@ -89,3 +91,4 @@ class LiveAlerts:
         self._stopping.set()
         self._thread.join(60)
         self._source.keep(time.time_ns())
+        os.close(self._lock)

@@ -25,6 +25,11 @@ def make(folder: Path, servers: list[str], clients: list[str]) -> list[Path]:
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError:
         raise needs("keys need cryptography", "tls") from None
+    for name in (*(["server"] if servers else []), *clients):
+        if (folder / f"{name}.key").exists():
+            raise UsageError(
+                f"{folder / name}.key: there is such a key already; move it away to make a new one"
+            )
     now = datetime.datetime.now(datetime.UTC)
 
     def signed(name: str, key: Any, issuer: tuple[Any, Any] | None, names: list[str], ca: bool) -> Any:

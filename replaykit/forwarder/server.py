@@ -126,6 +126,11 @@ class Forwarder:
                 except UsageError as error:
                     self.mappings[each.name] = each
                     self.say(f"{each.name}: {error}")
+        if clients or mappings:
+            names = ", ".join(sorted(m.name for m in mappings)) or "none"
+            self.say(
+                f"{self._state}: what the API made before is there again: {len(clients)} clients, mappings {names}"
+            )
 
     async def put(self, one: Mapped) -> Mapped:
         """Begins a mapping, or changes it; connections of one that only changes its limits go on. Raises UsageError."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from replaykit.declared import Section, load
+from replaykit.declared import Section, parse
 from replaykit.errors import UsageError
 from replaykit.ledger.cleanup import Retention
 from replaykit.ledger.rules import Action, Rule, Threshold
@@ -23,6 +23,7 @@ from replaykit.ledger.selection import Selection
 GIB = 1 << 30
 MIB = 1 << 20
 _DIRECTIONS = {"both": "both", "": "both", "upload": "tx", "tx": "tx", "download": "rx", "rx": "rx"}
+_COMMENTED = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _ACTIONS = ("shutdown", "stop", "disconnect", "rate_limit")
 
 
@@ -38,10 +39,13 @@ class Config:
     ledger: str = "usage.db"
     api: str = "none"
     token: str | None = None
+    origins: Sequence[str] = ()
     rules: Sequence[Rule] = ()
     given: Sequence[Mapping[str, Any]] = ()
     rules_file: str | None = None
     warnings: Sequence[str] = field(default=())
+    secret: bool = False
+    """Whether the file holds one: a token's, or a database's password."""
 
     @property
     def retention(self) -> Retention | None:
@@ -53,7 +57,11 @@ class Config:
 
 def read_config(path: str) -> Config:
     """Raises UsageError that names file, line and key."""
-    top = load(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    top = parse(uncommented(text), path)
     warnings: list[str] = []
     hypervisor = _hypervisor(top)
     monitor, api = _section(top, "monitor"), _section(top, "api")
@@ -80,15 +88,33 @@ def read_config(path: str) -> Config:
             raise section.error(f"there are two rules named {one.name!r}")
         rules.append(one)
         given.append(plain)
+    allowed = None if api is None else api.get("allow_origins")
     rules_file = _text(top, "rules_file", "") or None
     for part in (monitor, api):
         if part is not None:
             warnings += _unknown(part)
     warnings += _unknown(top)
     return Config(
-        hypervisor, interval, export_path, templates, days, ledger, f"{host or '0.0.0.0'}:{port}" if enabled else "none", token, rules, given,
-        rules_file, warnings,
+        hypervisor, interval, export_path, templates, days, ledger, f"{host or '0.0.0.0'}:{port}" if enabled else "none", token,
+        () if allowed is None else allowed.texts(), rules, given, rules_file, warnings, _secret(top, token, ledger),
     )  # fmt: skip
+
+
+def _secret(top: Section, token: str | None, ledger: str) -> bool:
+    pve = _section(top, "pve")
+    written = "" if pve is None else _text(pve, "api_token_secret", "")
+    return bool(token or written or re.search(r"://[^/@]*:[^/@]+@", ledger))
+
+
+def uncommented(text: str) -> str:
+    """JSON without `//` and `/* */`, as that project's documents have them; lines stay where they are. Other text as it is."""
+    if not text.lstrip("\ufeff \t\r\n").startswith(("{", "//", "/*")):
+        return text
+
+    def left(match: re.Match[str]) -> str:
+        return match[0] if match[0].startswith('"') else "\n" * match[0].count("\n")
+
+    return _COMMENTED.sub(left, text)
 
 
 def _unknown(section: Section) -> list[str]:
@@ -165,9 +191,9 @@ def _ledger(top: Section, folder: Path) -> str:
         storage.get(name)  # the ledger has its own
     path, dsn = _text(storage, "file_path", ""), _text(storage, "dsn", "")
     if kind in ("file", ""):
-        if not path:
+        if not path and not dsn:
             raise storage.error("file_path: is needed with type file")
-        return f"files:{path}"
+        return f"files:{path or dsn}"
     if not dsn:
         raise storage.error(f"dsn: is needed with type {kind}")
     if kind in ("sqlite", "sqlite3"):

@@ -90,6 +90,11 @@ class Watch:
             self._kept = kept
         return machines
 
+    @property
+    def polled(self) -> int | None:
+        """When the last answer was counted; seconds since the epoch."""
+        return self._polled
+
     def find(self, subject: str) -> Machine | None:
         """As the last poll saw it; one that it did not see where it was; None: it never was there."""
         known = next((k for k in self._known.items() if k[1].subject == subject), None)

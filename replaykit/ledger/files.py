@@ -56,6 +56,7 @@ class FileLedger(Ledger):
         index = self.folder / ".index.db"
         anew = not index.exists()
         self._rereading = False  # lines that are in their files already
+        self._states: dict[str, dict[str, Any]] | None = None
         super().__init__(f"sqlite:///{index}", time_zone)
         self.database.shown = f"files:{folder}"
         with self.database.writing() as connection:
@@ -172,6 +173,55 @@ class FileLedger(Ledger):
                 for place in sorted((self.folder / folder_of(vantage, kind, name)).glob("traffic_*.jsonl")):
                     self._without(place, since, until)
 
+    def acted(self, times: Sequence[int]) -> None:
+        """Document 004's `logs/actions_DAY.json` and `states/vm_100_state.json`: what the index has of these days, and holds now."""
+        from replaykit.ledger.guard import effects, log
+
+        if not times and self._states is not None:
+            return
+        held: dict[str, dict[str, Any]] = {}
+        for e in effects(self):
+            if e["kind"] == "machine":
+                kept = ("effect", "value", "original", "state", "rule", "since")
+                state = held.setdefault(e["subject"], {"vmid": _vmid(e["subject"]), "effects": []})
+                state["effects"].append({n: e[n] for n in kept})
+        with self._alone():
+            for day in {calendar.floor("day", t, self.zone) for t in times}:
+                entries = log(self, day, calendar.following("day", day, self.zone), 1_000_000)
+                rows = [
+                    {
+                        "vmid": _vmid(e.subject), "rule_name": e.rule, "action": e.action if e.outcome != "undone" else f"undo {e.action}",
+                        "reason": e.reason, "timestamp": calendar.show(e.time, self.zone), "success": e.outcome in ("done", "undone"),
+                        **({"error": e.error} if e.error else {}),
+                    }
+                    for e in entries
+                    if e.kind == "machine"
+                ]  # fmt: skip
+                if rows:
+                    self._put("logs", f"actions_{calendar.show(day, self.zone)[:10]}.json", rows)
+            if held != self._states:
+                for name in {*held, *(self._states or {})}:
+                    place = f"{folder_of('hypervisor', 'machine', name)}_state.json"
+                    if name in held:
+                        self._put("states", place, held[name])
+                    else:
+                        (self.folder / "states" / place).unlink(missing_ok=True)
+                if self._states is None:
+                    known = {f"{folder_of('hypervisor', 'machine', n)}_state.json" for n in held}
+                    for stale in (self.folder / "states").glob("*_state.json"):
+                        if stale.name not in known:
+                            stale.unlink(missing_ok=True)
+                self._states = held
+
+    def _put(self, folder: str, name: str, value: Any) -> None:
+        try:
+            (self.folder / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise cannot_write(self.folder / folder, error) from None
+        write_whole(
+            self.folder / folder / name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+        )
+
     def retained(self, oldest: int) -> None:
         """Files of days before are deleted."""
         day = datetime.fromtimestamp(oldest, self.zone).strftime("%Y-%m-%d")
@@ -202,6 +252,11 @@ class FileLedger(Ledger):
                 connection.exec_driver_sql("DELETE FROM file_size WHERE path = ?", (path,))
             else:
                 connection.exec_driver_sql("UPDATE file_size SET size = ? WHERE path = ?", (size, path))
+
+
+def _vmid(subject: str) -> int | str:
+    number = subject.partition("@")[0]
+    return int(number) if number.isdigit() else subject
 
 
 def open_url(url: str, time_zone: str | None = None) -> Ledger:

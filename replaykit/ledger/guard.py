@@ -119,6 +119,7 @@ class Guard:
             found = verdicts(self.ledger, self.rules.rules, now)
             entries = self._effects(found, now)
             entries += self._episodes(found, now)
+            self.ledger.acted([e.time for e in entries])
             return entries
 
     # Effects: what holds as long as a rule asks for it.

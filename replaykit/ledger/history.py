@@ -23,6 +23,8 @@ from replaykit.ledger.store import Ledger
 from replaykit.ledger.usage import COUNTERS
 
 _MANY = 400
+_SILENT_S = 180
+"""What is read at least every minute is not read any more."""
 Span = tuple[str, int, int]
 """Buckets of a length, from one start to before another."""
 
@@ -67,6 +69,20 @@ class Gap(NamedTuple):
     until: int
     subjects: int
     subject: str
+
+
+class Bucket(NamedTuple):
+    """A bucket of a range, whether anything was moved in it or not.
+
+    seconds: over which its bytes lie, up to now or to the last reading; covered_seconds: of these, between readings that are
+    no gap; gap_seconds: without readings, up to now.
+    """
+
+    time: int
+    until: int
+    seconds: int
+    covered_seconds: int
+    gap_seconds: int
 
 
 Named = dict[int, tuple[str, str, str, str]]
@@ -122,8 +138,10 @@ def totals(
     return Totals(since, until, _sorted([(since, until, who, values) for (_, who), values in sums.items()]))
 
 
-def gaps(ledger: Ledger, since: int, until: int, selection: Selection = EVERYTHING) -> list[Gap]:
-    """Those that overlap [since, until), the oldest first."""
+def gaps(
+    ledger: Ledger, since: int, until: int, selection: Selection = EVERYTHING, now: int | None = None
+) -> list[Gap]:
+    """Those that overlap [since, until), the oldest first. now: with the one that lasts beyond it, where nobody reads any more."""
     t = schema.gap
     query = sa.select(t.c.subject_id, t.c.since, t.c.until).where(t.c.since < until, t.c.until > since)
     with ledger.database.reading() as connection:
@@ -131,11 +149,43 @@ def gaps(ledger: Ledger, since: int, until: int, selection: Selection = EVERYTHI
         if len(named) <= _MANY:
             query = query.where(t.c.subject_id.in_(list(named)))
         rows = Database.rows(connection, query)
+        lasting = [] if now is None else _unread_since(connection, named, now)
     found: dict[tuple[int, int], list[str]] = {}
     for who, begin, end in rows:
         if who in named:
             found.setdefault((begin, end), []).append(named[who][2])
+    for begin, name in lasting:
+        if begin < until:
+            found.setdefault((begin, (now or 0) + 1), []).append(name)
     return [Gap(begin, end, len(names), min(names)) for (begin, end), names in sorted(found.items())]
+
+
+def _unread_since(connection: sa.Connection, named: Named, now: int) -> list[tuple[int, str]]:
+    """Subjects of vantages whose counters were read, and none of them lately: since when, and their names."""
+    t, s = schema.counter, schema.subject
+    query = (
+        sa.select(s.c.vantage, sa.func.max(t.c.time)).join(t, t.c.subject_id == s.c.id).group_by(s.c.vantage)
+    )
+    last = {vantage: int(at) for vantage, at in connection.execute(query) if now - int(at) > _SILENT_S}
+    return [(last[who[0]], who[2]) for who in named.values() if who[0] in last]
+
+
+def buckets(
+    ledger: Ledger, period: str, since: int, until: int, missing: Sequence[Gap], now: int
+) -> list[Bucket]:
+    """Every one that holds any of [since, until) and has begun. missing: of `gaps`, with now."""
+    out = []
+    for begin in calendar.buckets(period, since, min(until, now + 1), ledger.zone):
+        end = calendar.following(period, begin, ledger.zone)
+        passed = max(1, min(end, now) - begin)
+        gap = lasting = reached = 0
+        for one in sorted(missing):
+            low, high = max(one.since, begin, reached), min(one.until, begin + passed)
+            if low < high:
+                gap, reached = gap + high - low, high
+                lasting += high - low if one.until > now else 0
+        out.append(Bucket(begin, end, max(1, passed - lasting), passed - gap, gap))
+    return out
 
 
 def spans(ledger: Ledger, since: int, until: int) -> list[Span]:

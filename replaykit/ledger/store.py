@@ -206,6 +206,9 @@ class Ledger:
     def cleaned(self, subjects: Iterable[Key], since: int, until: int) -> None:
         """The traffic of these subjects in this span was deleted."""
 
+    def acted(self, times: Sequence[int]) -> None:
+        """Rules were judged, and what they did is in the log with these times."""
+
     def retained(self, oldest: int) -> None:
         """Minutes before were deleted."""
 

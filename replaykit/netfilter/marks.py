@@ -14,9 +14,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from replaykit.errors import UsageError
 from replaykit.netfilter.counters import Counters, boot_id
+
+if TYPE_CHECKING:
+    from replaykit.netfilter.overlaps import Overlaps
 
 PROGRAMS = ("iptables-legacy-save", "iptables-nft-save", "ip6tables-legacy-save", "ip6tables-nft-save")
 _COUNTS = re.compile(r"\[(\d+):(\d+)\] (?=-A )")
@@ -32,6 +36,8 @@ class MarkRule:
     bytes: int
     address: str
     text: str
+    plain: bool = True
+    """Whether its chain sets marks and does nothing else, so that every packet sees all of it."""
 
 
 def parse(saved: str) -> list[MarkRule]:
@@ -56,6 +62,7 @@ def parse(saved: str) -> list[MarkRule]:
         jumps.setdefault(target, set()).add(words[1])
         packets, size = (int(counts[1]), int(counts[2])) if counts else (0, 0)
         rules.append((words[1], target, words, packets, size, text))
+    mixed = {chain for chain, target, *_ in rules if target != "MARK"}
     found = []
     for chain, target, words, packets, size, text in rules:
         mark = _mark(words) if target == "MARK" else None
@@ -64,7 +71,13 @@ def parse(saved: str) -> list[MarkRule]:
             received = ways == {"PREROUTING"}
             found.append(
                 MarkRule(
-                    mark, received, packets, size, _host(_after(words, "-s" if received else "-d")), text
+                    mark,
+                    received,
+                    packets,
+                    size,
+                    _host(_after(words, "-s" if received else "-d")),
+                    text,
+                    chain not in mixed,
                 )
             )
     return found
@@ -116,6 +129,7 @@ class MarkSource:
             p for p in ("iptables-save", "ip6tables-save") if shutil.which(p)
         ]
         self.addresses: dict[str, set[str]] = {}
+        self._overlaps: dict[str, tuple[tuple[str, ...], Overlaps]] = {}
         if not self._programs:
             raise UsageError("iptables-save is needed: apt-get install iptables")
 
@@ -136,18 +150,41 @@ class MarkSource:
 
     def read(self) -> tuple[str, Mapping[str, Counters]]:
         sums: dict[str, Counters] = {}
+        found: dict[str, list[MarkRule]] = {}
         for program, rule in self.rules():
+            found.setdefault(program, []).append(rule)
+        for program, rules in found.items():
+            self._read(program, rules, sums)
+        return boot_id(), sums
+
+    def unclear(self) -> list[str]:
+        """Pairs of rules that count the same packets, so that who they are of is counted twice. Raises UsageError."""
+        from replaykit.netfilter.overlaps import overlaps
+
+        found: dict[str, list[MarkRule]] = {}
+        for program, rule in self.rules():
+            found.setdefault(program, []).append(rule)
+        return [line for rules in found.values() for line in overlaps(rules).unclear]
+
+    def _read(self, program: str, rules: Sequence[MarkRule], sums: dict[str, Counters]) -> None:
+        from replaykit.netfilter.overlaps import Overlaps, overlaps
+
+        key_of = tuple(r.text for r in rules)
+        if self._overlaps.get(program, ((), Overlaps({}, ())))[0] != key_of:
+            self._overlaps[program] = key_of, overlaps(rules)
+        parts = self._overlaps[program][1].parts
+        for at, rule in enumerate(rules):
             key = f"mark:{rule.mark:#x}"
             if rule.address:
                 self.addresses.setdefault(key, set()).add(rule.address)
-            counts = (
-                Counters(rule.bytes, 0, rule.packets, 0)
-                if rule.received
-                else Counters(0, rule.bytes, 0, rule.packets)
-            )
-            name = f"{key} {program.removesuffix('-save')} {rule.text}"
+            inner = [rules[n] for n in parts.get(at, ())]
+            # What narrower rules count of it is theirs. Without one of them it is another counter.
+            size = max(0, rule.bytes - sum(r.bytes for r in inner))
+            packets = max(0, rule.packets - sum(r.packets for r in inner))
+            counts = Counters(size, 0, packets, 0) if rule.received else Counters(0, size, 0, packets)
+            less = "".join(f" less {r.text}" for r in inner)
+            name = f"{key} {program.removesuffix('-save')} {rule.text}{less}"
             sums[name] = sums.get(name, Counters()).plus(counts)  # the same rule twice
-        return boot_id(), sums
 
     def close(self) -> None:
         """Nothing is held."""

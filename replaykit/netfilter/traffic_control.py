@@ -111,6 +111,10 @@ class FilterSource:
     def __init__(self, interface: str) -> None:
         self._interface = interface
         self._classes()
+        if not self.read()[1]:
+            raise UsageError(
+                f"tc: {interface} has no filter that tells users apart (fw by mark, flower or u32 by address): there is nothing to count"
+            )
 
     def read(self) -> tuple[str, Mapping[str, Counters]]:
         sums: dict[str, Counters] = {}

@@ -9,6 +9,7 @@ next to nothing, and is written every ten minutes.
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from replaykit.netfilter.counters import Counters, InterfaceSource, Source
 from replaykit.netfilter.users import UserMap
 
 VANTAGE = "netfilter"
+NOBODY = "(not users)"
+"""Multicast, link-local and unspecified addresses, all together: with the users they add up to the interface."""
 EVERY_S = 60.0
 _ALL_S = 600.0
 _SHARE = 0.02
@@ -59,6 +62,15 @@ class _Line:
         return self.written not in (None, self.counts) and not any(
             map(int.__lt__, self.counts, self.written or _ZERO)
         )
+
+
+def nobodys(key: str) -> bool:
+    """Whether an address is no user's: of groups, of a link, of all, or of who has none yet."""
+    try:
+        found = ipaddress.ip_address(key)
+    except ValueError:
+        return False
+    return found.is_multicast or found.is_link_local or found.is_unspecified or key == "255.255.255.255"
 
 
 class Watch:
@@ -185,6 +197,8 @@ class Watch:
             user = users.find(places[0])
         line.address = ",".join(places) or line.key
         line.code, line.title = (line.address, "") if user is None else (user.code, user.name)
+        if user is None and nobodys(line.key):
+            line.code = line.address = NOBODY
         known = self._addresses.setdefault(line.code, [])
         if line.address not in known:
             known.append(line.address)

@@ -8,7 +8,7 @@ paths left out. Memory is bounded: answers that wait too long for their other ha
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -65,6 +65,21 @@ class Differences:
         }
 
 
+class Numbers:
+    """How often an id was seen before: files of GoReplay 1.x have one for a whole connection. Bounded."""
+
+    def __init__(self, most: int = 1_000_000) -> None:
+        self._seen: OrderedDict[bytes, int] = OrderedDict()
+        self._most = most
+
+    def next(self, identifier: bytes) -> bytes:
+        """A name of its own for each time."""
+        count = self._seen[identifier] = self._seen.pop(identifier, 0) + 1
+        if len(self._seen) > self._most:
+            self._seen.popitem(last=False)
+        return identifier if count == 1 else identifier + b" #%d" % count
+
+
 class Comparison:
     """headers: names of fields that are compared. ignore: paths into JSON such as `data.*.id`."""
 
@@ -79,7 +94,7 @@ class Comparison:
         self._body = body
         self._ignore = [_path(text) for text in ignore]
         self._templates = Templates(patterns)
-        self._waiting: OrderedDict[tuple[bytes, bool], Side] = OrderedDict()
+        self._waiting: OrderedDict[tuple[bytes, bool], deque[Side]] = OrderedDict()
         self._bytes = 0
         self.endpoints: dict[str, Differences] = {}
         self.unpaired = 0
@@ -91,25 +106,27 @@ class Comparison:
         self._put(identifier, True, side)
 
     def _put(self, identifier: bytes, replayed: bool, side: Side) -> None:
-        other = self._waiting.pop((identifier, not replayed), None)
-        if other is not None:
+        """Sides of one id are paired in their order: files of GoReplay 1.x have one for a connection."""
+        others = self._waiting.get((identifier, not replayed))
+        if others is not None:
+            other = others.popleft()
+            if not others:
+                del self._waiting[identifier, not replayed]
             self._bytes -= len(other.payload)
             self._compare(identifier, *((other, side) if replayed else (side, other)))
             return
-        earlier = self._waiting.pop((identifier, replayed), None)
-        if earlier is not None:
-            self._bytes -= len(earlier.payload)
-            self.unpaired += 1
-        self._waiting[identifier, replayed] = side
+        self._waiting.setdefault((identifier, replayed), deque()).append(side)
         self._bytes += len(side.payload)
         while self._bytes > MAX_WAITING:
-            _, oldest = self._waiting.popitem(last=False)
-            self._bytes -= len(oldest.payload)
+            key, oldest = next(iter(self._waiting.items()))
+            self._bytes -= len(oldest.popleft().payload)
             self.unpaired += 1
+            if not oldest:
+                del self._waiting[key]
 
     def finish(self) -> None:
         """What still waits has no other half."""
-        self.unpaired += len(self._waiting)
+        self.unpaired += sum(map(len, self._waiting.values()))
         self._waiting.clear()
 
     @property

@@ -9,11 +9,12 @@ import asyncio
 import bisect
 import gc
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from replaykit.replay.clock import Clock
-from replaykit.replay.compare import Comparison, Side
+from replaykit.replay.compare import Comparison, Numbers, Side
 from replaykit.replay.job import Answer, Job, Sending
 from replaykit.replay.pace import AnyPace, Flat
 from replaykit.replay.pool import Pool
@@ -66,12 +67,17 @@ class Replay:
         self._origin_ns = 0
         """When the schedule begins."""
         self._stopping = asyncio.Event()
-        self._interrupted = False
+        self.interrupted = False
+        self.unsent = 0
+        """Requests that an interruption kept back; a part of them where not all was read any more."""
+        self.unsent_known = True
+        self._submitted = 0
+        self._asked, self._answered = Numbers(), Numbers()
         self._left = plan.most
         self._saving = Builder()
 
     def stop(self) -> None:
-        self._interrupted = True
+        self.interrupted = True
         self._stopping.set()
 
     @property
@@ -101,7 +107,7 @@ class Replay:
                 if self.stats.sent + pool.pending == before:
                     break  # nothing to send: another round would not find more
         finally:
-            await pool.close(_GRACE_S if self._interrupted else None)
+            await pool.close(_GRACE_S if self.interrupted else None)
             clock.close()
             self.ended_ns = time.monotonic_ns()
             self._save(last=True)
@@ -116,16 +122,41 @@ class Replay:
         while (read := await ahead) is not None:
             messages, batch = read
             ahead = loop.run_in_executor(None, self._read, source)
-            rows = self._rows(batch)
+            rows, submitted = self._rows(batch), self._submitted
             if not self._origin_ns:
                 self._origin_ns = time.monotonic_ns() + (0 if isinstance(self.plan.pace, Flat) else _LEAD_NS)
                 pool.prepare([batch.session[row] for row in rows[:_CHUNK]])
             if self.plan.comparison is not None:
-                _remember(messages, self.plan.comparison)
+                self._remember(messages, self.plan.comparison)
+                numbers = self._asked
+                batch = replace(batch, names=[
+                    numbers.next(batch.id(row)) if what else b"" for row, what in enumerate(batch.what)
+                ])  # fmt: skip
             await self._send(pool, clock, batch, rows)
             if self._stopping.is_set():
-                await ahead
+                await self._count_unsent(len(rows) - (self._submitted - submitted), ahead, source)
                 return
+
+    async def _count_unsent(
+        self, here: int, ahead: asyncio.Future[tuple[Messages, Outgoing] | None], source: Iterator[Messages]
+    ) -> None:
+        """After an interruption: what of this round is not sent. Reading on is given a few seconds."""
+        deadline = time.monotonic() + _GRACE_S
+        left = self._left
+        read = await ahead
+        if not self.interrupted:
+            return
+        self.unsent += here
+        most = 99 if self.plan.methods else IDEMPOTENT
+        loop = asyncio.get_running_loop()
+        while read is not None:
+            self.unsent += sum(HEAD <= what <= most for what in read[1].what)
+            if time.monotonic() > deadline:
+                self.unsent_known = False
+                break
+            read = await loop.run_in_executor(None, self._read, source)
+        if left is not None:
+            self.unsent = min(self.unsent, here + left)
 
     def _read(self, source: Iterator[Messages]) -> tuple[Messages, Outgoing] | None:
         for messages in source:
@@ -169,6 +200,7 @@ class Replay:
                     return
                 for row in rows[at : at + AT_ONCE]:
                     pool.submit(Job(batch, row, 0))
+                    self._submitted += 1
                 if pool.pending >= bound:
                     await pool.below(bound - AT_ONCE)
                 else:
@@ -185,6 +217,7 @@ class Replay:
                 continue
             for i in range(at, end):
                 pool.submit(Job(batch, rows[i], begun + due[i]))
+                self._submitted += 1
             at = end
             await asyncio.sleep(0)
 
@@ -200,7 +233,7 @@ class Replay:
         identifier, request = job.batch.id(job.row), bytes(job.request)
         if self.plan.comparison is not None:
             latency = answer.done_ns - job.sent_ns
-            self.plan.comparison.replayed(identifier, Side(answer.payload, latency, request))
+            self.plan.comparison.replayed(job.batch.name(job.row), Side(answer.payload, latency, request))
         if self.plan.saved is not None:
             text = identifier.decode("latin-1")
             now = time.time_ns()
@@ -215,14 +248,14 @@ class Replay:
                 self.plan.saved(self._saving.messages())
             self._saving = Builder()
 
-
-def _remember(messages: Messages, comparison: Comparison) -> None:
-    """The recorded answers of a batch; how long they took is told by their request's time."""
-    asked: dict[str, int] = {}
-    for m in messages:
-        if m.kind == 1:
-            asked[m.id] = m.time_ns
-        elif m.kind == 2:
-            begun = asked.get(m.id)
-            latency = None if begun is None else m.time_ns + m.latency_ns - begun
-            comparison.recorded(m.id.encode("latin-1", "replace"), Side(m.payload, latency))
+    def _remember(self, messages: Messages, comparison: Comparison) -> None:
+        """The recorded answers of a batch; how long they took is told by their request's time."""
+        asked: dict[str, deque[int]] = {}
+        for m in messages:
+            if m.kind == 1:
+                asked.setdefault(m.id, deque()).append(m.time_ns)
+            elif m.kind == 2:
+                begun = asked.get(m.id)
+                latency = m.time_ns + m.latency_ns - begun.popleft() if begun else None
+                name = self._answered.next(m.id.encode("latin-1", "replace"))
+                comparison.recorded(name, Side(m.payload, latency))

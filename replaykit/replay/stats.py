@@ -88,6 +88,11 @@ class Stats:
         took = self.last_ns - self.first_ns
         return (self.sent - 1) * 1e9 / took if took > 0 else float(self.sent)
 
+    @property
+    def missed(self) -> bool:
+        """All answers say that there is nothing, or that the target has failed."""
+        return bool(self.statuses) and all(s == 404 or s >= 500 for s in self.statuses)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "sent": self.sent,

@@ -33,7 +33,7 @@ def _headline(verdict: Verdict) -> str:
     m = verdict.measured
     return (
         f"bandwidth gate {word}: {failed} of {len(verdict.checks)} checks over their limit; "
-        f"{show_size(m.bytes)} in {round(m.requests):,} exchanges"
+        f"{show_size(m.bytes)} of {m.measure} bytes in {round(m.requests):,} exchanges"
     )
 
 
@@ -63,6 +63,7 @@ def _json(verdict: Verdict, top: int) -> str:
     m = verdict.measured
     found = {
         "passed": not verdict.failures,
+        "measure": m.measure,
         "total_bytes": round(m.bytes),
         "exchanges": round(m.requests),
         "checks": [_plain(check) for check in verdict.checks],

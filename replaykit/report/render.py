@@ -23,16 +23,16 @@ _PERCENTILES = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))
 
 def rows(summary: Summary, top: int | None) -> list[dict[str, Any]]:
     """One dictionary a key, largest first: counts, sizes in bytes, `share` of 1, percentiles."""
-    total = summary.total.link_bytes or 1
-    return [_row(summary.by, key, group, total) for key, group in summary.top(top)]
+    total = summary.total.bytes(summary.measure) or 1
+    return [_row(summary.by, key, group, total, summary.measure) for key, group in summary.top(top)]
 
 
-def _row(by: Sequence[str], key: Key, group: Group, total: float) -> dict[str, Any]:
+def _row(by: Sequence[str], key: Key, group: Group, total: float, measure: str) -> dict[str, Any]:
     row: dict[str, Any] = dict(zip(by, key, strict=True))
     row["requests"] = round(group.requests)
     for name in _SIZES:
         row[name] = round(getattr(group, name))
-    row["share"] = round(group.link_bytes / total, 6)
+    row["share"] = round(group.bytes(measure) / total, 6)
     row["incomplete"] = round(group.incomplete)
     for name, share in _PERCENTILES:
         size, latency = percentile(group.sizes, share), percentile(group.latencies, share)
@@ -47,17 +47,17 @@ def table(summary: Summary, top: int | None, title: str | None = None) -> PlainT
     for name in summary.by:
         out.add_column(name.replace("_", " "), overflow="fold", min_width=12)
     for name in (
-        "requests", "share", "total", "request\nhead", "\nbody", "response\nhead", "\nbody", "over-\nhead",
+        "requests", "share", f"total\n({summary.measure})", "request\nhead", "\nbody", "response\nhead", "\nbody", "over-\nhead",
         "size\np50", "\np95", "time\np50", "\np95", "\np99",
     ):  # fmt: skip
         out.add_column(name, justify="right", no_wrap=True)
-    for row in rows(summary, top):
+    for row, (_, group) in zip(rows(summary, top), summary.top(top), strict=True):
         times = [row[f"duration_{p}_ns"] for p, _ in _PERCENTILES]
         out.add_row(
             *(row[name] for name in summary.by),
             f"{row['requests']:,}",
             f"{row['share']:.1%}",
-            show_size(row["link_bytes"]),
+            show_size(group.bytes(summary.measure)),
             show_size(row["request_header_bytes"]),
             show_size(row["request_body_bytes"]),
             show_size(row["response_header_bytes"]),
@@ -112,8 +112,14 @@ def as_json(
     summary: Summary, top: int | None, account: Mapping[str, int] | None, about: Mapping[str, Any]
 ) -> str:
     """`rows`, `total`, and where packets were read the `account`: its causes sum up to its bytes."""
-    total = _row((), (), summary.total, summary.total.link_bytes or 1)
-    document: dict[str, Any] = {**about, "by": list(summary.by), "rows": rows(summary, top), "total": total}
+    total = _row((), (), summary.total, summary.total.bytes(summary.measure) or 1, summary.measure)
+    document: dict[str, Any] = {
+        **about,
+        "measure": summary.measure,
+        "by": list(summary.by),
+        "rows": rows(summary, top),
+        "total": total,
+    }
     if account is not None:
         document["account"] = dict(account)
     return json_text(document, indent=2)
@@ -132,6 +138,7 @@ def stats_line(summary: Summary, top: int, extra: Mapping[str, Any]) -> str:
     ]
     line = {
         **extra,
+        "measure": "wire",
         "total_requests": round(total.requests),
         "avg_request_size": round(total.request_wire_bytes / total.requests / 1024, 3)
         if total.requests

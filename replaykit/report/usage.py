@@ -12,12 +12,14 @@ from typing import Any
 
 from replaykit.attribution.sizes import show_size
 from replaykit.extras import needs
+from replaykit.ledger import calendar
 from replaykit.ledger.history import Gap, Sum
 from replaykit.ledger.usage import COUNTERS
 from replaykit.report.render import records_as_csv
 from replaykit.report.terminal import PlainTable
 
 _LINES = 8
+_MOST_BARS = 20_000
 _LINES_OF_GAPS = 10
 _HATCHED = {
     "opacity": 0.55,
@@ -122,9 +124,14 @@ def label(time: int, zone: tzinfo, period: str) -> str:
     return datetime.fromtimestamp(time, zone).strftime(_NAMES[period])
 
 
-def series(rows: Sequence[Sum], direction: str) -> tuple[list[int], dict[str, list[int]]]:
-    """Times, and for each of the largest subjects its bytes at each; the rest as `(other)`."""
+def series(
+    rows: Sequence[Sum], direction: str, period: str, zone: tzinfo
+) -> tuple[list[int], dict[str, list[int]]]:
+    """Every bucket's start from the first to the last, and for each of the largest subjects its bytes at each; the rest as `(other)`."""
     times = sorted({r.time for r in rows})
+    if times:
+        between = calendar.buckets(period, times[0], times[-1] + 1, zone)
+        times = sorted({*times, *between}) if len(between) <= _MOST_BARS else times
     sums: dict[str, int] = {}
     for row in rows:
         sums[row.subject] = sums.get(row.subject, 0) + moved(row, direction)
@@ -143,7 +150,7 @@ def as_html(
     rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool, gaps: Sequence[Gap] = ()
 ) -> str:  # fmt: skip
     """One file that opens offline: a chart to zoom, point at and choose from, and the table under it. The chart's library is in it."""
-    times, lines = series(rows, direction)
+    times, lines = series(rows, direction, period, zone)
     hatched = unread(rows, gaps)
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in in_words(gaps, zone))
     body = "".join(
@@ -218,7 +225,7 @@ def as_png(
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    times, lines = series(rows, direction)
+    times, lines = series(rows, direction, period, zone)
     with pyplot.style.context("dark_background" if dark else "default"):
         figure, axes = pyplot.subplots(figsize=(11, 4.5), layout="constrained")
         below = [0.0] * len(times)

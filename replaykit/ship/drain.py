@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from replaykit.errors import UsageError
+from replaykit.plain import say
 from replaykit.ship.spool import Spool
 
 _LONGEST_WAIT_S = 30.0
@@ -88,6 +89,7 @@ class Drain:
 
     def _run(self) -> None:
         backoff = Backoff(self._stopping)
+        away = False
         while True:
             with self._lock:
                 waiting = self._spool.peek()
@@ -101,6 +103,9 @@ class Drain:
                 self.server.deliver(waiting[0])
             except Later as error:
                 self._trouble = str(error)
+                if not away:
+                    away = True
+                    say(f"replaykit: {self.folder.name}: {error}; what is to be sent waits in {self.folder}")
                 if time.monotonic() > self._deadline:
                     return
                 backoff.wait()
@@ -109,6 +114,9 @@ class Drain:
                 self._trouble = f"{type(error).__name__}: {error}"
                 return
             backoff.over()
+            if away:
+                away = False
+                say(f"replaykit: {self.folder.name}: sent again")
             try:
                 with self._lock:
                     self._spool.take()

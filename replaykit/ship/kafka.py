@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import ssl
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,9 @@ def module() -> Any:
         import aiokafka
     except ImportError:
         raise needs("Kafka needs the package aiokafka", "kafka") from None
+    logging.getLogger("aiokafka").setLevel(
+        logging.CRITICAL
+    )  # a broker that is away is told once, by whoever waits for it
     return aiokafka
 
 

@@ -78,8 +78,12 @@ def headline(event: Mapping[str, Any]) -> str:
     return f"[{word}] {event['rule']}" + (f": {visible(event['group'])}" if event["group"] else "")
 
 
-def text(event: Mapping[str, Any]) -> str:
-    """The message: the numbers, and the endpoints with the most bytes."""
+def sentence(event: Mapping[str, Any]) -> str:
+    """All of it that fits a line."""
+    return f"{event['at'][:19].replace('T', ' ')} {headline(event)}: {_numbers(event)}"
+
+
+def _numbers(event: Mapping[str, Any]) -> str:
     metric = event["metric"]
     line = f"{metric} {shown(metric, event['value'])} in {event['window_s'] / 60:g} min"
     if event["kind"] == "firing":
@@ -88,7 +92,12 @@ def text(event: Mapping[str, Any]) -> str:
         line += f", {event['share']:.1%} of all"
     if "base" in event:
         line += f", before {shown(metric, event['base'])}"
-    lines = [headline(event), line, f"since {event['began']}, seen {event['at']}"]
+    return line
+
+
+def text(event: Mapping[str, Any]) -> str:
+    """The message: the numbers, and the endpoints with the most bytes."""
+    lines = [headline(event), _numbers(event), f"since {event['began']}, seen {event['at']}"]
     if event["top"]:
         lines.append("most bytes:")
         lines += [

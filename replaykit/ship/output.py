@@ -6,6 +6,7 @@ Outputs are found by the entry-point group `replaykit.outputs`: a function that 
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -161,6 +162,17 @@ def _open(path: Path, how: int) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how, 0o600)
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def exclusive(path: Path, refusal: str) -> int:
+    """A lock that nobody else has until the descriptor is closed. Raises UsageError with `refusal`."""
+    lock = append(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise UsageError(refusal) from None
+    return lock
 
 
 def write_whole(path: Path, data: bytes) -> None:

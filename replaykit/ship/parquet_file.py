@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replaykit.errors import UsageError
-from replaykit.ship.output import Existing, NotWritten, cannot_write, create, write_whole
+from replaykit.ship.output import Existing, NotWritten, cannot_write, create, exclusive, write_whole
 
 ROW_GROUP = 65_536
 """Rows: large enough to compress, small enough to skip by its statistics."""
@@ -114,12 +114,7 @@ class ParquetFile:
             raise UsageError(_exists(path, found))
         if found and existing == "append" and schema is not None:
             _same_columns(found[0], schema)
-        self._lock = create(self._folder / "lock")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise UsageError(f"{path}: another process is writing it") from None
+        self._lock = exclusive(self._folder / "lock", f"{path}: another process is writing it")
         self._before = found
         self._kept = found if existing == "append" else []
         self._number = max((int(p.stem) for p in left_behind(path)), default=0) + 1

@@ -7,7 +7,6 @@ object. Beyond its bound the oldest files go, and their exchanges are counted.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
@@ -22,7 +21,7 @@ from replaykit.errors import UsageError
 from replaykit.ship import s3
 from replaykit.ship.drain import Backoff
 from replaykit.ship.files import DirectoryOutput
-from replaykit.ship.output import Output, Rotation, append
+from replaykit.ship.output import Output, Rotation, exclusive
 from replaykit.ship.settings import state_folder
 from replaykit.wire.message import Messages
 
@@ -45,14 +44,10 @@ class S3Archive:
         self._most = parse_size(given.get("staging-size", "10GB"))
         name = f"s3-{bucket}-{prefix.strip('/').replace('/', '-')}".rstrip("-")
         self._staging = Path(given.get("staging") or state_folder() / name)
-        self._lock = append(self._staging / "lock")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise UsageError(
-                f"{self._staging}: another process uses this staging directory; give each its own"
-            ) from None
+        self._lock = exclusive(
+            self._staging / "lock",
+            f"{self._staging}: another process uses this staging directory; give each its own",
+        )
         self._client = s3.client()
         try:
             s3.check(self._client, bucket)

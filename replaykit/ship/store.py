@@ -134,6 +134,8 @@ def open_store(place: str) -> Store:
     """Raises UsageError."""
     if place.startswith("s3://"):
         return Bucket(place)
+    if Path(place).exists() and not Path(place).is_dir():
+        raise UsageError(f"{place}: a file; a directory of Parquet files is needed, or s3://bucket/prefix/")
     if not Path(place).is_dir():
         raise UsageError(f"{place}: there is no such directory")
     return Folder(place)

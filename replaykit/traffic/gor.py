@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from replaykit.plain import say
 from replaykit.ship.files import numbered
 from replaykit.ship.output import Growing, Output, Rotation
+from replaykit.traffic.left_out import LeftOut
 from replaykit.wire.message import SEPARATOR, Messages
 
 MEMBER_BYTES = 1 << 20
@@ -34,6 +36,7 @@ class GorOutput:
         self._most = rotation.max_bytes
         self._pending, self._waiting = bytearray(), 0
         self.escaped = 0
+        self._measured, self._held = LeftOut(), LeftOut()
         self._number = 0
         self._written = 0
         self._file = Growing(target, rotation.existing) if self._most is None else self._following()
@@ -46,11 +49,20 @@ class GorOutput:
         return Growing(str(numbered(self._path, self._number)), "append")
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
-        """A .gor file holds messages only."""
+        """A .gor file holds messages only; what it lacks of these is said in it."""
+        lone = pc.and_(
+            pc.is_null(batch.column("method")), pc.is_valid(batch.column("status"))
+        )  # a response alone
+        self._measured.exchanges += batch.num_rows - pc.sum(lone).as_py()
+        for side in ("request", "response"):
+            self._measured.wire_bytes += pc.sum(batch.column(f"{side}_wire_bytes")).as_py() or 0
 
     def messages(self, messages: Messages) -> None:
         messages, escaped = messages.storable()
         self.escaped += escaped
+        kinds, starts, ends = (messages.index[name].tolist() for name in ("kind", "start", "end"))
+        self._held.exchanges += kinds.count(1)
+        self._held.wire_bytes += sum(ends) - sum(starts)
         if not self._gzip:
             self._write(messages.gor, lambda _, done: _whole(messages, done))
             return
@@ -74,11 +86,24 @@ class GorOutput:
 
     def close(self) -> None:
         try:
+            self._say_left_out()
             self.flush()
         finally:
             self._file.close()
         if self.escaped:
             say(f"replaykit: {escaped_line(self.target, self.escaped)}")
+
+    def _say_left_out(self) -> None:
+        lacking = LeftOut(
+            max(self._measured.exchanges - self._held.exchanges, 0),
+            max(self._measured.wire_bytes - self._held.wire_bytes, 0),
+        )
+        if not lacking:
+            return
+        if self._gzip:
+            self._pending += lacking.record()
+        else:
+            self._write(lacking.record(), lambda _, done: (0, 0))
 
 
 def escaped_line(where: str, count: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -60,9 +61,14 @@ class Outgoing:
     id_start: Sequence[int]
     id_end: Sequence[int]
     beyond: Sequence[int]
+    names: Sequence[bytes] = ()
+    """Ids that tell apart what shares one, where someone asked for them."""
 
     def id(self, row: int) -> bytes:
         return bytes(self.gor[self.id_start[row] : self.id_end[row]])
+
+    def name(self, row: int) -> bytes:
+        return self.names[row] if self.names else self.id(row)
 
 
 def prepare(messages: Messages, aim: Aim, choice: engine.Choice = "auto") -> Outgoing:
@@ -73,7 +79,8 @@ def prepare(messages: Messages, aim: Aim, choice: engine.Choice = "auto") -> Out
     array = pa.Array._import_from_c_capsule(*data)
     columns = pa.RecordBatch._import_from_c_capsule(*index)
     raw = memoryview(array.buffers()[1]) if len(array) else memoryview(b"")
-    return Outgoing(raw, messages.gor, *(_numbers(column) for column in columns.columns))
+    numbers: list[Any] = [_numbers(column) for column in columns.columns]
+    return Outgoing(raw, messages.gor, *numbers)
 
 
 def _numbers(column: pa.Array) -> Sequence[int]:

@@ -37,7 +37,7 @@ class Read:
     """Requests of captures that are not whole, and are not among the messages."""
 
     def add(self, counts: Counts) -> None:
-        for name in ("records", "requests", "denied", "bad", "disordered"):
+        for name in ("records", "requests", "denied", "bad", "disordered", "denied_requests"):
             setattr(self.counts, name, getattr(self.counts, name) + getattr(counts, name))
 
 

@@ -30,6 +30,7 @@ class Counts:
     denied: int = 0
     bad: int = 0
     disordered: int = 0
+    denied_requests: int = 0
 
 
 class Records(Protocol):
@@ -116,6 +117,7 @@ class ReadableRecords:
         if payload is None:
             counts.denied += 1
             if r.kind == 1:
+                counts.denied_requests += 1
                 self._denied[r.id] = None
                 if len(self._denied) > MAX_DENIED:
                     self._denied.popitem(last=False)

@@ -1,9 +1,7 @@
-"""What all answers of the API are made of, and who may ask."""
+"""What all answers of the API are made of."""
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -40,26 +38,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for code, text in (
         (400, "wrong request"),
         (401, "no or wrong token"),
+        (403, "not from another site's page, or not without a token"),
         (404, "no such thing"),
         (409, "not possible now"),
+        (413, "too large a body"),
+        (429, "too many wrong tokens"),
+        (503, "too many streams"),
     )
 }
-
-
-def permitted(header: str, token: str | None) -> bool:
-    """Whether an Authorization header brings the token."""
-    if token is None:
-        return True
-    kind, _, given = header.partition(" ")
-    return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
-
-
-def local(host: str) -> bool:
-    """Whether a Host header names this machine: a page of somebody else's could have its own name lead here."""
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -1,7 +1,7 @@
 """The REST API and the live page, of one application whatever is measured: a part for each vantage that there is.
 
 Every answer is `{"success": …, "message": …, "data": …}`. With a token, every call but /health needs it
-(`Authorization: Bearer …`). OpenAPI's description is at /openapi.json.
+(`Authorization: Bearer …`). OpenAPI's description is at /openapi.json. Who is let in at all: `replaykit.web.admission`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
@@ -20,10 +20,11 @@ from replaykit.errors import UsageError
 from replaykit.forwarder.server import Forwarder
 from replaykit.ledger.rules import Rule
 from replaykit.ledger.store import Ledger
-from replaykit.web.answers import ERRORS, DataAnswer, Problem, local, permitted
+from replaykit.web.admission import Admission, Timing
+from replaykit.web.answers import ERRORS, DataAnswer, Problem
 from replaykit.web.exchanges import add_exchanges
 from replaykit.web.forwarding import add_mappings, add_traffic
-from replaykit.web.machines import Machines, add_machines
+from replaykit.web.machines import Machines, add_machines, silence
 from replaykit.web.usage import add_history, add_limits, add_overview
 
 STATIC = Path(__file__).parent / "static"
@@ -37,27 +38,24 @@ _PAGE = {
 
 def create_app(
     ledger: Ledger, forwarder: Forwarder | None = None, token: str | None = None, *, exchanges: str | None = None,
-    machines: Machines | None = None, rules: Callable[[], Sequence[Rule]] | None = None,
+    machines: Machines | None = None, rules: Callable[[], Sequence[Rule]] | None = None, origins: Sequence[str] = (),
 ) -> FastAPI:  # fmt: skip
     """The application. token: what every call but /health must bring; None: nothing. exchanges: an archive of Parquet.
 
     machines: what is polled here; without it the ledger's machines are shown as they were seen last. rules: as they are now.
+    origins: of other front ends that may ask.
     """
 
-    async def authorized(request: Request) -> None:
-        if token is None and not local(request.headers.get("host", "")):
-            raise Problem(400, "without a token the API answers to 127.0.0.1, [::1] and localhost only")
-        other = f"Bearer {request.headers.get('x-api-token', '')}"  # as pve-traffic-monitor's clients send it
-        if not permitted(request.headers.get("authorization", other), token):
-            raise Problem(401, "give the token: Authorization: Bearer …")
-
     app = FastAPI(title="replaykit", version=__version__, docs_url=None, redoc_url=None)
-    api = APIRouter(dependencies=[Depends(authorized)], responses=ERRORS)
+    api = APIRouter(responses=ERRORS)
     if forwarder is not None:
-        add_traffic(api, app, forwarder, token)
-        add_mappings(api, forwarder)
+        add_traffic(api, app, forwarder)
+        add_mappings(api, forwarder, open_to_others=token is not None)
     add_history(api, ledger)
-    add_overview(api, ledger, {"forwarder": forwarder is not None, "exchanges": exchanges is not None})
+    trouble = None if machines is None else lambda: silence(machines)
+    add_overview(
+        api, ledger, {"forwarder": forwarder is not None, "exchanges": exchanges is not None}, trouble
+    )
     add_limits(api, ledger, rules)
     add_exchanges(api, ledger, exchanges)
     add_machines(api, ledger, machines)
@@ -73,11 +71,14 @@ def create_app(
     @app.get("/health")
     async def health() -> DataAnswer:
         if forwarder is None:
-            return DataAnswer(data={"status": "ok"})
+            trouble = "" if machines is None else silence(machines)
+            return DataAnswer(data={"status": "ok", **({"hypervisor": trouble} if trouble else {})})
         return DataAnswer(
             data={"status": "ok", "mappings": len(forwarder.mappings), "ledger": forwarder.trouble or "ok"}
         )
 
+    app.state.timing = Timing()
+    app.add_middleware(Admission, token=token, origins=origins, timing=app.state.timing)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

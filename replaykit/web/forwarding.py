@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from replaykit.forwarder.mapping import client as read_client
 from replaykit.forwarder.mapping import mapping as read_mapping
 from replaykit.forwarder.mapping import plain
 from replaykit.forwarder.server import Forwarder
-from replaykit.web.answers import Answer, DataAnswer, ListAnswer, Problem, local, permitted
+from replaykit.web.answers import Answer, DataAnswer, ListAnswer, Problem
 
 PUSH_S = 1.0
 
@@ -117,7 +118,7 @@ def traffic(forwarder: Forwarder) -> Traffic:
     )  # fmt: skip
 
 
-def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder, token: str | None) -> None:
+def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder) -> None:
     @api.get("/api/stats/traffic")
     async def stats(request: Request) -> TrafficAnswer:
         chinese = request.headers.get("accept-language", "").lower().startswith("zh")
@@ -150,10 +151,6 @@ def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder, token: str |
     async def push(socket: WebSocket) -> None:
         """The statistics every second. A browser cannot set headers here, so the token may be the subprotocol too."""
         offered = socket.headers.get("sec-websocket-protocol", "")
-        header = socket.headers.get("authorization", "") or f"bearer {offered.rpartition(',')[2].strip()}"
-        if not permitted(header, token) or (token is None and not local(socket.headers.get("host", ""))):
-            await socket.close(4401, "give the token")
-            return
         await socket.accept(subprotocol=offered.partition(",")[0].strip() or None)
         try:
             while True:
@@ -163,7 +160,9 @@ def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder, token: str |
             return
 
 
-def add_mappings(api: APIRouter, forwarder: Forwarder) -> None:
+def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> None:
+    """open_to_others: whether mappings may listen beyond this machine."""
+
     def described(name: str) -> dict[str, Any]:
         one, meter = forwarder.mappings[name], forwarder.meter("mapping", name)
         route = forwarder.routes.get(name)
@@ -194,6 +193,11 @@ def add_mappings(api: APIRouter, forwarder: Forwarder) -> None:
             one = read_mapping(given.model_dump(exclude_unset=True))
         except UsageError as error:
             raise Problem(400, str(error)) from None
+        if not open_to_others and not ipaddress.ip_address(one.listen).is_loopback:
+            raise Problem(
+                403,
+                f"listen: {one.listen}: beyond this machine only where the API has a token: set REPLAYKIT_TOKEN, or use --map",
+            )
         await changed(lambda: forwarder.put(one))
         return DataAnswer(
             message=f"{one.name} is forwarded to {one.target_host}:{one.target_port}",

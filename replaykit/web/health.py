@@ -76,7 +76,8 @@ def exposition(metrics: Mapping[tuple[str, tuple[tuple[str, str], ...]], float])
             named.add(name)
             lines.append(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}")
         shown = ",".join(f'{k}="{_escaped(v)}"' for k, v in labels)
-        lines.append(f"{name}{{{shown}}} {value}" if shown else f"{name} {value}")
+        number = repr(float(value)) if isinstance(value, float) else int(value)  # a flag is 0 or 1
+        lines.append(f"{name}{{{shown}}} {number}" if shown else f"{name} {number}")
     return "\n".join([*lines, ""])
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import APIRouter, Query
+import sqlalchemy as sa
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from replaykit.hypervisor.machine import Machine
-from replaykit.ledger import calendar
+from replaykit.ledger import calendar, schema
 from replaykit.ledger.guard import log
 from replaykit.ledger.history import Sum, history, subjects, totals
 from replaykit.ledger.rules import Rule
@@ -25,6 +26,7 @@ _WAYS = {"upload": "tx", "download": "rx"}
 _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400}
 _SHOWN = {"minute": "%Y-%m-%d %H:%M", "hour": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}
 _GIB = 1 << 30
+_GRACE_S = 5
 
 
 class StatsAnswer(BaseModel):
@@ -38,7 +40,25 @@ class StatsAnswer(BaseModel):
 
 
 class Machines(Protocol):
-    """now: what the last poll saw, by subject. rules, given: as they are now, and as the configuration has them."""
+    """now: what the last poll saw, by subject. rules, given: as they are now, and as the configuration has them.
+
+    name: of the hypervisor, which is asked every every_s seconds; answered: when it last answered; trouble: why it did not since.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def every_s(self) -> float: ...
+
+    @property
+    def answered(self) -> int | None: ...
+
+    @property
+    def trouble(self) -> str: ...
+
+    @property
+    def retention_days(self) -> int: ...
 
     @property
     def now(self) -> Mapping[str, Machine]: ...
@@ -48,6 +68,20 @@ class Machines(Protocol):
 
     @property
     def given(self) -> Sequence[Mapping[str, Any]]: ...
+
+
+def silence(polled: Machines) -> str:
+    """What is to be said where the hypervisor missed a poll; empty while it answers."""
+    late = polled.answered is None or time.time() - polled.answered > polled.every_s + _GRACE_S
+    if not polled.trouble and not late:
+        return ""
+    since = (
+        ""
+        if polled.answered is None
+        else f" since {datetime.fromtimestamp(polled.answered).astimezone().isoformat()}"
+    )
+    why = f" ({polled.trouble})" if polled.trouble else ""
+    return f"{polled.name} does not answer{since}{why}; what is shown is from then"
 
 
 def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None) -> None:
@@ -63,7 +97,7 @@ def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None)
         tags = [t for t in labels.get("tags", "").split(";") if t]
         counters = list(machine.counters.values()) if machine is not None else []
         return {
-            "vmid": _number(labels.get("vmid", subject.name)), "name": labels.get("name", ""),
+            "subject": subject.name, "vmid": _number(labels.get("vmid", subject.name)), "name": labels.get("name", ""),
             "status": machine.status if machine is not None else labels.get("status", "unknown"),
             "tags": tags, "matched_rules": [r.name for r in rules if r.enabled and r.selection.matches(subject)],
             "netrx": sum(c[0] for c in counters), "nettx": sum(c[1] for c in counters), "node": labels.get("node", ""),
@@ -84,7 +118,28 @@ def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None)
         """All machines; netrx and nettx since their start."""
         there = await run_in_threadpool(known)
         wanted = [s for n, s in sorted(there.items()) if polled is None or n in polled.now]
-        return ListAnswer(data=[shown(s) for s in sorted(wanted, key=lambda s: _order(s.name))])
+        message = (silence(polled) if polled is not None else "") or "ok"
+        rows = [shown(s) for s in sorted(wanted, key=lambda s: _order(s.name))]
+        return ListAnswer(message=message, data=rows)
+
+    def system() -> dict[str, Any]:
+        t, s = schema.minute, schema.subject
+        query = sa.select(sa.func.count()).select_from(t.join(s, s.c.id == t.c.subject_id))
+        with ledger.database.reading() as connection:
+            count = connection.execute(query.where(s.c.vantage == "hypervisor")).scalar_one()
+        return {
+            "total_records": count, "storage_type": "file" if ledger.database.shown.startswith("files:") else ledger.database.kind,
+            "monitor_interval": None if polled is None else polled.every_s, "data_retention": 0 if polled is None else polled.retention_days,
+            "cache_total": 0, "cache_expired": 0, "hypervisor": None if polled is None else polled.name,
+            "answered": None if polled is None or polled.answered is None else _iso(polled.answered, ledger.zone),
+            "trouble": "" if polled is None else silence(polled),
+        }  # fmt: skip
+
+    @api.get("/api/system/stats")
+    async def system_stats(request: Request) -> DataAnswer:
+        """How the monitor itself is: records, storage, how quickly this API answers, and whether the hypervisor does."""
+        found = await run_in_threadpool(system)
+        return DataAnswer(data={**found, "api_performance": request.app.state.timing.shown()})
 
     @api.get("/api/vm/{vmid}")
     async def machine(vmid: str) -> DataAnswer:
@@ -156,12 +211,15 @@ def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None)
         rows = await run_in_threadpool(
             history, ledger, period, since, until, Selection("hypervisor", "machine", (subject.name,))
         )
+        moved = {r.time: r for r in rows}
+        first = min(moved, default=until)  # before it was ever seen there is nothing to say
         return ListAnswer(data=[
             {
-                "timestamp": datetime.fromtimestamp(r.time, ledger.zone).strftime(_SHOWN[period]), "rx_bytes": r.rx_bytes,
-                "tx_bytes": r.tx_bytes, "total_bytes": r.bytes,
+                "timestamp": datetime.fromtimestamp(at, ledger.zone).strftime(_SHOWN[period]),
+                "rx_bytes": moved[at].rx_bytes if at in moved else 0, "tx_bytes": moved[at].tx_bytes if at in moved else 0,
+                "total_bytes": moved[at].bytes if at in moved else 0,
             }
-            for r in rows
+            for at in calendar.buckets(period, max(since, first), min(until, int(time.time()) + 1), ledger.zone)
         ])  # fmt: skip
 
     @api.get("/api/logs")

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from replaykit.ledger import calendar
 from replaykit.ledger.evaluate import effect_in_words, standing
 from replaykit.ledger.guard import alerts, effects, log
-from replaykit.ledger.history import gaps, history, subjects, totals
+from replaykit.ledger.history import buckets, gaps, history, subjects, totals
 from replaykit.ledger.rules import Rule, Verdict
 from replaykit.ledger.selection import Selection, literally
 from replaykit.ledger.store import Ledger
@@ -23,6 +23,11 @@ from replaykit.web.answers import DataAnswer, ListAnswer, Problem
 MOST_ROWS = 100_000
 _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400}
 _SECONDS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
+_REPORT = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; frame-ancestors 'none'; "
+    "sandbox allow-scripts allow-downloads"
+)
+"""A report's own script draws its chart; it is no page of this API's, and may ask it nothing."""
 Period = Literal["minute", "hour", "day", "month"]
 
 
@@ -53,8 +58,10 @@ def between(ledger: Ledger, since: str | None, until: str | None, last_s: int) -
     return begin, end
 
 
-def add_overview(api: APIRouter, ledger: Ledger, parts: dict[str, bool]) -> None:
-    """parts: what this application has beside the ledger."""
+def add_overview(
+    api: APIRouter, ledger: Ledger, parts: dict[str, bool], trouble: Callable[[], str] | None = None
+) -> None:
+    """parts: what this application has beside the ledger. trouble: why what is shown may be old; empty where it is not."""
 
     @api.get("/api/overview")
     async def overview(
@@ -78,7 +85,7 @@ def add_overview(api: APIRouter, ledger: Ledger, parts: dict[str, bool]) -> None
                 at["top"] += shown.records([row], ledger.zone)
         return DataAnswer(data={
             "since": calendar.show(found.since, ledger.zone), "until": calendar.show(found.until, ledger.zone),
-            "parts": parts, "kinds": [kinds[k] for k in sorted(kinds)],
+            "parts": parts, "time_zone": ledger.time_zone, "trouble": trouble() if trouble is not None else "", "kinds": [kinds[k] for k in sorted(kinds)],
         })  # fmt: skip
 
 
@@ -129,12 +136,19 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         until: str | None = None,
         by: str = "subject",
     ) -> DataAnswer:
-        """What each moved in each hour, day or month; and where readings are missing: what was moved then is spread evenly."""
+        """What each moved in each hour, day or month; every bucket of the span, with how much of it was read; and where readings
+        are missing: what was moved then is spread evenly.
+        """
         begin, end = span(period, since, until)
+        now = int(time.time())
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
-        missing = await run_in_threadpool(gaps, ledger, begin, end, selection)
+        missing = await run_in_threadpool(gaps, ledger, begin, end, selection, now)
+        every = await run_in_threadpool(buckets, ledger, period, begin, end, missing, now)
         return DataAnswer(data={
             "period": period, "time_zone": ledger.time_zone, "rows": shown.records(rows, ledger.zone),
+            "buckets": [
+                {**b._asdict(), "time": calendar.show(b.time, ledger.zone), "until": calendar.show(b.until, ledger.zone)} for b in every
+            ],
             "gaps": shown.gap_records(missing, ledger.zone),
         })  # fmt: skip
 
@@ -174,8 +188,12 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         else:
             draw: Callable[..., str | bytes] = shown.as_html if format == "html" else shown.as_png
             body = await run_in_threadpool(draw, rows, zone, period, "both", title, dark, missing)
-        name = {"Content-Disposition": f'attachment; filename="usage.{format}"'} if format != "html" else {}
-        return Response(body, media_type=kind, headers=name)
+        headers = (
+            {"Content-Security-Policy": _REPORT}
+            if format == "html"
+            else {"Content-Disposition": f'attachment; filename="usage.{format}"'}
+        )
+        return Response(body, media_type=kind, headers=headers)
 
     @api.get("/api/rules/log")
     async def rules_log(most: Annotated[int, Query(ge=1, le=10_000)] = 100) -> ListAnswer:

@@ -19,8 +19,10 @@ import pytest
 
 from ci.servers import alertmanager, free_port
 from replaykit.alert.rules import parse_rules
+from replaykit.cli.alert import judging, tell
 from replaykit.errors import UsageError
 from replaykit.ship import notify
+from replaykit.ship.settings import state_of
 from tests.alert.test_episodes import RULES, archive
 from tests.conftest import needs
 from tests.ship.conftest import run
@@ -202,3 +204,35 @@ def test_elasticsearch_as_the_source(elastic: str, tmp_path: Path) -> None:
     assert [json.loads(x) for x in there.stdout.splitlines()] == [
         json.loads(x) for x in here.stdout.splitlines()
     ]
+
+
+def test_two_files_of_one_name_have_two_states_and_one_judge_each(tmp_path: Path) -> None:
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        files.append(tmp_path / folder / "rules.yaml")
+        files[-1].write_text(RULES)
+    states = {state_of("alert", str(f)) for f in files}
+    assert len(states) == 2
+    lock = judging(tmp_path / "state.json")
+    with pytest.raises(UsageError, match="another process judges these rules"):
+        judging(tmp_path / "state.json")
+    os.close(lock)
+    os.close(judging(tmp_path / "state.json"))
+
+
+def test_an_alert_is_a_sentence_for_a_person_and_json_for_a_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = {
+        "kind": "firing", "rule": "loud", "group": "/a", "metric": "bytes", "value": 2e6, "threshold": 1.5e6, "window_s": 3600,
+        "began": "2026-11-20T12:00:00+00:00", "at": "2026-11-20T12:05:00+00:00", "id": "1", "severity": "warning", "top": [],
+    }  # fmt: skip
+    tell(event)
+    assert json.loads(capsys.readouterr().out) == event
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    tell(event)
+    assert (
+        capsys.readouterr().out
+        == "2026-11-20 12:05:00 [FIRING] loud: /a: bytes 2.00 MB in 60 min, limit 1.50 MB\n"
+    )

@@ -48,7 +48,7 @@ def test_groups_add_up_to_the_rows(by: tuple[str, ...]) -> None:
         for name in ("link_bytes", "request_header_bytes", "response_body_bytes", "response_wire_bytes"):
             assert sum(getattr(g, name) for _, g in groups) == 2 * sum(r[name] for r in table)
         assert summary.total.link_bytes == sum(g.link_bytes for _, g in groups)
-        assert [g.link_bytes for _, g in groups] == sorted((g.link_bytes for _, g in groups), reverse=True)
+        assert [g.wire_bytes for _, g in groups] == sorted((g.wire_bytes for _, g in groups), reverse=True)
 
 
 def test_top_keeps_the_rest_as_other() -> None:

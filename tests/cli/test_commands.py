@@ -7,8 +7,11 @@ import gzip
 import io
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -212,3 +215,44 @@ def test_rules_rewrite_the_messages_that_are_written(capture: Path, tmp_path: Pa
     assert text.count(b"GET /people/") == 3 == text.count(b"X-New: 1") and text.count(b"HTTP/1.1 200 OK") == 3
     wrong = run("exchanges", str(capture), "--rewrite-url", "x")
     assert wrong.returncode == 2 and "--rewrite-url" in wrong.stderr
+
+
+def test_standard_input_of_a_terminal_is_named_and_left_at_the_first_interrupt() -> None:
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*REPLAYKIT, "report", "-"], stdin=child, stdout=child, stderr=child, start_new_session=True
+    )
+    os.close(child)
+    seen = b""
+    while b"Ctrl-C ends" not in seen:
+        seen += os.read(parent, 4096)
+    assert b"reading from standard input" in seen
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(10) == 130
+    with suppress(OSError):  # its other side is closed: all was read
+        while piece := os.read(parent, 4096):
+            seen += piece
+    os.close(parent)
+    assert b"Fatal" not in seen and b"Traceback" not in seen, seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["anomalies", "CAPTURE"], "a file; a directory of Parquet files is needed"),
+        (["archive", "CAPTURE", "--compact"], "a file; a directory of Parquet files is needed"),
+        (["archive", ".", "--keep", "1m"], "--keep 1m: m is minutes; write 30d for a month"),
+        (
+            ["report", "x.parquet", "--since", "1h", "--until", "2h"],
+            "--until 2h: give a time after --since 1h",
+        ),
+    ],
+)
+def test_wrong_places_and_spans(arguments: list[str], said: str, capture: Path) -> None:
+    done = run(*(str(capture) if a == "CAPTURE" else a for a in arguments))
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_report_of_nothing_says_so(capture: Path) -> None:
+    done = run("report", str(capture), "--allow-url", "no-such-thing")
+    assert done.returncode == 1 and done.stderr == "replaykit: no exchange was measured\n"

@@ -9,7 +9,9 @@ import pytest
 
 from replaykit.cli import goflags
 from replaykit.cli.gor import main
+from replaykit.cli.rewrites import absent_group
 from replaykit.errors import UsageError
+from tests.target import run_gor
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,3 +240,11 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert [f.name for f in goflags.FLAGS if f.not_here is None and f"--{f.name} " not in out] == []
+
+
+def test_a_replacement_that_names_a_group_the_pattern_lacks() -> None:
+    for rule, group in ((r"/v1/(\w+):/v2/$1tc_x", "1tc_x"), (r"/v1:/v2/$1", "1"), (r"(?<a>x):${b}", "b")):
+        done = run_gor("--input-dummy", "x", "--output-null", "--http-rewrite-url", rule)
+        assert done.returncode == 2 and f"no group '{group}'".encode() in done.stderr, done.stderr
+        assert done.stderr.count(b"Traceback") == 0
+    assert absent_group(r"(\w+)(?P<b>x)(?<c>y)(?<=y)", b"$1 ${2}z $b ${c} $$x $0") is None

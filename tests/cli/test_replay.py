@@ -14,6 +14,7 @@ import pytest
 from ci.servers import free_port, nginx
 from replaykit.cli.replay import parse_speed
 from replaykit.errors import UsageError
+from replaykit.wire.message import SEPARATOR
 from tests.mutate import write
 from tests.talk import Talk
 from tests.target import OK, Rec, get, gor, paths, post, target, until
@@ -189,7 +190,9 @@ def test_interrupted(tmp_path: Path) -> None:
         until(lambda: len(there.requests) > 5)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=30)
-    assert process.returncode == 0 and "requests to http://" in out and "errors: none" in out
+    assert process.returncode == 130 and "requests to http://" in out and "errors: none" in out
+    unsent = 5000 - len(there.requests)
+    assert out.splitlines()[-1] == f"interrupted: {unsent:,} requests of the recording were not sent"
 
 
 @pytest.mark.parametrize(
@@ -242,3 +245,29 @@ def test_the_readable_core_replays_too(recording: Path) -> None:
             run(str(recording), "--to", there.url, "--speed", "max", "--engine", "readable").returncode == 0
         )
     assert sorted(paths(there.payloads)) == sorted(f"/api/{n}" for n in range(40))
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_target_that_has_nothing_of_it_is_said_last(recording: Path, status: int) -> None:
+    said = b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status
+    with target(lambda request: said) as there:
+        done = run(str(recording), "--to", there.url, "--speed", "max")
+    assert done.stdout.splitlines()[-1].startswith(f"every answer was 404 or 5xx ({status} x 40)")
+    with target(lambda request: said if b"/api/1 " in request else OK) as there:
+        done = run(str(recording), "--to", there.url, "--speed", "max")
+    assert "every answer" not in done.stdout
+
+
+def test_comparison_where_one_id_stands_for_a_connection(tmp_path: Path) -> None:
+    """As in files of GoReplay 1.x, whose first lines have no latency either."""
+    name, out = tmp_path / "a.gor", b""
+    said = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%s"
+    for n in range(6):
+        time_ns = 1_700_000_000_000_000_000 + n * 1_000_000
+        out += b"1 %s %d\n%s" % (b"a" * 40, time_ns, get(f"/s{n}")) + SEPARATOR
+        out += b"2 %s %d\n%s" % (b"a" * 40, time_ns, said % b"s%d" % n) + SEPARATOR
+    name.write_bytes(out)
+    with target(lambda request: said % request.split(b" ")[1][1:]) as there:
+        for pace in (["--speed", "max"], ["--speed", "max", "--sessions"], []):
+            done = run(str(name), "--to", there.url, "--compare", *pace)
+            assert done.returncode == 0 and "0 answers differ, 0 without" in done.stdout, done.stdout

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -30,6 +31,7 @@ from tests.conftest import needs
 from tests.ship.conftest import REPLAYKIT, report, run
 from tests.ship.test_telemetry import query, receiver
 from tests.target import target, until
+from tests.web.test_metrics import rejected
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 
@@ -80,6 +82,7 @@ def test_capture_to_elasticsearch(elastic: str, tmp_path: Path) -> None:
             assert "replaykit_exchanges_total" in health(
                 port, "metrics"
             ) and "replaykit_output_sent_total{" in health(port, "metrics")
+            assert rejected(health(port, "metrics")) == ""
             with pytest.raises(urllib.error.HTTPError):
                 health(port, "other")
             del process
@@ -351,3 +354,34 @@ def test_what_deploys_it() -> None:
     assert set(extras) <= set(declared) and SERVERS
     copied = re.findall(r"/etc/replaykit/pipelines/(\S+?)\"", image)
     assert all((PIPELINES / name).exists() for name in copied)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("inputs: [{files: [gone.pcap]}]\noutputs: [a.parquet]\n", "gone.pcap: there is no such file"),
+        ("inputs: [{files: [SHOP]}]\noutputs: [{to: a.gor, limit: lots}]\n", "lots"),
+        (
+            "inputs: [{files: [SHOP]}]\noutputs: [{to: a.gor, existing: perhaps}]\n",
+            "choose from refuse, append, overwrite",
+        ),
+    ],
+)
+def test_a_check_finds_what_the_run_would(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(text.replace("SHOP", str(OUT)))
+    done = subprocess.run(
+        [*REPLAYKIT, "run", "p.yaml", "--check"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and said in done.stderr and "p.yaml:" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_pipeline_that_runs_again_goes_on_with_its_files(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(f"inputs: [{{files: [{OUT}]}}]\noutputs: [a.parquet, a.jsonl]\n")
+    for times in (1, 2):
+        done = subprocess.run(
+            [*REPLAYKIT, "run", "p.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 315 * times
+        assert pq.read_metadata(tmp_path / "a.parquet").num_rows == 315 * times

@@ -92,6 +92,11 @@ def test_history_and_reports(files: int, tmp_path: Path) -> None:
         for period in ("minute", "hour", "day", "month"):
             rows = f.ask(f"/api/history?period={period}&kind=mapping&client=home")[1]["data"]["rows"]
             assert [(r["subject"], r["tx_bytes"]) for r in rows] == [(str(port), sent)]
+        # Every bucket of the span is there; the last is as long as it lasts yet.
+        found = f.ask("/api/history?period=minute&kind=mapping")[1]["data"]
+        assert len(found["buckets"]) in (60, 61) and len(found["rows"]) == 1 and found["time_zone"]
+        assert all(b["seconds"] == 60 and b["gap_seconds"] == 0 for b in found["buckets"][:-1])
+        assert found["buckets"][-1]["seconds"] <= 60
         (row,) = f.ask("/api/totals?by=label:client&kind=mapping")[1]["data"]["rows"]
         assert (row["subject"], row["tx_bytes"], row["total_bytes"]) == ("home", sent, sum(f.moved(port)))
         for kind, begins in (

@@ -415,6 +415,60 @@ def test_answers_to_what_is_wrong(files: int, tmp_path: Path) -> None:
                 assert error.code == status, host
 
 
+def test_what_the_api_makes_belongs_to_its_ledger(tmp_path: Path) -> None:
+    """A fresh ledger begins with nothing; the same one again with what was made, and says so."""
+    target, places = free_port(), iter(range(9))
+
+    def run(ledger: str) -> Any:
+        folder = tmp_path / f"run{next(places)}"
+        folder.mkdir()
+        made = Running.__new__(Running)
+        made.root, made.api, made.token = folder, free_port(), None
+        command = [
+            sys.executable,
+            "-m",
+            "replaykit",
+            "forward",
+            "--ledger",
+            ledger.replace("files:", f"files:{tmp_path}/") if ":" in ledger else str(tmp_path / ledger),
+        ]
+        made.arguments = [*command, "--api", f"127.0.0.1:{made.api}"]
+        made.start()
+        return made
+
+    for ledger, there, make in (
+        ("a.db", 0, True),
+        ("b.db", 0, False),
+        ("a.db", 1, False),
+        ("files:f", 0, True),
+        ("files:f", 1, False),
+    ):
+        f = run(ledger)
+        try:
+            found = [m["source_port"] for m in f.ask("/api/mapping/list")[1]["data"]]
+            assert len(found) == there, (ledger, found)
+            assert ("what the API made before is there again" in f.log) is bool(there), f.log
+            if make:
+                body = {"source_port": free_port(), "target_host": "127.0.0.1", "target_port": target}
+                assert f.ask("/api/mapping/create", body)[0] == 200
+        finally:
+            f.stop()
+
+
+def test_a_busy_place_of_the_api_is_named(tmp_path: Path) -> None:
+    with forward(tmp_path) as f:
+        (tmp_path / "other").mkdir()
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "replaykit", "forward", "--ledger", str(tmp_path / "other" / "u.db"), "--state", str(tmp_path / "s"),
+                "--api", f"127.0.0.1:{f.api}",
+            ],
+            capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 2 and "--api ADDRESS:PORT" in done.stderr
+    assert f"the API and the page cannot listen on 127.0.0.1:{f.api} (address already in use)" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

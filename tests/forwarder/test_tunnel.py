@@ -340,3 +340,17 @@ def test_wrong_use(arguments: tuple[str, ...], said: str, tmp_path: Path) -> Non
         cwd=tmp_path,
     )
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_keys_are_never_replaced(tmp_path: Path) -> None:
+    def make(*names: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "replaykit", "tunnel", "--make-keys", "keys", *names]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert make("--server", "127.0.0.1", "--client", "home").returncode == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "keys").iterdir()}
+    for names in (("--server", "127.0.0.1"), ("--client", "new", "--client", "home")):
+        done = make(*names)
+        assert done.returncode == 2 and "there is such a key already" in done.stderr
+        assert {p.name: p.read_bytes() for p in (tmp_path / "keys").iterdir()} == before
+    assert make("--client", "office").returncode == 0

@@ -20,7 +20,7 @@ import pytest
 from ci.servers import free_port
 from replaykit.errors import UsageError
 from replaykit.forwarder.keys import make
-from replaykit.hypervisor.config import read_config
+from replaykit.hypervisor.config import read_config, uncommented
 from replaykit.hypervisor.control import MachineControl
 from replaykit.hypervisor.imported import read_folder
 from replaykit.hypervisor.machine import Details, Machine, Nic
@@ -29,7 +29,7 @@ from replaykit.hypervisor.watch import Watch
 from replaykit.ledger import calendar
 from replaykit.ledger.guard import Guard, effects, log
 from replaykit.ledger.history import gaps, history, totals
-from replaykit.ledger.rules import Rules
+from replaykit.ledger.rules import Rules, parse_rules
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger
 from tests.hypervisor.pve import SECRET, TOKEN, Cluster, Guest, pve
@@ -558,6 +558,125 @@ def test_the_command(keys: Path, cluster: Cluster, tmp_path: Path) -> None:
     assert replaykit("-config", str(path), "-cleanup", "vm", "-vmid", "100", "-date", today).returncode == 0
     ledger = Ledger(f"sqlite:///{tmp_path / 'usage.db'}")
     assert used(ledger).get("100", (0, 0)) == (0, 0)
+    ledger.close()
+
+
+def test_a_hypervisor_that_does_not_answer_is_shown_as_such(
+    keys: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """After one missed poll; a machine that is stopped is in the list; the page is not worth the monitor."""
+    api = free_port()
+
+    def ask(path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{api}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    cluster.guests[101].status = "stopped"
+    with pve(keys, cluster) as port, (tmp_path / "log").open("w") as out:
+        path = configured(tmp_path, keys, port, api)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "replaykit", "machines", "-config", str(path)], stdout=out, stderr=out
+        )
+        try:
+            until(lambda: "polls 127.0.0.1" in (tmp_path / "log").read_text(), 30)
+            until(lambda: len(ask("/api/vms")["data"]) == 2, 10)
+            there = {v["vmid"]: v["status"] for v in ask("/api/vms")["data"]}
+            assert there == {100: "running", 101: "stopped"}
+            found = ask("/api/system/stats")["data"]
+            assert found["trouble"] == "" and found["storage_type"] == "sqlite" and found["answered"]
+            assert found["monitor_interval"] == 1 and found["api_performance"]["total_requests"] >= 2
+            assert ask("/api/overview")["data"]["trouble"] == ""
+            with cluster.lock:  # it takes connections, and says nothing
+                until(lambda: "does not answer" in ask("/api/overview")["data"]["trouble"], 12)
+                assert "does not answer since 20" in ask("/api/vms")["message"]
+                assert "does not answer" in ask("/health")["data"]["hypervisor"]
+            until(lambda: ask("/api/vms")["message"] == "ok", 20)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+
+
+def test_without_a_token_the_monitor_goes_on_without_its_page(
+    keys: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    """As the other project's own example has it: on all addresses, without a token; in a file with comments."""
+    with pve(keys, cluster) as port:
+        path = configured(tmp_path, keys, port, free_port())
+        text = path.read_text().replace('"host": "127.0.0.1", "port": ' + str(port), "PVE")
+        text = text.replace('"api": {', '"api": {  // "of the page"\n    "host": "0.0.0.0", ', 1)
+        path.write_text(
+            "// what is watched: http://localhost\n"
+            + _once_host(text).replace("PVE", f'"host": "127.0.0.1", "port": {port}')
+        )
+        with (tmp_path / "log").open("w") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "replaykit", "machines", "-config", str(path)], stdout=out, stderr=out
+            )
+        try:
+            until(
+                lambda: "polls 127.0.0.1" in (tmp_path / "log").read_text(),
+                30,
+                (tmp_path / "log").read_text(),
+            )
+            assert "no page and no API: on 0.0.0.0:" in (tmp_path / "log").read_text()
+            assert "api.token" in (tmp_path / "log").read_text()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+
+
+def _once_host(text: str) -> str:
+    """The api's own host is taken out: the first that stands there is meant."""
+    head, mark, rest = text.partition('"host": "0.0.0.0", ')
+    return head + mark + rest.replace('"host": "127.0.0.1",', "", 1)
+
+
+def test_comments_leave_texts_and_lines_alone() -> None:
+    text = '{ // one\n "dsn": "http://x//y", /* two\n three */ "a": 1\n}'
+    assert uncommented(text) == '{ \n "dsn": "http://x//y", \n "a": 1\n}'
+    assert uncommented("a: http://x  # yaml") == "a: http://x  # yaml"
+
+
+@pytest.mark.parametrize("place", ["sqlite:///{}/usage.db", "files:{}/data"])
+def test_document_004s_tables_and_folders(
+    place: str, proxmox: Proxmox, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Its tables are views of ours; in files there are its `logs/` and `states/`."""
+    from replaykit.ledger.files import open_url
+
+    now = int(time.time())
+    ledger = open_url(place.format(tmp_path), "Europe/Berlin")
+    watch = Watch(ledger, proxmox, 60)
+    watch.poll(now - 120)
+    cluster.guests[100].netin += 5 * GIB
+    watch.poll(now - 60)
+    rule = "rules: [{name: r, kind: machine, period: month, limit: 1GB, actions: [{rate_limit: 1MiB}]}]"
+    guard = Guard(ledger, parse_rules(rule), {"hypervisor": MachineControl(proxmox, watch.find)})
+    assert [e.outcome for e in guard.step(now)] == ["done"]
+    with ledger.database.reading() as connection:
+        records = connection.exec_driver_sql(
+            "SELECT vmid, network_interface, MAX(rx_bytes), MAX(total_bytes) FROM traffic_records GROUP BY 1, 2"
+        ).all()
+        actions = connection.exec_driver_sql("SELECT vmid, rule_name, action, success FROM action_logs").all()
+        states = connection.exec_driver_sql("SELECT vmid, state_data FROM vm_states").all()
+    assert [tuple(r) for r in records] == [(100, "all", 5 * GIB, 5 * GIB)]
+    assert [tuple(r) for r in actions] == [(100, "r", "rate_limit", 1)]
+    assert states[0][0] == 100 and "net0" in json.loads(states[0][1])["rate_limit"]
+    if place.startswith("files:"):
+        data = tmp_path / "data"
+        (day,) = (data / "logs").glob("actions_20*.json")
+        (entry,) = json.loads(day.read_text())
+        assert (entry["vmid"], entry["rule_name"], entry["action"], entry["success"]) == (
+            100,
+            "r",
+            "rate_limit",
+            True,
+        )
+        state = json.loads((data / "states" / "vm_100_state.json").read_text())
+        assert state["vmid"] == 100 and state["effects"][0]["original"] == {"net0": 50.0, "net1": None}
+        guard.rules = Rules(())
+        assert [e.outcome for e in guard.step(now + 1)] == ["undone"]
+        assert not (data / "states" / "vm_100_state.json").exists() and len(json.loads(day.read_text())) == 2
     ledger.close()
 
 

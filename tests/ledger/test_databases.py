@@ -205,3 +205,33 @@ def test_a_wrong_password_is_not_shown(urls: list[str]) -> None:
         with pytest.raises(UsageError) as error:
             Ledger(url.replace("long-secret", "wrong-secret"))
         assert "wrong-secret" not in str(error.value) and "127.0.0.1" in str(error.value)
+
+
+def test_document_004s_views(urls: list[str]) -> None:
+    """The same of each: bytes as they stood, a number for an id, times that are times."""
+    found = []
+    for url in urls:
+        ledger = open_url(url, BERLIN)
+        at = 1_795_000_020
+        ledger.write(
+            [
+                used(name, at + 60 * n, 10 + n, 5, vantage="hypervisor", subject_kind="machine")
+                for n in range(3)
+                for name in ("100", "200@1700000000", "9a-name")
+            ]
+        )
+        with ledger.database.reading() as connection:
+            stamp = "`timestamp`" if ledger.database.kind == "mysql" else '"timestamp"'
+            rows = connection.exec_driver_sql(
+                f"SELECT vmid, rx_bytes, total_bytes FROM traffic_records WHERE vmid IN (100, 200) ORDER BY vmid, {stamp}"
+            ).all()
+            names = connection.exec_driver_sql(
+                "SELECT COUNT(*) FROM traffic_records WHERE vmid IS NULL"
+            ).scalar_one()
+            for view in ("action_logs", "vm_states"):
+                connection.exec_driver_sql(f"SELECT * FROM {view}").all()
+        found.append(([tuple(map(int, r)) for r in rows], names))
+        ledger.close()
+    stood = [(10, 15), (21, 31), (33, 48)]
+    assert found[0] == ([(vmid, *s) for vmid in (100, 200) for s in stood], 3)
+    assert all(f == found[0] for f in found)

@@ -21,7 +21,7 @@ from replaykit.ledger.cleanup import Retention, cleanup, retain
 from replaykit.ledger.history import Gap, gaps, history, spans, subjects, totals
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger, Written
-from replaykit.ledger.usage import Usage
+from replaykit.ledger.usage import Reading, Usage
 from replaykit.report import usage as shown
 from tests.ledger.conftest import BERLIN, NOON, stands, used
 
@@ -200,7 +200,7 @@ def test_a_report_marks_what_was_not_read(ledger: Ledger) -> None:
         {"since": "2026-03-29T13:05:00+02:00", "until": "2026-03-29T13:12:00+02:00", "subjects": 1, "subject": "vm"}
     ]  # fmt: skip
     assert shown.as_png(rows, ledger.zone, "minute", "both", "t", True, missing)[:4] == b"\x89PNG"
-    assert shown.table(rows, ledger.zone, "minute", "both", missing).caption == said
+    assert str(shown.table(rows, ledger.zone, "minute", "both", missing).caption) == said
 
 
 def test_wrong_records_are_refused_whole(ledger: Ledger) -> None:
@@ -292,3 +292,29 @@ def test_kill_9_a_hundred_times(tmp_path: Path) -> None:
         assert value[0] - known in (flushed, sizes[-1])
         known = value[0]
     assert known > 0
+
+
+def test_every_bucket_of_a_range_is_there(ledger: Ledger) -> None:
+    """With nothing moved, with no readings, and the one that is not over."""
+    from replaykit.ledger.history import buckets
+
+    begin = calendar.moment("2026-10-24T08:00", ledger.zone)
+    ledger.read([Reading(begin, "hypervisor", "machine", "vm", {}, 0)], 60)
+    ledger.read([Reading(begin + 60, "hypervisor", "machine", "vm", {}, 600)], 60)
+    ledger.read(
+        [Reading(begin + 2 * 3600 + 60, "hypervisor", "machine", "vm", {}, 7800)], 60
+    )  # two hours later
+    now = begin + 2 * 3600 + 60
+    missing = gaps(ledger, begin, now + 1, now=now)
+    assert [tuple(b) for b in buckets(ledger, "hour", begin, now + 1, missing, now)] == [
+        (begin, begin + 3600, 3600, 60, 3540),
+        (begin + 3600, begin + 7200, 3600, 0, 3600),
+        (begin + 7200, begin + 10_800, 60, 0, 60),
+    ]
+    # Nobody has read since: the gap lasts, and the rate is of the time that was read.
+    now += 3600
+    missing = gaps(ledger, begin, now + 1, now=now)
+    assert missing[-1][:2] == (now - 3600, now + 1)
+    last = buckets(ledger, "hour", begin, now + 1, missing, now)[-2:]
+    assert [(b.seconds, b.covered_seconds, b.gap_seconds) for b in last] == [(60, 0, 3600), (1, 0, 60)]
+    assert gaps(ledger, begin, now + 1)[-1].until == now - 3600

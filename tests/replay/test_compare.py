@@ -6,7 +6,7 @@ import gzip
 from typing import Any
 
 from replaykit.replay import compare
-from replaykit.replay.compare import Comparison, Side
+from replaykit.replay.compare import Comparison, Numbers, Side
 from tests.target import get
 
 
@@ -67,3 +67,14 @@ def test_what_has_no_other_half_is_counted(monkeypatch: Any) -> None:
     for n in range(100):
         bounded.recorded(b"%d" % n, Side(answer(b"x" * 90)))
     assert bounded.unpaired > 80
+
+
+def test_ids_that_repeat_are_paired_in_their_order() -> None:
+    comparison, asked, answered = Comparison(), Numbers(), Numbers()
+    names = [asked.next(b"a") for _ in range(3)]
+    for body in (b"0", b"1", b"2"):
+        comparison.recorded(answered.next(b"a"), Side(answer(body)))
+    for n in (2, 0, 1):  # answers come in any order
+        comparison.replayed(names[n], Side(answer(b"%d" % n), None, get("/x")))
+    comparison.finish()
+    assert (comparison.different, comparison.unpaired, comparison.endpoints["/x"].pairs) == (0, 0, 3)

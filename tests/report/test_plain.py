@@ -229,7 +229,8 @@ def test_a_full_disk_under_standard_output_is_one_line(arguments: list[str], tmp
             stderr=subprocess.PIPE,
             check=False,
         )
-    assert done.returncode == 2 and done.stderr.decode().splitlines() == [
-        f"replaykit: {'-' if arguments[0] == 'exchanges' else 'standard output'}"
-        f"{': cannot' if arguments[0] == 'exchanges' else ' cannot'} be written: no space left on device"
-    ]
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == 2 and "cannot be written: no space left on device" in said[0]
+    assert said[1:] == (
+        [] if arguments[0] == "report" else ["replaykit: standard output: 15 exchanges were not written"]
+    )

@@ -175,3 +175,4 @@ def test_wrong_use(tmp_path: Path) -> None:
         f"kafka://me:hidden@127.0.0.1:{free_port()}/t?spool={tmp_path}",
     )
     assert late.returncode == 2 and "hidden" not in late.stderr + late.stdout
+    assert len(late.stderr.splitlines()) == 2, late.stderr  # that it is away, and what waits at the end

@@ -125,7 +125,7 @@ def test_answers_share_the_fate_of_their_request() -> None:
     for form in FORMS:
         messages, counts = read(data, Rules(deny_urls=("post",)), form)
         assert [(m.kind, m.id) for m in messages] == [(1, "b"), (2, "b")]
-        assert counts == Counts(records=5, requests=2, denied=3)
+        assert counts == Counts(records=5, requests=2, denied=3, denied_requests=1)
 
 
 def test_order_of_time() -> None:

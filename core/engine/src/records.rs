@@ -23,6 +23,8 @@ pub struct Counts {
     pub denied: u64,
     pub bad: u64,
     pub disordered: u64,
+    /// Of the denied records, the requests.
+    pub denied_requests: u64,
 }
 
 #[derive(Default)]
@@ -83,6 +85,7 @@ impl Records {
             Verdict::Denied => {
                 self.counts.denied += 1;
                 if r.kind == 1 {
+                    self.counts.denied_requests += 1;
                     self.deny(r.id);
                 }
                 return;

@@ -450,10 +450,17 @@ impl Records {
         self.records.bytes()
     }
 
-    /// records, requests, denied, bad, disordered
-    fn counts(&self) -> [u64; 5] {
+    /// records, requests, denied, bad, disordered, denied requests
+    fn counts(&self) -> [u64; 6] {
         let c = self.records.counts;
-        [c.records, c.requests, c.denied, c.bad, c.disordered]
+        [
+            c.records,
+            c.requests,
+            c.denied,
+            c.bad,
+            c.disordered,
+            c.denied_requests,
+        ]
     }
 
     fn take_messages<'py>(&mut self, py: Python<'py>, last: bool) -> PyResult<[Capsules<'py>; 2]> {

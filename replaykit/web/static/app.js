@@ -10,7 +10,6 @@ const SUBJECTS = {
   machines: { vantage: 'hypervisor', kind: 'machine', labels: ['status', 'node', 'type', 'tags'] },
   interfaces: { vantage: 'netfilter', kind: 'interface', labels: [] },
 };
-const SECONDS = { minute: 60, hour: 3600, day: 86400, month: 30 * 86400 };
 const CHARTS = ['chart', 'endpoint-chart', 'subject-chart'];
 const { createApp } = Vue;
 const kept = name => { try { return localStorage.getItem(name); } catch { return null; } };
@@ -18,6 +17,7 @@ const keep = (name, value) => { try { localStorage.setItem(name, value); } catch
 
 createApp({
   data: () => ({
+    zone: '', trouble: '',
     pages: ['rules'], page: '', parts: {}, kinds: [], subjectPages: SUBJECTS,
     subjects: [], limits: [], subject: '', subjectPast: [], subjectRange: 'day', from: '', to: '', custom: null, behind: [], state: '', most: 200, order: 'newest', exchanges: [], exchange: -1, turns: 0, link: 'off', locked: false, refused: false, typed: '',
     language: kept('language') || (navigator.language.startsWith('zh') ? 'zh' : 'en'),
@@ -95,7 +95,7 @@ createApp({
     async look() {
       const seconds = RANGES[this.span][1], since = Math.floor(Date.now() / 1000) - seconds;
       const found = await this.get(`/api/overview?since=${since}`);
-      this.parts = found.parts; this.kinds = found.kinds;
+      this.parts = found.parts; this.kinds = found.kinds; this.zone = found.time_zone; this.trouble = found.trouble;
       const shown = this.kinds.map(k => this.pageOf(k)).filter(Boolean);
       this.pages = ['overview', 'mappings', 'endpoints', ...Object.keys(SUBJECTS), 'rules'].filter(p => p === 'overview' || p === 'rules' || p === 'endpoints' || shown.includes(p) || (p === 'mappings' && this.parts.forwarder));
       if (!this.page || !this.pages.includes(this.page) && !SUBJECTS[this.page]) this.page = this.parts.forwarder ? 'mappings' : 'overview';
@@ -139,11 +139,13 @@ createApp({
       setTimeout(() => this.poll(), POLL_MS);
     },
     took(now) {
+      // A tunnel carries what its mappings move: rates count a byte once, whatever the totals of document 000 add up.
+      const sum = (d, key) => d.mappings.reduce((n, m) => n + m[key], 0);
       const last = this.traffic, at = performance.now() / 1000, seconds = at - this.tookAt;
       if (last && seconds > .2) {
         const grown = (a, b) => Math.max(0, a - b) / seconds;
         this.points = [...this.points, {
-          at: now.timestamp, sent: grown(now.total_sent, last.total_sent), received: grown(now.total_received, last.total_received),
+          at: now.timestamp, sent: grown(sum(now, 'bytes_sent'), sum(last, 'bytes_sent')), received: grown(sum(now, 'bytes_received'), sum(last, 'bytes_received')),
           tunnelSent: grown(now.tunnel.bytes_sent, last.tunnel.bytes_sent), tunnelReceived: grown(now.tunnel.bytes_received, last.tunnel.bytes_received),
         }].slice(-POINTS);
       }
@@ -170,6 +172,14 @@ createApp({
         const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1], { vantage, kind } = SUBJECTS[this.page];
         const rows = (await this.get(`/api/totals?vantage=${vantage}&kind=${kind}&since=${since}`)).rows;
         const whole = rows.reduce((sum, r) => sum + r.total_bytes, 0) || 1;
+        if (kind === 'machine') { // those that moved nothing, such as one that is stopped, are there too
+          const all = await this.get('/api/vms'), moved = Object.fromEntries(rows.map(r => [r.subject, r]));
+          for (const m of all) {
+            const labels = { vmid: String(m.vmid), name: m.name, status: m.status, node: m.node, type: m.type, tags: m.tags.join(';') };
+            if (moved[m.subject]) Object.assign(moved[m.subject].labels, { status: m.status });
+            else rows.push({ subject: m.subject, labels: Object.fromEntries(Object.entries(labels).filter(l => l[1])), rx_bytes: 0, tx_bytes: 0, total_bytes: 0 });
+          }
+        }
         this.subjects = rows.map(r => ({ ...r, share: r.total_bytes / whole }));
         await this.loadRules();
         if (this.subject && !this.custom) await this.loadSubject();
@@ -216,13 +226,13 @@ createApp({
     },
     async history(range, question, custom) {
       const [period, span] = this.spanOf(range, custom);
-      const { rows, gaps } = await this.get(`/api/history?period=${period}&${span}&by=all&${question}`);
-      const missing = gaps.map(g => [Date.parse(g.since), Date.parse(g.until)]);
-      return rows.map(r => {
-        const begin = Date.parse(r.time), end = Date.parse(r.until);
+      const { rows, buckets } = await this.get(`/api/history?period=${period}&${span}&by=all&${question}`);
+      const moved = {};
+      for (const r of rows) { const at = moved[r.time] ||= { sent: 0, received: 0 }; at.sent += r.tx_bytes; at.received += r.rx_bytes; }
+      return buckets.map(b => {
+        const at = moved[b.time] || { sent: 0, received: 0 };
         // Of half of it or more nobody knows when it was moved.
-        const gap = 2 * missing.reduce((n, [a, b]) => n + Math.max(0, Math.min(b, end) - Math.max(a, begin)), 0) >= end - begin;
-        return { at: begin / 1000, sent: r.tx_bytes / SECONDS[period], received: r.rx_bytes / SECONDS[period], gap };
+        return { at: Date.parse(b.time) / 1000, sent: at.sent / b.seconds, received: at.received / b.seconds, gap: b.gap_seconds > 0 && b.gap_seconds >= b.covered_seconds };
       });
     },
     async loadPast() {
