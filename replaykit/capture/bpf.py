@@ -129,6 +129,36 @@ def vlans(numbers: Sequence[int]) -> list[Instruction]:
     return a.program()
 
 
+def beginnings() -> list[Instruction]:
+    """The program for the packets that begin a TCP connection: SYN without ACK (RFC 9293 §3.5)."""
+    a = Assembler()
+    a.op(_LD_H, _PROTOCOL)
+    for kind, family in ((0x0800, "v4"), (0x86DD, "v6")):
+        a.when(_JEQ, kind, family)
+    a.jump("drop")
+    for family, protocol in (("v4", 9), ("v6", 6)):
+        a.label(family)
+        a.op(_LD_B, _NET + protocol)
+        a.when(_JEQ, 6, f"{family} tcp")
+        a.jump("drop")
+        a.label(f"{family} tcp")
+        if family == "v4":
+            a.op(_LD_H, _NET + 6)
+            a.when(_JSET, 0x1FFF, "drop")
+            a.op(_LDX_MSH, _NET)
+            a.jump("flags")
+    a.op(_LDX_IMM, 40)
+    a.label("flags")
+    a.op(_IND_B, _NET + 13)
+    a.op(_AND, 0x12)
+    a.when(_JEQ, 0x02, "keep")
+    a.label("drop")
+    a.op(_RET, 0)
+    a.label("keep")
+    a.op(_RET, WHOLE)
+    return a.program()
+
+
 def not_own_requests(addresses: Sequence[str], ports: Sequence[int]) -> list[Instruction]:
     """The program that leaves out what this host, of these addresses, asks of the ports of other hosts."""
     a = Assembler()

@@ -29,7 +29,7 @@ from replaykit.capture import bpf
 from replaykit.capture.addresses import local_addresses
 from replaykit.capture.mirror import Mirror
 from replaykit.capture.reader import open_reader
-from replaykit.capture.ring import RETIRE_MS, Ring
+from replaykit.capture.ring import RETIRE_MS, Counting, Ring
 from replaykit.errors import UsageError
 from replaykit.wire.engine import Choice, Engine
 from replaykit.wire.envelope import Vxlan
@@ -136,6 +136,9 @@ class Totals:
     account: dict[str, int] = field(default_factory=dict)
     kernel_packets: int = 0
     kernel_drops: int = 0
+    connections_begun: int = 0
+    connections_kept: int = 0
+    """Since the capture began, where it samples."""
 
 
 class Worker(threading.Thread):
@@ -234,6 +237,8 @@ class Capture:
         self.settings = settings
         self.results: queue.Queue[Result] = queue.Queue(maxsize=64)
         self._rings: list[Source] = []
+        self._begun: list[Counting] = []
+        self._kept: list[Counting] = []
         self.workers: list[Worker] = []
         self._options, self._generation = options, 0
         workers: list[list[Source]] = [[] for _ in range(max(settings.workers, 1))]
@@ -246,6 +251,10 @@ class Capture:
                     ring = Ring(index, name, program, settings.buffer_bytes, group, settings.promiscuous)
                     self._rings.append(ring)
                     rings.append(ring)
+            if settings.sample < 1 and settings.group is None:
+                for counters, share in ((self._begun, 1.0), (self._kept, settings.sample)):
+                    for index, name, program in _programs(replace(settings, sample=share)):
+                        counters.append(Counting(index, name, bpf.both(bpf.beginnings(), program)))
             for place in settings.places:
                 if place.listen is not None:
                     vxlan = Vxlan((), options.vxlan_vnis)
@@ -313,6 +322,8 @@ class Capture:
             counters = ring.count()
             out.kernel_packets += counters.packets
             out.kernel_drops += counters.drops
+        out.connections_begun = sum(counting.count().packets for counting in self._begun)
+        out.connections_kept = sum(counting.count().packets for counting in self._kept)
         return out
 
     def close(self) -> None:
@@ -321,7 +332,7 @@ class Capture:
         for worker in self.workers:
             if worker.ident is not None:
                 worker.join()
-        for ring in self._rings:
+        for ring in (*self._rings, *self._begun, *self._kept):
             ring.close()
         for worker in self.workers:
             if worker.error is not None:

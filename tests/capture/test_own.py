@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -103,3 +104,27 @@ def test_ends_are_forgotten_some_time_after_the_connection() -> None:
     assert len(own.without(one)) == 1
     own.opened(("10.0.0.1", 40_000))
     assert len(own.without(one)) == 1
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1", "lo", ""])
+def test_a_share_of_the_connections_says_how_many_were_kept(tmp_path: Path, place: str) -> None:
+    out = tmp_path / "out.gor"
+    with target() as there:
+        flags = ["--input-raw", f"{place}:{there.port}", "--input-raw-probability", "0.3", "--verbose", "1"]
+        with gor_running(*flags, "--output-file", str(out), *QUICK, "--output-file-append") as process:
+
+            def begun() -> bool:
+                ask(there.port, "/warm")
+                return out.exists() and out.stat().st_size > 0
+
+            until(begun, 30)
+            for n in range(100):
+                ask(there.port, f"/{n}")
+            time.sleep(1)
+            process.terminate()
+            _, said = process.communicate(timeout=30)
+        asked = len(there.requests)
+    found = re.search(rb"([0-9]+) of the ([0-9]+) connections that began meanwhile were kept", said)
+    assert found is not None, said
+    kept, all_of_them = int(found[1]), int(found[2])
+    assert kept == len(payloads(out.read_bytes())) and 100 < all_of_them <= asked and 5 < kept < 70

@@ -75,7 +75,18 @@ class RawInput:
                     self._tell()
         finally:
             self._tell()
+            self._sampled()
             self.capture.close()
+
+    def _sampled(self) -> None:
+        """A share of few connections may be none of them: it is said."""
+        share, totals = self.capture.settings.sample, self.capture.totals()
+        if share < 1 and self.capture.settings.group is None:
+            self._log(
+                0,
+                f"{self.name}: {totals.connections_kept:,} of the {totals.connections_begun:,} connections that "
+                f"began meanwhile were kept (--input-raw-probability {share:g})",
+            )
 
     def _tell(self) -> None:
         totals = self.capture.totals()
