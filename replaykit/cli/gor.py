@@ -17,6 +17,7 @@ from replaykit import __version__
 from replaykit.cli import goflags, rewrites
 from replaykit.errors import UsageError
 from replaykit.plain import emit, say
+from replaykit.traffic.inputs.file import FileInput
 from replaykit.traffic.limiter import Limiter, parse_percent, split_limit
 from replaykit.traffic.modifier import Rules
 from replaykit.traffic.own import OwnConnections
@@ -81,7 +82,6 @@ class Gor:
 
     def _open_inputs(self) -> None:
         from replaykit.traffic.inputs.dummy import DummyInput
-        from replaykit.traffic.inputs.file import FileInput
         from replaykit.traffic.inputs.http import HttpInput
         from replaykit.traffic.inputs.tcp import TcpInput, server_context
 
@@ -237,6 +237,8 @@ class Gor:
             from replaykit.ship.goreplay_documents import ElasticsearchSink
 
             self.sink = ElasticsearchSink(f.output_http_elasticsearch, self.log)
+        if not re.search(r"://|[.:\]]|^localhost(?:/|$)", url):
+            raise UsageError(f"gor: --output-http {url}: write http://HOST[:PORT] or https://HOST[:PORT]")
         keeps_host = f.http_original_host or rewrites.sets_host(self.rules)
         sending = Sending(
             connections=f.output_http_workers if f.output_http_workers > 0 else 10_000,
@@ -312,7 +314,18 @@ class Gor:
                 teller.cancel()
             if self.sink is not None:
                 await self.sink.close()
+        self._denied(route)
         return self._ended(status)
+
+    def _denied(self, route: Route) -> None:
+        """Says so where the rules let nothing through."""
+        counts = [
+            route.counts,
+            *(s.read.counts for s, _ in self.inputs if isinstance(s, FileInput) and s.ruled),
+        ]
+        requests = sum(c.requests for c in counts)
+        if requests and requests == sum(c.denied_requests for c in counts):
+            self.log(0, f"the rules denied all {requests:,} requests: nothing was put out")
 
     def _ended(self, status: int) -> int:
         lost = 0

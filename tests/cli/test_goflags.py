@@ -11,7 +11,7 @@ from replaykit.cli import goflags
 from replaykit.cli.gor import main
 from replaykit.cli.rewrites import absent_group
 from replaykit.errors import UsageError
-from tests.target import run_gor
+from tests.target import OK, Rec, get, gor, paths, run_gor, target
 
 ROOT = Path(__file__).parents[2]
 
@@ -248,3 +248,29 @@ def test_a_replacement_that_names_a_group_the_pattern_lacks() -> None:
         assert done.returncode == 2 and f"no group '{group}'".encode() in done.stderr, done.stderr
         assert done.stderr.count(b"Traceback") == 0
     assert absent_group(r"(\w+)(?P<b>x)(?<c>y)(?<=y)", b"$1 ${2}z $b ${c} $$x $0") is None
+
+
+def test_what_the_rules_denied_is_said_where_that_is_all(tmp_path: Path) -> None:
+    name = tmp_path / "a.gor"
+    name.write_bytes(
+        gor([r for n in range(40) for r in (Rec(get(f"/api/{n}"), n, session=n), Rec(OK, n, 2))])
+    )
+    python = ["--middleware", "cat"]
+    with target() as there:
+        for more in ([], python):
+            flags = ["--input-file", f"{name}|1000%", "--output-http", there.url, *more, "--http-allow-url"]
+            none, some = run_gor(*flags, "/nothing"), run_gor(*flags, "/api/1$")
+            assert b"the rules denied all 40 requests" in none.stderr and b"denied" not in some.stderr
+    assert paths(there.payloads) == ["/api/1", "/api/1"]
+
+
+def test_a_target_that_is_no_url(tmp_path: Path) -> None:
+    done = run_gor("--input-dummy", "", "--output-http", "not-a-url")
+    assert done.returncode == 2 and b"--output-http not-a-url: write http://" in done.stderr
+    assert done.stderr.count(b"\n") == 2  # the first says who it is
+
+
+def test_version() -> None:
+    for flag in ("--version", "-version"):
+        done = run_gor(flag)
+        assert done.returncode == 0 and done.stdout.startswith(b"gor by replaykit ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -206,3 +207,27 @@ def test_payloads_of_every_byte(tmp_path: Path) -> None:
     out, _, status = through("cat", name)
     assert status == 0 and out == records(name.read_bytes())
     assert payloads(name.read_bytes())[0] == bytes(range(256)) * 200
+
+
+@pytest.mark.parametrize("command", ["head -n 20", "head -c 3000", "true", "sh -c 'head -n 5 >/dev/null'"])
+def test_what_a_program_holds_when_it_ends_early_always_goes_on(tmp_path: Path, command: str) -> None:
+    """Whenever it ends: while it is fed, when all was written, or in the midst of a line."""
+    name = tmp_path / "in.gor"
+    name.write_bytes(gor([Rec(get(f"/{n}"), n * 0.2) for n in range(160)]))
+    for _ in range(5):
+        out, said, status = through(command, name)
+        # What "sh" read and dropped by printing nothing is among what it held.
+        assert len(out) == 160 and status == 0 and "Traceback" not in said
+        assert "has ended" in said and "that it held go on" in said
+
+
+def test_closed_pipes_and_full_disks(tmp_path: Path, recording: Path) -> None:
+    read = ["--input-file", str(recording), "--output-stdout"]
+    for arguments in (["--help"], read, [*read[:2], "--output-null", "--stats"]):
+        for where, status in ((">/dev/full", (0, 2)), ("| true", (0,)), (">&-", (0, 2))):
+            line = f"{sys.executable} -m replaykit.cli.gor {' '.join(arguments)} {where}"
+            done = subprocess.run(["bash", "-c", line], capture_output=True, check=False, timeout=60)
+            assert done.returncode in status and b"Traceback" not in done.stderr, (line, done.stderr)
+            assert b"Exception ignored" not in done.stderr
+            if where == ">/dev/full":
+                assert b"no space left" in done.stderr
