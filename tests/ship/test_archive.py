@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from replaykit.ship.archive import Window, parse_time
 from replaykit.ship.files import DirectoryOutput, ParquetOutput
 from replaykit.ship.output import Rotation
 from replaykit.ship.store import Folder
-from tests.ship.conftest import batch
+from tests.ship.conftest import batch, report
 
 REPLAYKIT = [sys.executable, "-m", "replaykit"]
 HOUR = 3_600_000_000_000
@@ -34,14 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def requests(*arguments: str) -> int:
-    done = subprocess.run(
-        [*REPLAYKIT, "report", *arguments, "--format", "json", "--quiet"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return int(json.loads(done.stdout)["total"]["requests"])
+    return int(report(*arguments)["total"]["requests"])
 
 
 def test_windows(folder: Path) -> None:
