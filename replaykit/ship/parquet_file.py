@@ -115,6 +115,10 @@ class ParquetFile:
         if found and existing == "append" and schema is not None:
             _same_columns(found[0], schema)
         self._lock = exclusive(self._folder / "lock", f"{path}: another process is writing it")
+        if not left_behind(path):  # what a run that was killed while it cleared up left: it is in the file
+            for stale in self._folder.iterdir():
+                if stale.name != "lock":
+                    stale.unlink()
         self._before = found
         self._kept = found if existing == "append" else []
         self._number = max((int(p.stem) for p in left_behind(path)), default=0) + 1

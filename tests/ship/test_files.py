@@ -278,3 +278,25 @@ def test_a_crash_while_closing_counts_nothing_twice(
     again.exchanges(batch(1))
     again.close()
     assert pq.read_metadata(path).num_rows == 8
+
+
+def test_a_run_after_a_crash_in_clearing_up_outlives_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    _record(str(path), "refuse", 3)
+    output = open_output(str(path), Rotation(existing="append"))
+    output.exchanges(batch(4))
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", crash)
+    with pytest.raises(KeyboardInterrupt):
+        output.close()
+    monkeypatch.undo()
+    monkeypatch.setattr(parquet_file, "SAVE_S", 0.0)
+    second = open_output(str(path), Rotation(existing="append"))
+    second.exchanges(batch(5))
+    second.flush()  # and killed here
+    assert sum(pq.read_metadata(p).num_rows for p in whole(path)) == 12
