@@ -81,11 +81,7 @@ class Folding:
             node = node[step]
 
     def _fold(self, node: Node, place: list[str]) -> None:
-        merged: Node = {}
-        for child in node.values():
-            _merge(merged, child)
-        node.clear()
-        node[NAME] = merged
+        _collapse(node)
         self._known.clear()
         self.news.append("/".join(place))
 
@@ -134,20 +130,21 @@ class Folding:
 def _merge(into: Node, other: Node) -> None:
     """All that is below two nodes, below one."""
     if NAME in other and NAME not in into:
-        merged: Node = {}
-        for child in into.values():
-            _merge(merged, child)
-        into.clear()
-        into[NAME] = merged
+        _collapse(into)
     for segment, child in other.items():
         step = NAME if NAME in into else segment
         _merge(into.setdefault(step, {}), child)
     if NAME not in into and len(into) > MOST:
-        merged = {}
-        for child in into.values():
-            _merge(merged, child)
-        into.clear()
-        into[NAME] = merged
+        _collapse(into)
+
+
+def _collapse(node: Node) -> None:
+    """All segments of a node become NAME; what followed each of them follows that."""
+    merged: Node = {}
+    for child in node.values():
+        _merge(merged, child)
+    node.clear()
+    node[NAME] = merged
 
 
 class KeptFolding(Folding):
