@@ -196,10 +196,14 @@ class Gor:
             tcp = TcpSettings(
                 f.output_tcp_workers, f.output_tcp_sticky, f.output_tcp_secure, not f.output_tcp_skip_verify
             )
-            self._queued(TcpOutput(address, tcp, self.log), limiter, "output_tcp", f.output_tcp_stats, 5.0)
+            self._queued(
+                TcpOutput(address, tcp, self.log, self.own), limiter, "output_tcp", f.output_tcp_stats, 5.0
+            )
         for address, limiter in self._limited(f.output_ws):
             ws = TcpSettings(f.output_ws_workers, f.output_ws_sticky, verify=not f.output_ws_skip_verify)
-            self._queued(WebSocketOutput(address, ws, self.log), limiter, "output_ws", f.output_ws_stats, 5.0)
+            self._queued(
+                WebSocketOutput(address, ws, self.log, self.own), limiter, "output_ws", f.output_ws_stats, 5.0
+            )
         files = FileSettings(
             f.output_file_append, f.output_file_size_limit or 32 << 20, max(f.output_file_queue_limit, 0),
             f.output_file_max_size_limit or 1 << 40, f.output_file_flush_interval or 0.1,

@@ -131,6 +131,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a path in JSON bodies that may differ: data.*.id",
     )
     parser.add_argument("--save", metavar="FILE", help="what was sent and answered, as .gor")
+    common.add_existing(parser)
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
     parser.add_argument("--engine", choices=("auto", "compiled", "readable"), default="auto", help="default: compiled where installed")  # fmt: skip
@@ -238,10 +239,13 @@ def run(args: argparse.Namespace) -> int:
     read = Read()
     plan = _plan(args, read)
     saved = None
+    for name in ("append", "overwrite"):
+        if getattr(args, name) and args.save is None:
+            raise UsageError(f"--{name}: there is no file that it could act on; give --save FILE")
     if args.save is not None:
         if not args.save.endswith((".gor", ".gor.gz")):
             raise UsageError(f"--save {args.save}: the name ends in .gor or .gor.gz")
-        saved = GorOutput(args.save, Rotation())
+        saved = GorOutput(args.save, Rotation(existing=common.existing(args)))
         plan.saved = saved.messages
     with common.event_loops() as runner:
         try:

@@ -6,8 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -44,6 +47,34 @@ def test_what_is_sent_to_the_captured_port_is_not_captured_again(flags: list[str
         time.sleep(3)
         assert paths(there.payloads) == ["/once", "/once"]
         assert process.poll() is None
+
+
+def test_a_stream_of_our_own_to_the_captured_port_is_not_captured(tmp_path: Path) -> None:
+    """The handshake of --output-ws is a request to the captured service like any other."""
+    from websockets.sync.server import ServerConnection, serve
+
+    taken: list[bytes | str] = []
+
+    def answer(connection: ServerConnection) -> None:
+        taken.extend(connection)
+
+    out = tmp_path / "out.gor"
+    with serve(answer, "127.0.0.1", 0) as server:
+        port = server.socket.getsockname()[1]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"ws://127.0.0.1:{port}/stream-of-our-own"
+        flags = ["--output-ws", url, "--output-file", str(out), "--output-file-append"]
+        with gor_running("--input-raw", f":{port}", *flags, *QUICK):
+
+            def seen() -> bool:
+                with suppress(HTTPError):  # it upgrades, or says 426
+                    ask(port, "/of-others")
+                time.sleep(0.1)
+                return len(taken) > 20 and out.exists() and out.read_bytes().count(b"/of-others") > 20
+
+            until(seen, 30)
+        server.shutdown()
+    assert set(paths(payloads(out.read_bytes()))) == {"/of-others"}
 
 
 @pytest.mark.parametrize("asked", [False, True])

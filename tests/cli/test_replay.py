@@ -59,6 +59,38 @@ def test_every_request_is_in_the_targets_log(recording: Path, tmp_path: Path, ho
     assert "sent 40 requests" in done.stdout and "errors: none" in done.stdout and "p99" in done.stdout
 
 
+def test_the_rate_leaves_start_and_shutdown_out(recording: Path) -> None:
+    """40 requests at 200/s take 195 ms; the answer to the last one takes a second more."""
+
+    def late(request: bytes) -> bytes:
+        time.sleep(1 if b"/api/39 " in request else 0)
+        return OK
+
+    with target(late) as there:
+        done = run(str(recording), "--to", there.url, "--rate", "200", "--format", "json")
+    found = json.loads(done.stdout)
+    assert found["seconds"] > 1 and found["sent"] == 40
+    assert found["requests_per_second"] > 1.5 * 40 / found["seconds"]
+    assert found["requests_per_second"] == pytest.approx(200, rel=0.3)
+
+
+def test_what_is_saved_already_is_not_doubled(recording: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved.gor"
+    flags = ("--speed", "max", "--save", str(saved))
+    with target() as there:
+        assert run(str(recording), "--to", there.url, *flags).returncode == 0
+        once = saved.read_bytes()
+        refused = run(str(recording), "--to", there.url, *flags)
+        assert refused.returncode == 2 and "--append" in refused.stderr and saved.read_bytes() == once
+        assert len(there.requests) == 40
+        assert run(str(recording), "--to", there.url, *flags, "--append").returncode == 0
+        assert saved.read_bytes().count(SEPARATOR) == 2 * once.count(SEPARATOR)
+        assert run(str(recording), "--to", there.url, *flags, "--overwrite").returncode == 0
+        assert saved.read_bytes().count(SEPARATOR) == once.count(SEPARATOR)
+        nowhere = run(str(recording), "--to", there.url, "--append")
+        assert nowhere.returncode == 2 and "--append: there is no file" in nowhere.stderr
+
+
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """A file of 430 MB, of which a few requests are sent, costs about what one of 9 MB costs."""
     part, peaks = gor([Rec(post(f"/{n}", b"x" * 2000)) for n in range(4000)]), []

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.replay.target import tls_context
 from replaykit.traffic.modifier import fnv
+from replaykit.traffic.own import OwnConnections
 from replaykit.traffic.pipeline import Log, QueueStat
 from replaykit.wire.message import SEPARATOR, Messages
 
@@ -39,7 +41,9 @@ class TcpSettings:
 
 
 class Line(Protocol):
-    """An open connection."""
+    """An open connection. end: its address and port here."""
+
+    end: Any
 
     async def send(self, records: list[bytes]) -> None: ...
 
@@ -49,6 +53,7 @@ class Line(Protocol):
 class _Tcp:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
+        self.end = writer.get_extra_info("sockname")
 
     async def send(self, records: list[bytes]) -> None:
         if self._writer.transport.is_closing():
@@ -62,15 +67,16 @@ class _Tcp:
 
 
 class _WebSocket:
-    def __init__(self, socket: object) -> None:
+    def __init__(self, socket: Any) -> None:
         self._socket = socket
+        self.end = socket.local_address
 
     async def send(self, records: list[bytes]) -> None:
         for record in records:
-            await self._socket.send(record.removesuffix(SEPARATOR))  # type: ignore[attr-defined]
+            await self._socket.send(record.removesuffix(SEPARATOR))
 
     async def close(self) -> None:
-        await self._socket.close()  # type: ignore[attr-defined]
+        await self._socket.close()
 
 
 Connect = Callable[[], Awaitable[Line]]
@@ -85,12 +91,14 @@ def where(address: str) -> tuple[str, int]:
 
 
 class TcpOutput:
-    """Raises UsageError for an address that is none. `lost`: messages that nobody took."""
+    """Raises UsageError for an address that is none. `lost`: messages that nobody took. own: is told of every connection."""
 
-    def __init__(self, address: str, settings: TcpSettings, log: Log) -> None:
+    def __init__(
+        self, address: str, settings: TcpSettings, log: Log, own: OwnConnections | None = None
+    ) -> None:
         self.name = f"tcp {address}"
         host, port = where(address)
-        self._start(settings, log)
+        self._start(settings, log, own)
         context = tls_context(settings.verify, None) if settings.secure else None
 
         async def connect() -> Line:
@@ -102,8 +110,9 @@ class TcpOutput:
     _separated = True
     """Records follow one another in a stream, so what looks like a separator is escaped."""
 
-    def _start(self, settings: TcpSettings, log: Log) -> None:
+    def _start(self, settings: TcpSettings, log: Log, own: OwnConnections | None) -> None:
         self.lost = 0
+        self._own = own or OwnConnections()
         self._settings, self._log = settings, log
         self._queues: list[asyncio.Queue[bytes]] = [
             asyncio.Queue(settings.queue) for _ in range(max(settings.workers, 1))
@@ -143,6 +152,7 @@ class TcpOutput:
                     if line is None:
                         async with asyncio.timeout(_CONNECT_S):
                             line = await self._connect()
+                            self._own.opened(line.end)
                             self._lines.add(line)
                     await line.send(records)
                     break
@@ -150,6 +160,7 @@ class TcpOutput:
                     if not _network(error):
                         raise
                     if line is not None:
+                        self._own.closed(line.end)
                         self._lines.discard(line)
                     line = None
                     if not self._said:
@@ -189,7 +200,7 @@ def _network(error: Exception) -> bool:
 class WebSocketOutput(TcpOutput):
     """The same over WebSocket: a binary message a record (the extra `ws`). Raises UsageError."""
 
-    def __init__(self, url: str, settings: TcpSettings, log: Log) -> None:
+    def __init__(self, url: str, settings: TcpSettings, log: Log, own: OwnConnections | None = None) -> None:
         try:
             from websockets.asyncio.client import connect as open_socket
         except ImportError:
@@ -200,15 +211,27 @@ class WebSocketOutput(TcpOutput):
         plain = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
         self.name = f"ws {plain}"
         self._separated = False
-        self._start(settings, log)
+        self._start(settings, log, own)
         headers = {}
         if parts.username is not None:
             user = f"{parts.username}:{parts.password or ''}".encode()
             headers["Authorization"] = "Basic " + base64.b64encode(user).decode()
         context = tls_context(settings.verify, None) if parts.scheme == "wss" else None
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "wss" else 80)
 
         async def connect() -> Line:
-            socket = await open_socket(plain, ssl=context, additional_headers=headers, max_size=None)
-            return _WebSocket(socket)
+            # Known as ours before the handshake is sent: a capture may see it at once.
+            opened = await asyncio.to_thread(socket.create_connection, (host, port), _CONNECT_S)
+            opened.setblocking(False)
+            self._own.opened(opened.getsockname())
+            try:
+                line = await open_socket(
+                    plain, sock=opened, ssl=context, additional_headers=headers, max_size=None
+                )
+            except BaseException:
+                self._own.closed(opened.getsockname())
+                opened.close()
+                raise
+            return _WebSocket(line)
 
         self._connect = connect
