@@ -471,7 +471,8 @@ def refuse_unfit(args: argparse.Namespace, kind: str, name: str) -> None:
         raise UsageError(f"--measure link: {name}: {why}")
     for option in unfit:
         if getattr(args, option, None) not in (None, False, [], ()):
-            raise UsageError(f"--{option.replace('_', '-')}: {name}: {why}")
+            spelt = option if getattr(args, "declared", False) else f"--{option.replace('_', '-')}"
+            raise UsageError(f"{spelt}: {name}: {why}")
 
 
 class Reader:

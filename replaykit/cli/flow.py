@@ -30,7 +30,7 @@ FILTERS = (
 
 @dataclass
 class Source:
-    """args: as `replaykit capture` would have them. files: in place of a capture; speed: messages at their own pace."""
+    """args: as `replaykit capture` would have them; `declared`: errors name keys, not flags. files: in place of a capture; speed: messages at their own pace."""
 
     args: argparse.Namespace
     files: Sequence[str] = ()
@@ -163,7 +163,7 @@ def _source(section: Section, filters: list[str], where: Value | None) -> Source
         speed = section.get("speed")
         section.done()
         args = _checked(section, ["any:1", *arguments, *filters, "--quiet"])
-        args.__dict__.update(more, files=files.texts())
+        args.__dict__.update(more, files=files.texts(), declared=True)
         return Source(args, files.texts(), None if speed is None else speed.number(), section)
     assert capture is not None
     arguments = _arguments(section, CAPTURE)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from replaykit.cli.flow import FILTERS
 from replaykit.cli.main import main
 from tests.mutate import write
 from tests.talk import Talk
@@ -69,6 +74,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 Run = Callable[..., Outcome]
+Ask = Callable[..., Outcome]
+"""Runs one command on one file with these options."""
 
 
 @pytest.fixture
@@ -85,18 +92,70 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-@pytest.mark.parametrize(("command", "kind"), [*itertools.product(COMMANDS, KINDS)])
-def test_each_option_acts_or_is_refused(command: str, kind: str, files: dict[str, str], run: Run) -> None:
-    def outcome(*options: str) -> Outcome:
-        return run(command, files[kind], *COMMANDS[command], *options)
+@pytest.fixture
+def ask(command: str, kind: str, files: dict[str, str], run: Run, tmp_path: Path) -> Iterator[Ask]:
+    """A store and a pipeline show what they were given, as the others do on standard output."""
+    name, times = files[kind], itertools.count()
+    if command == "ship":
+        with _store() as (url, taken):
 
+            def ship(*options: str) -> Outcome:
+                taken.clear()
+                spool = tmp_path / f"spool-{next(times)}"
+                done = run("ship", name, "--to", f"{url}?spool={spool}", "--quiet", *options)
+                return done._replace(out="\n".join(re.sub(r" [0-9]+$", "", line) for line in sorted(taken)))
+
+            yield ship
+    elif command == "run":
+
+        def pipeline(*options: str) -> Outcome:
+            to, flow = tmp_path / f"{next(times)}.jsonl", tmp_path / "flow.yaml"
+            given = {o[2:].replace("-", "_"): v for o, v in zip(options[::2], options[1::2], strict=True)}
+            filters = {n: v for n, v in given.items() if n in FILTERS}
+            source = {"files": [name], **{n: v for n, v in given.items() if n not in FILTERS}}
+            declared = {"inputs": [source], "outputs": [str(to)], **({"filters": filters} if filters else {})}
+            flow.write_text(json.dumps(declared))
+            done = run("run", str(flow))
+            return done._replace(out=to.read_text() if to.exists() else "")
+
+        yield pipeline
+    elif command == "diff":
+        yield lambda *options: run("diff", name, name, "--format", "json", "--quiet", *options)
+    else:
+        yield lambda *options: run(command, name, *COMMANDS[command], *options)
+
+
+@contextmanager
+def _store() -> Iterator[tuple[str, list[str]]]:
+    """Takes line protocol as InfluxDB does (the real one is in tests/ship); its lines."""
+    taken: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            taken.extend(self.rfile.read(int(self.headers["Content-Length"])).decode().splitlines())
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"influxdb://127.0.0.1:{server.server_port}/traffic", taken
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("command", "kind"), [*itertools.product((*COMMANDS, "diff", "ship", "run"), KINDS)])
+def test_each_option_acts_or_is_refused(command: str, kind: str, files: dict[str, str], ask: Ask) -> None:
+    outcome = ask
     plain = outcome()
-    assert plain.status == 0, plain.err
+    assert plain.status == 0 and plain.out, plain.err
     acting = {**EVERYWHERE, "--endpoints": files["patterns"]}
     refused = {}
-    if command == "exchanges":
+    if command in ("exchanges", "run"):
         acting["--redact-param"] = "token"
-    (acting if kind == "parquet" else refused)["--since"] = "now"
+    if command in (*COMMANDS, "run"):
+        (acting if kind == "parquet" else refused)["--since"] = "now"
     (acting if kind != "gor" else refused)["--port"] = "80"
     for name, value in HEADERS.items():
         (acting if kind != "parquet" else refused)[name] = value
@@ -113,12 +172,9 @@ def test_each_option_acts_or_is_refused(command: str, kind: str, files: dict[str
         assert done.out != plain.out, f"{command} {kind}: {name} changed nothing"
     for name, value in refused.items():
         done = outcome(name, value)
-        assert done.status == 2 and done.err.startswith(f"replaykit: {name}"), (
-            name,
-            done.err,
-            done.out,
-        )
-        assert len(done.err.splitlines()) == 1
+        said = name if command != "run" else name[2:].replace("-", "_")
+        assert done.status == 2 and said in done.err and not done.out, (name, done.err, done.out)
+        assert command == "run" or len(done.err.splitlines()) == 1  # a pipeline logs its beginning and end
 
 
 @pytest.mark.parametrize("options", [[*pair] for pair in EVERYWHERE.items()] + [["--endpoints", "patterns"]])
