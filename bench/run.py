@@ -148,28 +148,6 @@ def floor(recorded: Recorded) -> str:
     )
 
 
-def readable(recorded: Recorded) -> str:
-    """The readable engine on the first 64 MB."""
-    with tempfile.TemporaryDirectory() as name:
-        piece = Path(name) / "piece.pcap"
-        with recorded.path.open("rb") as file:
-            piece.write_bytes(file.read(64 << 20))
-        begun = time.perf_counter()
-        out = subprocess.run(
-            [*REPLAYKIT, "report", str(piece), "--engine", "readable", "--format", "json"],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
-        seconds = time.perf_counter() - begun
-        account = json.loads(out)["account"]
-    each = seconds / account["packets"]
-    return (
-        f"The readable engine: {account['packets'] / seconds:,.0f} packets/s, {account['exchanges'] / seconds:,.0f} "
-        f"exchanges/s ({each * 1e6:.0f} µs a packet) on the same traffic.\n"
-    )
-
-
 @contextmanager
 def _beside(command: list[str]) -> Iterator[list[float]]:
     """A capture beside the load; gives its CPU seconds, start-up left out, when it has ended."""
@@ -427,7 +405,6 @@ def main() -> int:
         "Files: small API exchanges on loopback": lambda: files(goreplay, captures.loopback(), "loopback"),
         "Files: the same over veth, 1,500 bytes a packet": lambda: files(goreplay, captures.veth(), "veth"),
         "Against walking headers": lambda: floor(captures.loopback()),
-        "The readable engine": lambda: readable(captures.loopback()),
         "Live on loopback": lambda: live(live_program, args.seconds),
         "Live, headers only, 100 kB answers over veth": lambda: headers_only(live_program, args.seconds),
         "HTTP/2": lambda: http2(captures.http2(), captures.http1_alike()),

@@ -1,6 +1,6 @@
-"""Mutated captures through both engines: `python -m tests.fuzz --count 1000000`.
+"""Mutated captures through the engine: `python -m tests.fuzz --count 1000000`.
 
-A finding is a crash, a byte not booked, a difference between the engines, a capture that takes
+A finding is a crash, a byte not booked, a difference when the bytes come in pieces, a capture that takes
 longer than a second, or memory that grows. Its seed reproduces it.
 """
 
@@ -20,7 +20,7 @@ from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
 from replaykit.wire.source import BrokenCapture
 from tests.mutate import Packet, mutate, read, write
-from tests.talk import ENGINES, Talk, rows
+from tests.talk import Talk, rows
 
 CAPTURES = Path(__file__).parents[2] / "shared" / "captures" / "files"
 LARGEST = 30_000
@@ -105,11 +105,14 @@ def _websocket(mss: int) -> Talk:
     return talk.client(frame(8, b"\x03\xe8", masked=True), mss).server(frame(8, b"\x03\xe8"), mss).close()
 
 
-def _result(name: str, options: Options, data: bytes) -> tuple[object, ...]:
-    engine: Engine = open_reader(options, name, lambda line: None)  # type: ignore[arg-type]
+def _result(options: Options, data: bytes, pieces: int) -> tuple[object, ...]:
+    engine: Engine = open_reader(options, lambda line: None)
     broken = None
     try:
-        engine.feed_file(data, 0, len(data))
+        at = 0
+        step = max(len(data) // pieces, 1)
+        for end in range(step, len(data) + step, step):
+            at += engine.feed_file(data, at, min(end, len(data)))
     except BrokenCapture as error:
         broken = error.args
     connections, buffered = engine.held
@@ -134,9 +137,9 @@ def run(first: int, count: int, report: Callable[[str], None], most: int = 10) -
         hostile = mutate(r, packets, data)
         before = time.monotonic()
         try:
-            compiled, readable = (_result(name, options, hostile) for name in ENGINES)
-            if compiled != readable:
-                findings.append(f"seed {seed}: the engines disagree")
+            whole, apart = _result(options, hostile, 1), _result(options, hostile, 5)
+            if whole != apart:
+                findings.append(f"seed {seed}: pieces make a difference")
         except Exception as error:
             findings.append(f"seed {seed}: {error!r}")
         if time.monotonic() - before > 1:

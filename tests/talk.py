@@ -19,14 +19,12 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet as Layer
 
-from replaykit.wire.engine import Engine, open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
 from tests.mutate import Packet
 
 START = 1_700_000_000_000_000_000
 STEP = 100_000
-
-ENGINES = ("compiled", "readable")
 
 
 def layered(
@@ -181,22 +179,12 @@ def outcome(engine: Engine) -> Outcome:
     return Outcome(found, account, messages)
 
 
-def play(packets: Sequence[Packet], name: str, options: Options | None = None) -> Outcome:
-    """Packets through one engine."""
-    engine = open_engine(options or Options(), name)  # type: ignore[arg-type]
+def play(packets: Sequence[Packet], options: Options | None = None) -> Outcome:
+    """Packets through an engine."""
+    engine = Engine(options or Options())
     for p in packets:
         engine.feed_packet(p.link, p.time, p.orig, p.data)
     return outcome(engine)
-
-
-def both(packets: Sequence[Packet], options: Options | None = None) -> Outcome:
-    """Packets through both engines, which must agree in every column, counter and message."""
-    compiled, readable = (play(packets, name, options) for name in ENGINES)
-    key = lambda r: (r["connection"], r["stream"])  # noqa: E731
-    assert sorted(compiled.rows, key=key) == sorted(readable.rows, key=key)
-    assert compiled.account == readable.account
-    assert sorted(compiled.messages) == sorted(readable.messages)
-    return compiled
 
 
 CONTENT = (

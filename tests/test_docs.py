@@ -101,14 +101,13 @@ def test_the_example_of_a_protocol() -> None:
     code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
     names: dict[str, object] = {}
     exec(code, names)
-    from replaykit.wire.engine import open_engine
-    from replaykit.wire.layers import Layered
+    from replaykit.wire.engine import Engine
     from replaykit.wire.options import Options
     from tests.talk import Talk, outcome
 
-    options = Options(tap_ports=(7777,))
+    options = Options(plugin_ports=(7777,), protocols=("lines",))
     plugin = names["Lines"]()  # type: ignore[operator]
-    engine = Layered(open_engine(options), options, None, [plugin], pytest.fail)
+    engine = Engine(options, None, [plugin], pytest.fail)
     talk = (
         Talk(dport=7777)
         .open()

@@ -31,7 +31,7 @@ from replaykit.capture.mirror import Mirror
 from replaykit.capture.reader import open_reader
 from replaykit.capture.ring import RETIRE_MS, Counting, Ring
 from replaykit.errors import UsageError
-from replaykit.wire.engine import Choice, Engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.envelope import Vxlan
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options, header_rule
@@ -105,7 +105,6 @@ class Settings:
     workers: int = 1
     buffer_bytes: int = 128 << 20
     user: str | None = None
-    engine: Choice = "auto"
     above: Callable[[Engine], Engine] | None = None
     """Put around each engine."""
     tunnels: tuple[int, ...] | None = None
@@ -267,7 +266,6 @@ class Capture:
         except BaseException:
             self.close()
             raise
-        self.engine = engines[0].name
         wants_messages = options.requests or options.responses
         self.workers = [
             Worker(rings, engine, self.results, wants_messages)
@@ -281,7 +279,7 @@ class Capture:
         for i in range(max(settings.workers, 1)):
             first = (i << 48) + (self._generation << 40) + 1
             own = replace(options, ports=ports, weight=1 / settings.sample, first_connection=first)
-            engine = open_reader(own, settings.engine, settings.report)
+            engine = open_reader(own, settings.report)
             engines.append(engine if settings.above is None else settings.above(engine))
         return engines
 

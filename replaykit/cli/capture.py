@@ -124,7 +124,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
         args.workers,
         parse_size(args.buffer_size),
         args.user,
-        args.engine,
         common.bodies(args),
         tuple(args.vxlan_port or (4789, 8472)) if args.tunnels else None,
         report=lambda line: say(f"replaykit: {line}"),
@@ -171,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
     with common.outputs([], common.rotation(args)) as opened, _signals(stop):
         responses = args.decode or (wants and not args.no_responses)
         chosen = common.options(args, wants or args.decode, responses)
-        common.engine(args, chosen)  # says what is wrong with a pattern before anything is opened
+        common.engine(chosen)  # says what is wrong with a pattern before anything is opened
         openers()  # everything is loaded before privileges are dropped
         alerts = _alerts(args, chosen, wants)
         capture = Capture(settings, chosen)
@@ -196,7 +195,7 @@ def _alerts(args: argparse.Namespace, chosen: Options, wants_messages: bool) -> 
             raise UsageError(
                 f"{args.alerts}: {rule.name}: headers_only cuts bodies off: it cannot fill a .gor file"
             )
-        common.engine(args, changed_options(chosen, rule.change))
+        common.engine(changed_options(chosen, rule.change))
     return alerts
 
 
@@ -306,9 +305,7 @@ class _View:
 
     def say_begun(self) -> None:
         if not self._args.quiet:
-            say(
-                f"capturing on {', '.join(self._args.places)} with the {self._capture.engine} engine; Ctrl-C ends"
-            )
+            say(f"capturing on {', '.join(self._args.places)}; Ctrl-C ends")
 
     def refresh(self, seconds: float, last: bool = False) -> None:
         if self._args.stats:

@@ -33,7 +33,7 @@ from replaykit.ship.parquet_file import left_behind, parts_of, whole
 from replaykit.ship.settings import state_folder
 from replaykit.ship.store import open_store
 from replaykit.traffic.left_out import LeftOut
-from replaykit.wire.engine import CHOICES, Engine, NoCompiledCore
+from replaykit.wire.engine import Engine
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options, header_rule
 
@@ -41,9 +41,20 @@ BATCH_ROWS = 65_536
 T = TypeVar("T")
 
 
+class _Removed(argparse.Action):
+    """An option of earlier versions: says what became of it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.error("--engine: there is one engine now, the compiled one; leave the option out")
+
+
+def add_removed_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--engine", action=_Removed, help=argparse.SUPPRESS)
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engine and bounds")
-    group.add_argument("--engine", choices=CHOICES, default="auto", help="default: compiled where installed")
+    add_removed_engine(parser)
     group.add_argument(
         "--max-connections", type=_positive, metavar="N", help="connections followed at a time"
     )
@@ -256,22 +267,13 @@ def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Se
     )
 
 
-def engine(choice_args: argparse.Namespace, chosen: Options) -> Engine:
-    """The engine asked for; says so where the readable one had to do. Raises UsageError."""
+def engine(chosen: Options) -> Engine:
+    """An engine. Raises UsageError."""
     try:
-        opened = open_reader(chosen, choice_args.engine, lambda line: say(f"replaykit: {line}"))
-    except NoCompiledCore as error:
-        raise UsageError(
-            f"--engine compiled: {error}; build it with a Rust toolchain: pip install ."
-        ) from None
+        return open_reader(chosen, lambda line: say(f"replaykit: {line}"))
     except ValueError as error:
         reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip(" ^"))
         raise UsageError(f"a filter's regular expression cannot be read: {reason}") from None
-    if choice_args.engine == "auto" and opened.name == "readable" and not choice_args.quiet:
-        say(
-            "replaykit: the compiled core is not installed: using the readable engine, about 150 times slower"
-        )
-    return opened
 
 
 def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
@@ -292,7 +294,7 @@ def rewriting(args: argparse.Namespace) -> Callable[[Messages], Messages]:
     chosen = rewrites.rules(args, filters=False)
     if not chosen:
         return lambda messages: messages
-    records = open_records(chosen, 0, args.engine)
+    records = open_records(chosen)
     return lambda messages: through(records, messages)
 
 
@@ -548,7 +550,7 @@ class Reader:
                     continue
                 assert isinstance(file, CaptureFile)
                 if self.engine is None:
-                    self.engine = engine(self._args, self._options)
+                    self.engine = engine(self._options)
                     if self._above is not None:
                         self.engine = self._above(self.engine)
                 reading = Reading()

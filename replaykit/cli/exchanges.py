@@ -76,7 +76,6 @@ def run(args: argparse.Namespace) -> int:
     account = reader.account()
     if account is not None and not args.quiet:
         say(*conservation(account))
-        say(f"engine: {reader.engine.name if reader.engine else ''}")
     return common.print_troubles(reader.troubles)
 
 

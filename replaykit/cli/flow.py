@@ -20,9 +20,9 @@ from replaykit.ship.output import Existing, Rotation
 
 CAPTURE = (
     "filter", "host", "sample", "headers_only", "buffer_size", "workers", "tunnels", "user", "tls_keys", "protocol", "vxlan_port", "vni",
-    "engine", "max_connections", "max_connection_buffer", "max_buffer", "max_message", "idle_timeout",
+    "max_connections", "max_connection_buffer", "max_buffer", "max_message", "idle_timeout",
 )  # fmt: skip
-FILES = ("port", "since", "until", "tls_keys", "protocol", "engine")
+FILES = ("port", "since", "until", "tls_keys", "protocol")
 FILTERS = (
     "allow_header", "disallow_header", "allow_method", "disallow_method", "allow_url", "disallow_url", "redact", "redact_param", "endpoints",
 )  # fmt: skip
@@ -181,7 +181,7 @@ def _checked(section: Section, arguments: list[str]) -> argparse.Namespace:
 
     try:
         args = _parse(arguments)
-        common.engine(args, common.options(args, False, False))
+        common.engine(common.options(args, False, False))
     except UsageError as error:
         raise section.error(str(error)) from None
     return args

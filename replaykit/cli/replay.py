@@ -134,7 +134,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.add_existing(parser)
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
-    parser.add_argument("--engine", choices=("auto", "compiled", "readable"), default="auto", help="default: compiled where installed")  # fmt: skip
+    common.add_removed_engine(parser)
 
 
 def parse_speed(text: str) -> float | None:
@@ -202,9 +202,7 @@ def _plan(args: argparse.Namespace, read: Read) -> Plan:
     query = f"{target.path or '/'}?{target.query}".encode() if target.query else None
     return Plan(
         target,
-        lambda: read_files(
-            args.files, chosen, depth=args.read_depth, choice=args.engine, options=options, read=read
-        ),
+        lambda: read_files(args.files, chosen, depth=args.read_depth, options=options, read=read),
         Aim(
             None if args.keep_host or rewrites.sets_host(chosen) else target.authority.encode(),
             prefix.encode(),
@@ -221,7 +219,6 @@ def _plan(args: argparse.Namespace, read: Read) -> Plan:
             verify=not args.insecure,
             ca=args.ca,
             http2=args.http2,
-            choice=args.engine,
         ),
         methods=args.all_methods or target.local,
         loops=args.loop or None,
@@ -230,7 +227,6 @@ def _plan(args: argparse.Namespace, read: Read) -> Plan:
         comparison=Comparison(args.compare_header, args.body, args.ignore, patterns)
         if args.compare
         else None,
-        choice=args.engine,
     )
 
 

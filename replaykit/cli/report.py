@@ -83,19 +83,15 @@ def _savings(args: argparse.Namespace) -> int:
 def show(summary: Summary, args: argparse.Namespace, reader: common.Reader) -> None:
     """Prints the summary and the line of conservation."""
     account, top = reader.account(), args.top or None
-    name = reader.engine.name if reader.engine is not None else None
     left_out = {"left_out": asdict(reader.left_out)} if reader.left_out else {}
     if args.format == "json":
-        emit(
-            render.as_json(summary, top, account, {"engine": name, "estimated": summary.weighted, **left_out})
-            + "\n"
-        )
+        emit(render.as_json(summary, top, account, {"estimated": summary.weighted, **left_out}) + "\n")
     elif args.format == "csv":
         emit(render.as_csv(summary, top))
     else:
         terminal.show(render.table(summary, top, terminal.width()))
     if account is not None and not args.quiet:
-        (out if args.format == "table" else say)("", *conservation(account), f"engine: {name}")
+        (out if args.format == "table" else say)("", *conservation(account))
     if reader.left_out and not args.quiet:
         say(str(reader.left_out))
     if summary.weighted and not args.quiet:

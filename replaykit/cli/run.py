@@ -192,7 +192,7 @@ class Running:
         if self.flow.alerts is not None:
             self._alerts = LiveAlerts(self.flow.alerts, self.flow.alert_state, True)
             for rule in self._alerts.watch.rules.rules:
-                common.engine(args, changed_options(options, rule.change))
+                common.engine(changed_options(options, rule.change))
         self._capture = Capture(settings, options)
 
     @property

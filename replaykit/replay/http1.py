@@ -21,7 +21,7 @@ class Http1(Connection):
         self.job: Job | None = None
         self._keep = pool.sending.keep or pool.sending.redirects > 0
         self._most = pool.sending.max_answer_bytes
-        self._answers = open_answers(pool.sending.choice)
+        self._answers = open_answers()
         self._parts: list[bytes] = []
         self._held = 0
         self._heard = False

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from replaykit.traffic.outgoing import HEAD, IDEMPOTENT, Outgoing
 from replaykit.traffic.own import OwnConnections
-from replaykit.wire.engine import Choice
 
 
 @dataclass(slots=True)
@@ -75,7 +74,6 @@ class Sending:
     http2: bool = False
     keep: bool = False
     max_answer_bytes: int = 64 << 20
-    choice: Choice = "auto"
     own: OwnConnections | None = None
     heard: Heard | None = field(default=None)
     failed: Callable[[Job, str], None] | None = field(default=None)

@@ -21,7 +21,6 @@ from replaykit.replay.pool import Pool
 from replaykit.replay.stats import Stats
 from replaykit.replay.target import Target
 from replaykit.traffic.outgoing import HEAD, IDEMPOTENT, NOT_SENT, Aim, Outgoing, prepare
-from replaykit.wire.engine import Choice
 from replaykit.wire.message import Builder, Message, Messages
 
 _CHUNK = 1024
@@ -53,7 +52,6 @@ class Plan:
     duration_s: float | None = None
     comparison: Comparison | None = None
     saved: Callable[[Messages], None] | None = None
-    choice: Choice = "auto"
 
 
 class Replay:
@@ -160,7 +158,7 @@ class Replay:
 
     def _read(self, source: Iterator[Messages]) -> tuple[Messages, Outgoing] | None:
         for messages in source:
-            return messages, prepare(messages, self.plan.aim, self.plan.choice)
+            return messages, prepare(messages, self.plan.aim)
         return None
 
     def _rows(self, batch: Outgoing) -> list[int]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from replaykit.attribution.minutes import SUMS, by_minute
 from replaykit.ship.files import rfc3339
 from replaykit.ship.jsonlines import encode
-from replaykit.wire.account import Account
+from replaykit.wire.account import COUNTERS
 
 VERSION = "8.17.0"
 
@@ -117,7 +117,7 @@ def _minute_kinds() -> dict[str, Any]:
 def _host_kinds() -> dict[str, Any]:
     counts = (
         "capture.packets", "capture.drops", "spool.waiting_bytes", "spool.sent", "spool.refused", "spool.dropped",
-        *(f"account.{name}" for name in Account().entries()),
+        *(f"account.{name}" for name in COUNTERS),
     )  # fmt: skip
     return {f"replaykit.{name}": _LONG for name in counts} | {"replaykit.run": _KEYWORD}
 

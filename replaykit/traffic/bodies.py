@@ -15,7 +15,6 @@ import pyarrow as pa
 from replaykit.traffic.content import parse, pretty
 from replaykit.wire.engine import Engine
 from replaykit.wire.message import Builder, Messages
-from replaykit.wire.wrapper import Wrapper
 
 MAX_WAITING = 64 << 20
 """Bytes of messages that wait for their exchange."""
@@ -25,8 +24,8 @@ Visit = Callable[[pa.RecordBatch, list[Pair]], None]
 """A batch, and for each row the request and the response as far as they are whole."""
 
 
-class Bodies(Wrapper):
-    """decode: fills `request_decoded_bytes` and `response_decoded_bytes`. prettify: messages are handed
+class Bodies(Engine):
+    """Takes the place of an engine. decode: fills `request_decoded_bytes` and `response_decoded_bytes`. prettify: messages are handed
     out decoded. responses: they are handed out too. visit: looks at every batch."""
 
     def __init__(
@@ -38,7 +37,8 @@ class Bodies(Wrapper):
         responses: bool = True,
         visit: Visit | None = None,
     ) -> None:
-        super().__init__(inner)
+        vars(self).update(vars(inner))  # the same engine, whose results pass through here
+        self.inner = inner
         self._decode, self._prettify, self._responses, self._visit = decode, prettify, responses, visit
         self._looks = decode or visit is not None
         self._pairs: OrderedDict[tuple[int, int], list[bytes | None]] = OrderedDict()

@@ -17,7 +17,6 @@ from replaykit.traffic.content import pretty
 from replaykit.traffic.limiter import Fates, Limiter
 from replaykit.traffic.modifier import Rules, fnv
 from replaykit.traffic.records import Counts, open_records, through
-from replaykit.wire.engine import Choice
 from replaykit.wire.message import Builder, Messages
 
 Log = Callable[[int, str], None]
@@ -97,7 +96,6 @@ class Settings:
     prettify: bool = False
     max_bytes: int | None = None
     split: Literal["turn", "session"] | None = None
-    choice: Choice = "auto"
 
 
 class Route:
@@ -108,7 +106,7 @@ class Route:
         self.outputs = outputs
         self.watchers: list[Output] = []
         """Get every message, whatever becomes of the outputs' share."""
-        self._records = open_records(settings.rules, 0, settings.choice) if settings.rules else None
+        self._records = open_records(settings.rules) if settings.rules else None
         self.middleware: Middleware | None = None
         self._fates = Fates()
         self._turn = -1

@@ -20,7 +20,6 @@ from replaykit.capture.reader import open_reader
 from replaykit.errors import UsageError
 from replaykit.traffic.modifier import Rules
 from replaykit.traffic.records import Counts, Records, open_records
-from replaykit.wire.engine import Choice
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
@@ -90,7 +89,6 @@ def _file(
     name: str,
     rules: Rules,
     depth: int,
-    choice: Choice,
     options: Options,
     read: Read,
     wanted: Callable[[], bool],
@@ -101,11 +99,11 @@ def _file(
     if file.kind == "parquet":
         raise UsageError(f"{name}: Parquet holds no messages; give a .gor file or a capture")
     read.files += 1
-    reading, records = Reading(), open_records(rules, depth, choice)
+    reading, records = Reading(), open_records(rules, depth)
     engine: Any = _Gor(records)
     taken = _Taken(heard)
     if file.kind == "capture":
-        engine = open_reader(options, choice, read.troubles.append)
+        engine = open_reader(options, read.troubles.append)
     try:
         for progress in file.feed(engine, reading):
             if file.kind == "capture":
@@ -160,7 +158,6 @@ def read_files(
     rules: Rules | None = None,
     *,
     depth: int = 100,
-    choice: Choice = "auto",
     options: Options | None = None,
     read: Read | None = None,
     wanted: Callable[[], bool] = lambda: True,
@@ -174,7 +171,7 @@ def read_files(
     read = Read() if read is None else read
     options = options or Options(requests=True, responses=True)
     every = [name for pattern in patterns for name in names(pattern)]
-    streams = [_file(name, rules or Rules(), depth, choice, options, read, wanted, heard) for name in every]
+    streams = [_file(name, rules or Rules(), depth, options, read, wanted, heard) for name in every]
     yield from streams[0] if len(streams) == 1 else _merged(streams)
 
 

@@ -1,1 +1,1 @@
-"""Packets to exchanges: the readable engine and the choice of engine. Imports no I/O."""
+"""Packets to exchanges: the engine's face, what goes in and what comes out. Imports no I/O."""

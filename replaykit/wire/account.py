@@ -7,8 +7,6 @@ packet measured on the wire, its headers included.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 NOT_TCP = "not_tcp"
 NOT_UNDERSTOOD = "not_understood"
 CONNECTION_OVERHEAD = "connection_overhead"
@@ -38,36 +36,8 @@ CAUSES = {
 }
 
 
-@dataclass
-class Account:
-    """Counters of one engine. Bytes are link bytes; `missing_bytes` was never captured."""
-
-    packets: int = 0
-    bytes: int = 0
-    exchange_bytes: int = 0
-    exchanges: int = 0
-    incomplete: int = 0
-    connections: int = 0
-    missing_bytes: int = 0
-    bound_hits: int = 0
-    messages_cut: int = 0
-    causes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CAUSES, 0))
-
-    def add(self, cause: str, count: int) -> None:
-        self.causes[cause] += count
-
-    def entries(self) -> dict[str, int]:
-        """Name and value of every counter; `pending_bytes` is zero after `finish`."""
-        return {
-            "packets": self.packets,
-            "bytes": self.bytes,
-            "exchange_bytes": self.exchange_bytes,
-            "pending_bytes": self.bytes - self.exchange_bytes - sum(self.causes.values()),
-            "exchanges": self.exchanges,
-            "incomplete": self.incomplete,
-            "connections": self.connections,
-            "missing_bytes": self.missing_bytes,
-            "bound_hits": self.bound_hits,
-            "messages_cut": self.messages_cut,
-            **self.causes,
-        }
+COUNTERS = (
+    "packets", "bytes", "exchange_bytes", "pending_bytes", "exchanges", "incomplete", "connections", "missing_bytes",
+    "bound_hits", "messages_cut", *CAUSES,
+)  # fmt: skip
+"""Every counter of an engine. Bytes are link bytes; `missing_bytes` was never captured; `pending_bytes` is zero at the end."""

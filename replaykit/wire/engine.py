@@ -1,227 +1,190 @@
-"""The choice of engine.
-
-Both engines have the same methods and give the same columns. The compiled one is `core/`; the
-readable one is the files of this package, and the specification.
-"""
+"""The engine's face: captured bytes in, columns out. The engine itself is `core/`."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
+from replaykit.errors import UsageError
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 from replaykit.wire.source import BrokenCapture
-from replaykit.wire.tap import Handed
+
+if TYPE_CHECKING:
+    from replaykit.wire.plugin_streams import PluginStreams
+    from replaykit.wire.protocol import ProtocolPlugin
 
 try:
     from replaykit import _core  # type: ignore[attr-defined,unused-ignore]
-
-    core: Any = _core
 except ImportError as _error:
-    core = None
-    _missing = str(_error)
+    raise UsageError(
+        f"the compiled core is missing ({_error}): install a wheel that is made for this platform, or a Rust "
+        "toolchain and then replaykit again"
+    ) from None
 
-Choice = Literal["auto", "compiled", "readable"]
-CHOICES: tuple[Choice, ...] = ("auto", "compiled", "readable")
-
-
-class NoCompiledCore(RuntimeError):
-    """The compiled engine was asked for and is not installed."""
+core: Any = _core
 
 
 Ends = tuple[tuple[str, int], tuple[str, int]]
 """Both ends of a connection, address and port, the client's first."""
 
 
-class Engine(Protocol):
-    """Captured bytes in, columns out. Times in ns since the epoch; no I/O, no clock."""
+class Keys(Protocol):
+    """Where TLS secrets come from."""
 
-    name: str
+    def read(self) -> tuple[bytes, bool] | None:
+        """What was added since the last time, and whether the log was begun anew; None: nothing."""
+
+
+class Engine:
+    """Captured bytes in, columns out. Times in ns since the epoch; no I/O, no clock.
+
+    keys: asked for more before bytes are read. plugins: read the connections that `options.plugin_ports` names and
+    those that are not understood; `report` is told once of a connection that one cannot read.
+    Raises ValueError for a pattern that cannot be read.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        keys: Keys | None = None,
+        plugins: Sequence[ProtocolPlugin] = (),
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self._engine = core.Engine(options.as_dict())
+        self._keys = keys
+        self._streams: PluginStreams | None = None
+        if plugins:
+            from replaykit.wire.plugin_streams import (
+                PluginStreams,  # loaded only here: most runs start without
+            )
+
+            self._streams = PluginStreams(self._engine, plugins, report)
+        self.next_file: Callable[[], None] = self._engine.next_file
+        self.feed_gor: Callable[..., int] = self._engine.feed_gor
+        if keys is None and not plugins:  # nothing stands between
+            self.feed_block = self._engine.feed_block  # type: ignore[method-assign]
+            self.feed_packet = self._engine.feed_packet  # type: ignore[method-assign]
+            self.advance = self._engine.advance  # type: ignore[method-assign]
+            self.finish = self._engine.finish  # type: ignore[method-assign]
+        self._more_keys()
+
+    def _more_keys(self) -> None:
+        if self._keys is not None:
+            found = self._keys.read()
+            if found is not None:
+                self._engine.add_keys(*found)
+
+    def _read_streams(self) -> None:
+        if self._streams is not None:
+            self._streams.read()
 
     def feed_file(self, data: Any, start: int, end: int) -> int:
         """Reads whole records of a capture file from a buffer's range; returns the bytes taken.
 
         The rest is to be given again with what follows it. Raises BrokenCapture.
         """
+        self._more_keys()
+        try:
+            taken = int(self._engine.feed_file(data, start, end))
+        except ValueError as error:
+            raise BrokenCapture(*error.args) from None
+        finally:
+            self._read_streams()
+        return taken
 
-    def next_file(self) -> None:
-        """Begins another capture file; connections go on."""
-
-    def feed_gor(self, data: Any, start: int, end: int, last: bool = False) -> int:
-        """Reads whole records of a .gor file from a buffer's range; returns the bytes taken.
-
-        last: nothing follows the range.
-        """
+    # `next_file()` begins another capture file; connections go on.
+    # `feed_gor(data, start, end, last=False)` reads whole records of a .gor file from a buffer's range; returns the
+    # bytes taken. last: nothing follows the range.
 
     def feed_messages(self, messages: Messages) -> None:
         """Reads messages whose places are known: nothing is searched for."""
+        self._engine.feed_rows(messages.gor, *messages.places())
 
     def feed_block(self, data: Any, start: int, end: int) -> int:
         """Reads a TPACKET_V3 block; returns its packets."""
+        self._more_keys()
+        packets = int(self._engine.feed_block(data, start, end))
+        self._read_streams()
+        return packets
 
     def feed_packet(self, link: int, time_ns: int, length: int, data: bytes) -> None:
         """Reads one packet of a link type that measured `length` bytes on the wire."""
+        self._more_keys()
+        self._engine.feed_packet(link, time_ns, length, data)
+        self._read_streams()
 
     def advance(self, now_ns: int) -> None:
         """Tells the time of a live capture, so that silence ends things too."""
+        self._more_keys()
+        self._engine.advance(now_ns)
+        self._read_streams()
 
     def finish(self) -> None:
         """Ends every connection; afterwards every byte is booked."""
+        self._more_keys()
+        self._engine.finish()
+        self._read_streams()
+
+    def open_stream(self, connection: int, ends: Ends) -> None:
+        """A stream whose bytes are fed as they are, without packets."""
+        self._engine.open_stream(connection, ends)
+
+    def feed_stream(self, connection: int, server: bool, time_ns: int, data: bytes) -> None:
+        """Bytes of a stream, in order."""
+        self._engine.feed_stream(connection, server, time_ns, data)
+
+    def close_stream(self, connection: int) -> None:
+        """Both sides of a stream have ended."""
+        self._engine.close_stream(connection)
 
     @property
     def rows(self) -> int:
         """Exchanges to take."""
-
-    @property
-    def message_bytes(self) -> int:
-        """Bytes of messages to take."""
-
-    @property
-    def bad_records(self) -> int:
-        """Records of .gor input that were none."""
-
-    @property
-    def held(self) -> tuple[int, int]:
-        """Connections in the table, and bytes in all buffers."""
-
-    @property
-    def pieces(self) -> int:
-        """Pieces of handed-over streams that wait to be taken."""
-
-    def take_pieces(self) -> list[Handed]:
-        """What is to be read above the engine, see `tap`."""
-
-    def open_plain(self, connection: int, ends: Ends, alpn: bytes) -> None:
-        """A connection whose plaintext will be fed: its ends, and the protocol inside (RFC 7301)."""
-
-    def feed_plain(
-        self, connection: int, server: bool, time_ns: int, data: bytes, overhead: int, packets: int
-    ) -> None:
-        """Reads what was handed over as this connection's plaintext.
-
-        overhead: bytes handed over beside it, which are booked with it.
-        """
-
-    def gap_plain(self, connection: int, server: bool, length: int) -> None:
-        """So many bytes of a connection's plaintext will never be seen."""
-
-    def close_plain(self, connection: int) -> None:
-        """A connection whose plaintext was fed is over."""
-
-    def book(self, cause: str | None, count: int, exchanges: int = 0, incomplete: int = 0) -> None:
-        """Books bytes that were handed over: to a cause, or to exchanges made above the engine."""
-
-    def take_exchanges(self) -> pa.RecordBatch:
-        """The finished exchanges: a batch of `exchange.BATCH_SCHEMA`."""
-
-    def take_messages(self) -> Messages:
-        """The finished messages that were asked for."""
-
-    def account(self) -> dict[str, int]:
-        """Every counter: see `account.Account.entries`."""
-
-
-class CompiledEngine:
-    """The same, from `core/`."""
-
-    name = "compiled"
-
-    def __init__(self, options: Options) -> None:
-        if core is None:
-            raise NoCompiledCore(f"the compiled core is not installed ({_missing})")
-        self._engine = core.Engine(options.as_dict())
-        self.feed_block = self._engine.feed_block
-        self.feed_gor = self._engine.feed_gor
-        self.feed_packet = self._engine.feed_packet
-        self.next_file = self._engine.next_file
-        self.advance = self._engine.advance
-        self.open_plain = self._engine.open_plain
-        self.feed_plain = self._engine.feed_plain
-        self.finish = self._engine.finish
-
-    def feed_file(self, data: Any, start: int, end: int) -> int:
-        try:
-            return int(self._engine.feed_file(data, start, end))
-        except ValueError as error:
-            raise BrokenCapture(*error.args) from None
-
-    @property
-    def rows(self) -> int:
         return int(self._engine.rows)
 
     @property
     def message_bytes(self) -> int:
+        """Bytes of messages to take."""
         return int(self._engine.message_bytes)
 
     @property
     def bad_records(self) -> int:
+        """Records of .gor input that were none."""
         return int(self._engine.bad_records)
 
     @property
     def held(self) -> tuple[int, int]:
+        """Connections in the table, and bytes in all buffers."""
         connections, buffered = self._engine.held
         return int(connections), int(buffered)
 
     @property
-    def pieces(self) -> int:
-        return int(self._engine.pieces)
-
-    def take_pieces(self) -> list[Handed]:
-        (data, index) = self._engine.take_pieces()
-        array = pa.Array._import_from_c_capsule(*data)
-        raw = memoryview(array.buffers()[1]) if len(array) else memoryview(b"")
-        columns = pa.RecordBatch._import_from_c_capsule(*index).to_pydict()
-        out, start = [], 0
-        for kind, connection, direction, time_ns, length, overhead, packets, end in zip(
-            *columns.values(), strict=True
-        ):
-            seen = bytes(raw[start:end])
-            out.append(Handed(kind, connection, bool(direction), time_ns, seen, length, overhead, packets))
-            start = end
-        return out
-
-    def feed_messages(self, messages: Messages) -> None:
-        self._engine.feed_rows(messages.gor, *messages.places())
-
-    def gap_plain(self, connection: int, server: bool, length: int) -> None:
-        self._engine.gap_plain(connection, server, length)
-
-    def close_plain(self, connection: int) -> None:
-        self._engine.close_plain(connection)
-
-    def book(self, cause: str | None, count: int, exchanges: int = 0, incomplete: int = 0) -> None:
-        self._engine.book(cause, count, exchanges, incomplete)
+    def keys(self) -> tuple[int, int]:
+        """TLS secrets that were read, and connections that were read with them."""
+        secrets, connections = self._engine.keys
+        return int(secrets), int(connections)
 
     def take_exchanges(self) -> pa.RecordBatch:
+        """The finished exchanges: a batch of `exchange.BATCH_SCHEMA`."""
         return pa.RecordBatch._import_from_c_capsule(*self._engine.take_exchanges())
 
     def take_messages(self) -> Messages:
+        """The finished messages that were asked for."""
         return messages(*self._engine.take_messages())
 
     def account(self) -> dict[str, int]:
+        """Every counter: bytes by cause, exchanges, connections, what bounds cut."""
         return dict(self._engine.account())
 
 
 def messages(gor: Any, index: Any) -> Messages:
-    """A batch as the compiled core hands it over."""
+    """A batch as the core hands it over."""
     data = pa.Array._import_from_c_capsule(*gor)
     columns = pa.RecordBatch._import_from_c_capsule(*index)
     return Messages(
         memoryview(data.buffers()[1]).cast("B") if len(data) else b"",
         {name: columns.column(name) for name in columns.schema.names},
     )
-
-
-def open_engine(options: Options, choice: Choice = "auto") -> Engine:
-    """An engine. `auto` takes the compiled one where it is installed.
-
-    Raises ValueError for a pattern that cannot be read, NoCompiledCore.
-    """
-    if choice == "readable" or (choice == "auto" and core is None):
-        # Loaded only here: with the compiled core a command starts without it.
-        from replaykit.wire.readable import ReadableEngine
-
-        return ReadableEngine(options)
-    return CompiledEngine(options)

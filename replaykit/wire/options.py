@@ -1,4 +1,4 @@
-"""What a run may be told. Every bound has a sound default, the same in both engines."""
+"""What a run may be told. Every bound has a sound default, as in the core."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ class Options:
     settle_*: how long a connection without a seen handshake is held back, so that its beginning is
     not mistaken. reorder_ns, hole_ns: how long a hole may wait once the receiver has acknowledged
     it, and without that. vxlan_*: see `envelope.Vxlan`. raw: every
-    connection is a stream of bytes, no protocol is looked for. protocols: plug-ins by name; tls_keys: a key log's path;
-    both are for `capture.reader`. tap_*: what is handed over to be read
-    above the engine: connections of these servers' ports, those that nothing here understands, TLS.
+    connection is a stream of bytes, no protocol is looked for. protocols: names of plug-ins, which read the connections of
+    plugin_ports and those that are not understood. tls_keys: a key log's path; secrets are fed to the engine.
     Header rules are (name, pattern or None).
     """
 
@@ -49,9 +48,7 @@ class Options:
     raw: bool = False
     protocols: tuple[str, ...] = ()
     tls_keys: str | None = None
-    tap_ports: tuple[int, ...] = ()
-    tap_unknown: bool = False
-    tap_tls: bool = False
+    plugin_ports: tuple[int, ...] = ()
     endpoints: tuple[str, ...] = ()
     allow_headers: tuple[tuple[str, str | None], ...] = ()
     deny_headers: tuple[tuple[str, str | None], ...] = ()

@@ -10,14 +10,14 @@ from replaykit.attribution.patterns import read_patterns
 from replaykit.attribution.sizes import parse_duration, parse_size, show_ns, show_size
 from replaykit.attribution.summary import OTHER, Summary, percentile
 from replaykit.errors import UsageError
-from replaykit.wire.engine import open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.options import Options
 from tests.talk import Talk, rows
 
 
 def batches(paths: list[str], weight: float = 1.0, size: int = 500):  # type: ignore[no-untyped-def]
-    engine = open_engine(Options(weight=weight))
+    engine = Engine(Options(weight=weight))
     r = random.Random(1)
     for i, path in enumerate(paths):
         talk = Talk(sport=1024 + i).open().client(f"GET {path} HTTP/1.1\r\nHost: h{i % 3}\r\n\r\n".encode())

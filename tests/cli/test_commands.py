@@ -42,14 +42,12 @@ def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-@pytest.mark.parametrize("engine", ["compiled", "readable"])
-def test_report_prints_the_table_and_the_line_of_conservation(capture: Path, engine: str) -> None:
-    done = run("report", str(capture), "--engine", engine)
+def test_report_prints_the_table_and_the_line_of_conservation(capture: Path) -> None:
+    done = run("report", str(capture))
     assert done.returncode == 0 and done.stderr == ""
     assert "/users/{id}" in done.stdout and "100.0%" in done.stdout
     captured = sum(p.orig for p in _packets(capture))
     assert f"of {captured:,} bytes captured" in done.stdout and f"= {captured:,}" in done.stdout
-    assert f"engine: {engine}" in done.stdout
 
 
 def _packets(path: Path):  # type: ignore[no-untyped-def]
@@ -190,20 +188,18 @@ def test_help_has_an_example(command: str) -> None:
     assert done.returncode == 0 and f"replaykit {command}" in done.stdout.split("example")[1]
 
 
-def test_without_a_compiled_core_it_says_so_and_works(capture: Path) -> None:
+def test_without_the_core_one_line_names_both_ways_out(capture: Path) -> None:
     code = "import sys; sys.modules['replaykit._core'] = None; from replaykit.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, "report", str(capture)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0 and "engine: readable" in done.stdout
-    assert "compiled core is not installed" in done.stderr
-    done = subprocess.run(
-        [sys.executable, "-c", code, "report", str(capture), "--engine", "compiled"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "wheel" in done.stderr and "Rust" in done.stderr
+
+
+def test_the_choice_of_an_engine_is_gone_and_says_so(capture: Path) -> None:
+    done = run("report", str(capture), "--engine", "readable")
+    assert done.returncode == 2 and "there is one engine now" in done.stderr
 
 
 def test_rules_rewrite_the_messages_that_are_written(capture: Path, tmp_path: Path) -> None:

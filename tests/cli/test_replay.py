@@ -271,14 +271,6 @@ def test_speeds_in_words() -> None:
         parse_speed("x")
 
 
-def test_the_readable_core_replays_too(recording: Path) -> None:
-    with target() as there:
-        assert (
-            run(str(recording), "--to", there.url, "--speed", "max", "--engine", "readable").returncode == 0
-        )
-    assert sorted(paths(there.payloads)) == sorted(f"/api/{n}" for n in range(40))
-
-
 @pytest.mark.parametrize("status", [404, 503])
 def test_a_target_that_has_nothing_of_it_is_said_last(recording: Path, status: int) -> None:
     said = b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status

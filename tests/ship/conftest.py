@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from replaykit.wire.engine import open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
 from tests.mutate import write
 from tests.talk import Talk
@@ -51,7 +51,7 @@ def _captured(exchanges: int, headers: tuple[str, ...], start: int) -> bytes:
 
 def batch(at: int, count: int = 3, path: str = "/users", answer: bytes = OK) -> pa.RecordBatch:
     """Exchanges that begin at a time, in ns."""
-    engine = open_engine(Options())
+    engine = Engine(Options())
     talk = Talk(start=at).open()
     for n in range(count):
         talk.client(get(f"{path}/{n}")).server(answer)

@@ -20,7 +20,7 @@ from replaykit.errors import UsageError
 from replaykit.ship import ecs
 from replaykit.ship.ecs import FIELDS, OWN, mappings
 from replaykit.ship.elastic_place import parse_place
-from replaykit.wire.engine import open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.options import Options
 from samples.make import OUT
@@ -204,7 +204,7 @@ def test_a_full_disk_under_the_spool_costs_exchanges_not_the_run(tmp_path: Path)
 
 
 def test_every_field_is_in_the_template() -> None:
-    engine = open_engine(Options())
+    engine = Engine(Options())
     talk = (
         Talk()
         .open()

@@ -22,7 +22,7 @@ from replaykit.ship import parquet_file
 from replaykit.ship.files import CsvOutput, DirectoryOutput, JsonlOutput, ParquetOutput
 from replaykit.ship.output import Existing, NotWritten, Rotation, open_output
 from replaykit.ship.parquet_file import is_written, left_behind, whole
-from replaykit.wire.engine import open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.message import SEPARATOR, Builder, Message, Messages
 from replaykit.wire.options import Options
@@ -32,7 +32,7 @@ HOUR = 3_600_000_000_000
 
 
 def batch(n: int = 3, start: int = START) -> pa.RecordBatch:
-    engine = open_engine(Options())
+    engine = Engine(Options())
     talk = Talk(start=start).open()
     for i in range(n):
         talk.client(b'GET /x%d?q="a,b" HTTP/1.1\r\nHost: h\r\n\r\n' % i).server(

@@ -16,7 +16,7 @@ from ci.servers import free_port, missing, prometheus
 from replaykit.errors import UsageError
 from replaykit.ship.output import Rotation, open_output
 from replaykit.ship.prometheus import PrometheusOutput
-from replaykit.wire.engine import open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
 from tests.conftest import CI
 from tests.talk import Talk
@@ -26,7 +26,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def batch(paths: list[str], *lines: str) -> pa.RecordBatch:
-    engine = open_engine(Options(weight=2.0))
+    engine = Engine(Options(weight=2.0))
     talk = Talk().open()
     for path in paths:
         talk.client(get(path, *lines)).server(OK)

@@ -15,10 +15,10 @@ import pytest
 from replaykit.attribution.savings import Savings
 from replaykit.traffic.bodies import Bodies
 from replaykit.traffic.content import dechunk, decode, parse, pretty
-from replaykit.wire.engine import open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
 from tests.mutate import write
-from tests.talk import ENGINES, Talk
+from tests.talk import Talk
 
 TEXT = b'{"name": "an item", "price": 3.5}' * 60
 PACKED = {
@@ -82,10 +82,9 @@ def packets() -> Talk:
     return talk.client(get("/plain")).server(answer(TEXT)).close()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_decoded_sizes(engine: str) -> None:
+def test_decoded_sizes() -> None:
     options = Options(requests=True, responses=True)
-    bodies = Bodies(open_engine(options, engine), decode=True, prettify=True)  # type: ignore[arg-type]
+    bodies = Bodies(Engine(options), decode=True, prettify=True)
     for p in packets().packets:
         bodies.feed_packet(p.link, p.time, p.orig, p.data)
     bodies.finish()
@@ -101,7 +100,7 @@ def test_decoded_sizes(engine: str) -> None:
 def test_savings() -> None:
     savings = Savings()
     bodies = Bodies(
-        open_engine(Options(requests=True, responses=True)), decode=False, prettify=False, visit=savings.visit
+        Engine(Options(requests=True, responses=True)), decode=False, prettify=False, visit=savings.visit
     )
     talk = Talk().open()
     for n in range(10):

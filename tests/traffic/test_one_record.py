@@ -16,7 +16,7 @@ from replaykit.traffic.modifier import Rules
 from replaykit.traffic.outgoing import CUT, IDEMPOTENT, OTHER, UNFRAMED, Aim, prepare
 from replaykit.traffic.reading import read_files
 from replaykit.traffic.records import open_records, through
-from replaykit.wire.engine import open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.message import SEPARATOR, Builder, Message, Messages
 from replaykit.wire.options import Options
 from tests.cli.test_replay import run
@@ -24,7 +24,6 @@ from tests.mutate import write
 from tests.talk import Talk
 from tests.target import OK, Rec, get, gor, paths, post, run_gor, target
 
-FORMS = ("compiled", "readable")
 FORGED = (
     b"1 ffffffffffffffffffffffff 1700000000000000000 0\nDELETE /admin/everything HTTP/1.1\r\nHost: a\r\n\r\n"
 )
@@ -51,16 +50,13 @@ PIECES = st.lists(
 FRAMED = st.one_of(PIECES.map(lambda body: post("/p", body)), PIECES.map(chunked), st.just(get("/g")))
 
 
-@pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=300, deadline=None)
 @given(st.lists(FRAMED, min_size=1, max_size=5), st.integers(1, 40))
-def test_a_separator_inside_a_body_does_not_end_the_record(
-    form: str, payloads: list[bytes], step: int
-) -> None:
+def test_a_separator_inside_a_body_does_not_end_the_record(payloads: list[bytes], step: int) -> None:
     """As GoReplay writes it, whole and in pieces, and without the last separator."""
     data = gor([Rec(p) for p in payloads])
     for text, last in ((data, False), (data[: -len(SEPARATOR)], True)):
-        records, held, at = open_records(Rules(), 0, form), b"", 0  # type: ignore[arg-type]
+        records, held, at = open_records(Rules()), b"", 0
         while at < len(text):
             held += text[at : at + 50 * step]
             at += 50 * step
@@ -68,26 +64,24 @@ def test_a_separator_inside_a_body_does_not_end_the_record(
         assert not held and [m.payload for m in records.take(True)] == payloads
 
 
-@pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(PIECES, FRAMED), min_size=1, max_size=5))
-def test_whatever_is_written_is_read_back(form: str, payloads: list[bytes]) -> None:
+def test_whatever_is_written_is_read_back(payloads: list[bytes]) -> None:
     stored, count = batch(payloads).storable()
     text = bytes(stored.blob())
     assert text.count(SEPARATOR) == len(payloads)  # so nobody's reader finds a record more
     assert count == 0 or text != bytes(batch(payloads).blob())
-    records = open_records(Rules(), 0, form)  # type: ignore[arg-type]
+    records = open_records(Rules())
     assert records.feed(text, 0, len(text)) == len(text)
     assert bytes(records.take(True).blob()) == bytes(batch(payloads).blob())
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_in_the_process_lengths_are_known(form: str) -> None:
+def test_in_the_process_lengths_are_known() -> None:
     """Responses that end with their connection do not say where they end: nothing but lengths tells."""
     evil = batch([b"HTTP/1.1 200 OK\r\n\r\n" + EVIL, b"\x00no HTTP" + EVIL], kind=2)
-    assert len(through(open_records(Rules(), 0, form), evil)) == 2  # type: ignore[arg-type]
-    assert list(prepare(batch([post("/a", EVIL), get("/b")]), Aim(), form).what) == [OTHER, IDEMPOTENT]  # type: ignore[arg-type]
-    engine = open_engine(Options(), form)  # type: ignore[arg-type]
+    assert len(through(open_records(Rules()), evil)) == 2
+    assert list(prepare(batch([post("/a", EVIL), get("/b")]), Aim()).what) == [OTHER, IDEMPOTENT]
+    engine = Engine(Options())
     engine.feed_messages(batch([post("/a", EVIL), get("/b")]).part(0, 1))
     engine.finish()
     assert engine.take_exchanges().column("path").to_pylist() == ["/a"]
@@ -96,13 +90,10 @@ def test_in_the_process_lengths_are_known(form: str) -> None:
 def test_a_message_that_is_cut_does_not_swallow_what_follows(tmp_path: Path) -> None:
     name = tmp_path / "a.gor"
     name.write_bytes(gor([Rec(post("/cut", b"12345678")[:-3]), Rec(get("/a")), Rec(get("/b"))]))
-    for form in FORMS:
-        found = [m for b in read_files([str(name)], choice=form) for m in b]  # type: ignore[arg-type]
-        assert len(found) == 3
+    assert len([m for batch_ in read_files([str(name)]) for m in batch_]) == 3
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_files_that_others_wrote(tmp_path: Path, form: str) -> None:
+def test_files_that_others_wrote(tmp_path: Path) -> None:
     """First lines with CR LF, of three words, and a last record without its separator; none that is cut."""
     name = tmp_path / "a.gor"
     whole = b"1 a 1 0\r\n" + get("/a") + SEPARATOR + b"1 b 2\r\n" + get("/b") + SEPARATOR + b"1 c 3\n"
@@ -112,7 +103,7 @@ def test_files_that_others_wrote(tmp_path: Path, form: str) -> None:
         (post("/c", b"12")[:-1], 2, True),
     ):
         name.write_bytes(whole + last)
-        reading, records = Reading(), open_engine(Options(), form)  # type: ignore[arg-type]
+        reading, records = Reading(), Engine(Options())
         for _ in CaptureFile(str(name)).feed(records, reading):
             pass
         records.finish()
@@ -180,10 +171,9 @@ HIDDEN = b"DELETE /admin HTTP/1.1\r\nHost: a\r\n\r\n"
     ],
 )  # fmt: skip
 def test_what_is_sent_is_one_message(payload: bytes, what: int, sent: bytes) -> None:
-    for form in FORMS:
-        row = prepare(batch([payload]), Aim(), form)  # type: ignore[arg-type]
-        assert (row.what[0], bytes(row.data)) == (what, sent)
-        assert (row.beyond[0] == len(HIDDEN)) == (payload.endswith(HIDDEN) and bool(sent))
+    row = prepare(batch([payload]), Aim())
+    assert (row.what[0], bytes(row.data)) == (what, sent)
+    assert (row.beyond[0] == len(HIDDEN)) == (payload.endswith(HIDDEN) and bool(sent))
 
 
 def test_bytes_beyond_the_request_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from replaykit.traffic.outgoing import CUT, HEAD, IDEMPOTENT, NO_REQUEST, OTHER,
 from replaykit.traffic.records import Counts, open_records
 from replaykit.wire.message import SEPARATOR, Messages
 
-FORMS = ("compiled", "readable")
 POST = b"POST /post HTTP/1.1\r\nContent-Length: 7\r\nHost: www.w3.org\r\n\r\na=1&b=2"
 
 
@@ -22,21 +21,17 @@ def gor(*records: tuple[int, str, int, bytes]) -> bytes:
     return b"".join(b"%d %s %d 0\n%s" % (k, i.encode(), t, p) + SEPARATOR for k, i, t, p in records)
 
 
-def read(data: bytes, rules: Rules, form: str, depth: int = 0, piece: int = 0) -> tuple[Messages, Counts]:
-    records = open_records(rules, depth, form)  # type: ignore[arg-type]
+def read(data: bytes, rules: Rules, depth: int = 0) -> tuple[Messages, Counts]:
+    records = open_records(rules, depth)
     assert records.feed(data, 0, len(data)) == len(data)
     return records.take(True), records.counts()
 
 
 def judge(rules: Rules, payload: bytes) -> bytes | None:
-    """What both forms make of one request."""
-    found = []
-    for form in FORMS:
-        messages, counts = read(gor((1, "a", 1, payload)), rules, form)
-        assert counts.denied == 1 - len(messages)
-        found.append(next(iter(messages)).payload if len(messages) else None)
-    assert found[0] == found[1]
-    return found[0]
+    """What the rules make of one request."""
+    messages, counts = read(gor((1, "a", 1, payload)), rules)
+    assert counts.denied == 1 - len(messages)
+    return next(iter(messages)).payload if len(messages) else None
 
 
 def passes(rules: Rules, payload: bytes) -> bool:
@@ -114,37 +109,34 @@ def test_rewriting() -> None:
 
 
 def test_a_pattern_that_cannot_be_read_is_named() -> None:
-    for form in FORMS:
-        with pytest.raises(UsageError, match="regular expression"):
-            open_records(Rules(allow_urls=("(",)), 0, form)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="regular expression"):
+        open_records(Rules(allow_urls=("(",)))
 
 
 def test_answers_share_the_fate_of_their_request() -> None:
     ok = b"HTTP/1.1 200 OK\r\n\r\n"
     data = gor((1, "a", 1, POST), (2, "a", 2, ok), (1, "b", 3, url("/x")), (2, "b", 4, ok), (3, "a", 5, ok))
-    for form in FORMS:
-        messages, counts = read(data, Rules(deny_urls=("post",)), form)
-        assert [(m.kind, m.id) for m in messages] == [(1, "b"), (2, "b")]
-        assert counts == Counts(records=5, requests=2, denied=3, denied_requests=1)
+    messages, counts = read(data, Rules(deny_urls=("post",)))
+    assert [(m.kind, m.id) for m in messages] == [(1, "b"), (2, "b")]
+    assert counts == Counts(records=5, requests=2, denied=3, denied_requests=1)
 
 
 def test_order_of_time() -> None:
     times = [5, 3, 9, 1, 7]
     data = gor(*((1, f"i{t}", t, POST) for t in times))
-    for form in FORMS:
-        messages, counts = read(data, Rules(), form)
-        assert messages.index["time_ns"].tolist() == sorted(times) and counts.disordered == 2 + 1
-        assert [m.id for m in messages] == [f"i{t}" for t in sorted(times)]
-        # held back across pieces
-        records = open_records(Rules(), 2, form)  # type: ignore[arg-type]
-        out = []
-        at = 0
-        for part in data.split(SEPARATOR)[:-1]:
-            end = at + len(part) + len(SEPARATOR)
-            records.feed(data, at, end)
-            at = end
-            out += records.take(False).index["time_ns"].tolist()
-        assert out + records.take(True).index["time_ns"].tolist() == [3, 1, 5, 7, 9]
+    messages, counts = read(data, Rules())
+    assert messages.index["time_ns"].tolist() == sorted(times) and counts.disordered == 2 + 1
+    assert [m.id for m in messages] == [f"i{t}" for t in sorted(times)]
+    # held back across pieces
+    records = open_records(Rules(), 2)
+    out = []
+    at = 0
+    for part in data.split(SEPARATOR)[:-1]:
+        end = at + len(part) + len(SEPARATOR)
+        records.feed(data, at, end)
+        at = end
+        out += records.take(False).index["time_ns"].tolist()
+    assert out + records.take(True).index["time_ns"].tolist() == [3, 1, 5, 7, 9]
 
 
 TEXT = st.text(alphabet="aAb:%?&=/ \r\n$1{}é", max_size=12).map(str.encode)
@@ -193,20 +185,23 @@ RULES = st.builds(
     RULES,
     st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abc"), st.integers(-5, 5), PAYLOAD), max_size=6),
 )
-def test_both_forms_agree(rules: Rules, records: list[tuple[int, str, int, bytes]]) -> None:
-    data = gor(*records)
-    one, two = (read(data, rules, form) for form in FORMS)
-    assert bytes(one[0].blob()) == bytes(two[0].blob()) and one[1] == two[1]
+def test_each_record_is_judged_alone(rules: Rules, records: list[tuple[int, str, int, bytes]]) -> None:
+    """Together or one at a time, and a second time: the same comes out, and what is sent is one row a record."""
+    together, counts = read(gor(*records), rules)
+    one_at_a_time = open_records(rules)
+    for record in records:
+        data = gor(record)
+        assert one_at_a_time.feed(data, 0, len(data)) == len(data)
+    assert bytes(one_at_a_time.take(True).blob()) == bytes(together.blob())
+    assert one_at_a_time.counts() == counts and counts.records - counts.denied == len(together)
     for aim in (Aim(), Aim(b"t:80", b"/p"), Aim(None, b"", b"/fixed")):
-        a, b = (prepare(one[0], aim, form) for form in FORMS)  # type: ignore[arg-type]
-        assert bytes(a.data) == bytes(b.data)
-        assert [list(getattr(a, n)) for n in a.__dataclass_fields__ if n not in ("data", "gor")] == [
-            list(getattr(b, n)) for n in b.__dataclass_fields__ if n not in ("data", "gor")
-        ]
+        sent = prepare(together, aim)
+        assert len(sent.what) == len(together)
+        assert all(begin <= end <= len(sent.data) for begin, end in zip(sent.start, sent.end, strict=True))
 
 
 def outgoing(payload: bytes, aim: Aim) -> tuple[int, bytes]:
-    messages, _ = read(gor((1, "a", 1, payload)), Rules(), "compiled")
+    messages, _ = read(gor((1, "a", 1, payload)), Rules())
     row = prepare(messages, aim)
     return row.what[0], bytes(row.data)
 
@@ -228,6 +223,6 @@ def test_what_is_sent_to_a_target() -> None:
 
 def test_requests_of_one_connection_share_a_session() -> None:
     ids = ("9c4000500a00000100001389", "9c4000500a00000100009999", "9c4100500a00000100001389")
-    messages, _ = read(gor(*((1, i, 1, POST) for i in ids)), Rules(), "compiled")
+    messages, _ = read(gor(*((1, i, 1, POST) for i in ids)), Rules())
     one, two, three = prepare(messages, Aim()).session
     assert one == two != three

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from replaykit.wire.engine import open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
-from tests.talk import ENGINES, Outcome, outcome
+from tests.talk import Outcome, outcome
 
 CAPTURES = Path(__file__).parents[3] / "shared" / "captures"
 EXPECTED = CAPTURES / "expected.jsonl"
@@ -29,17 +29,16 @@ def _cases() -> list[dict[str, Any]]:
     return [json.loads(line) for line in EXPECTED.read_text().splitlines()] if EXPECTED.exists() else []
 
 
-def _read(name: str, engine_name: str) -> Outcome:
+def _read(name: str) -> Outcome:
     data = (CAPTURES / "files" / name).read_bytes()
-    engine = open_engine(Options(), engine_name)  # type: ignore[arg-type]
+    engine = Engine(Options())
     assert engine.feed_file(data, 0, len(data)) == len(data)
     return outcome(engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", _cases(), ids=lambda c: c["name"])
-def test_matches_the_witnesses(case: dict[str, Any], engine: str) -> None:
-    found = _read(case["name"], engine)
+def test_matches_the_witnesses(case: dict[str, Any]) -> None:
+    found = _read(case["name"])
     have = Counter(tuple(r[k] for k in KEY) for r in found.rows)
     want = Counter(tuple(e[k] for k in KEY) for e in case["http1"])
     missing = want - have
@@ -49,10 +48,9 @@ def test_matches_the_witnesses(case: dict[str, Any], engine: str) -> None:
         assert not missing
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", [c for c in _cases() if c["h2"]], ids=lambda c: c["name"])
-def test_http2_matches_the_witness(case: dict[str, Any], engine: str) -> None:
-    found = [r for r in _read(case["name"], engine).rows if r["protocol"] == "h2"]
+def test_http2_matches_the_witness(case: dict[str, Any]) -> None:
+    found = [r for r in _read(case["name"]).rows if r["protocol"] == "h2"]
     # After an upgrade the request of stream 1 travelled as HTTP/1.
     asked = [r for r in found if r["request_header_bytes"]]
     for column, key, rows in (
@@ -68,10 +66,9 @@ def test_http2_matches_the_witness(case: dict[str, Any], engine: str) -> None:
 OPCODES = {"1": "TEXT", "2": "BINARY", "8": "CLOSE", "9": "PING", "10": "PONG"}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", [c for c in _cases() if c["websocket"]], ids=lambda c: c["name"])
-def test_websocket_matches_the_witness(case: dict[str, Any], engine: str) -> None:
-    found = [r for r in _read(case["name"], engine).rows if r["protocol"] == "websocket"]
+def test_websocket_matches_the_witness(case: dict[str, Any]) -> None:
+    found = [r for r in _read(case["name"]).rows if r["protocol"] == "websocket"]
     frames = [
         (opcode, length, mask)
         for entry in case["websocket"]
@@ -86,11 +83,10 @@ def test_websocket_matches_the_witness(case: dict[str, Any], engine: str) -> Non
         assert sum((r["request_body_bytes"] or 0) + (r["response_body_bytes"] or 0) for r in found) == size
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", [c for c in _cases() if c["disputed"]], ids=lambda c: c["name"])
-def test_disputed_streams_do_not_vanish(case: dict[str, Any], engine: str) -> None:
+def test_disputed_streams_do_not_vanish(case: dict[str, Any]) -> None:
     """Each of their bytes is in a row or under a cause that says why it is not."""
-    found = _read(case["name"], engine)
+    found = _read(case["name"])
     assert found.account["connections"] >= len(case["disputed"])
     silent = found.account["not_tcp"] + found.account["connection_overhead"]
     assert found.rows or found.account["bytes"] > silent

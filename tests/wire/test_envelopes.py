@@ -19,7 +19,7 @@ from scapy.packet import Raw
 
 from replaykit.wire.options import Options
 from tests.mutate import Packet
-from tests.talk import Talk, both
+from tests.talk import Talk, play
 
 OUTER = Ether(src="02:00:00:00:00:03", dst="02:00:00:00:00:04")
 TUNNEL = IP(src="192.0.2.1", dst="192.0.2.2")
@@ -61,7 +61,7 @@ def talk(envelope: list[Layer]) -> Talk:
 @pytest.mark.parametrize("name", ENVELOPES)
 def test_what_an_envelope_carries(name: str) -> None:
     packets = talk(ENVELOPES[name]).packets
-    found = both(packets)
+    found = play(packets)
     row = found.only()
     assert (row["path"], row["response_body_bytes"], row["client_ip"]) == ("/a", 300, "10.0.0.1")
     payload = row["request_wire_bytes"] + row["response_wire_bytes"]
@@ -76,11 +76,11 @@ def test_networks_that_were_chosen() -> None:
         packets += (
             Talk(envelope=envelope, sport=40_000 + vni).open().client(GET).server(ANSWER).close().packets
         )
-    assert both(packets).rows == []
+    assert play(packets).rows == []
     ports = {"vxlan_ports": (4444,)}
-    assert len(both(packets, Options(**ports)).rows) == 3  # type: ignore[arg-type]
+    assert len(play(packets, Options(**ports)).rows) == 3  # type: ignore[arg-type]
     for vnis, seen in (((1, 3), {40_001, 40_003}), ((-2,), {40_001, 40_003}), ((2,), {40_002})):
-        found = both(packets, Options(**ports, vxlan_vnis=vnis))  # type: ignore[arg-type]
+        found = play(packets, Options(**ports, vxlan_vnis=vnis))  # type: ignore[arg-type]
         assert {r["client_port"] for r in found.rows} == seen and found.account["denied"] > 0
 
 
@@ -99,7 +99,7 @@ def cut(packets: list[Packet], size: int, order: random.Random) -> list[Packet]:
 @pytest.mark.parametrize("name", ["IP in IP", "GRE", "VXLAN", "GTP-U"])
 def test_an_envelope_in_fragments(name: str) -> None:
     packets = cut(talk(ENVELOPES[name]).packets, 64, random.Random(1))
-    row = both(packets).only()
+    row = play(packets).only()
     assert row["response_body_bytes"] == 300 and row["response_packets"] > 5 and row["complete"]
 
 
@@ -109,7 +109,7 @@ def test_fragments_in_fragments() -> None:
     for p in inner:
         raw = bytes(OUTER / TUNNEL / IP(p.data[14:]))
         wrapped.append(Packet(p.time, 1, len(raw), raw))
-    row = both(cut(wrapped, 40, random.Random(3))).only()
+    row = play(cut(wrapped, 40, random.Random(3))).only()
     assert row["response_body_bytes"] == 300
 
 
@@ -117,21 +117,21 @@ def test_a_datagram_that_carries_no_tcp_is_booked_whole() -> None:
     raw = bytes(
         OUTER / IP(src="192.0.2.1", dst="192.0.2.2", id=5) / UDP(sport=53, dport=999) / Raw(b"d" * 900)
     )
-    found = both(cut([Packet(1, 1, len(raw), raw)], 200, random.Random(4)))
+    found = play(cut([Packet(1, 1, len(raw), raw)], 200, random.Random(4)))
     assert found.account["not_tcp"] == found.account["bytes"] > 900
 
 
 def test_nesting_is_bounded_and_adds_up() -> None:
     layers: list[Layer] = [TUNNEL.copy() for _ in range(40)]
     packets = talk(layers).packets
-    found = both(packets)
+    found = play(packets)
     assert found.rows == [] and found.account["not_tcp"] == found.account["bytes"]
-    assert len(both(talk(layers[:14]).packets).rows) == 1
+    assert len(play(talk(layers[:14]).packets).rows) == 1
 
 
 def test_envelopes_cut_anywhere() -> None:
     for name, envelope in ENVELOPES.items():
         p = talk(envelope).packets[3]
         for n in range(len(p.data)):
-            found = both([Packet(p.time, 1, p.orig, p.data[:n])])
+            found = play([Packet(p.time, 1, p.orig, p.data[:n])])
             assert found.account["bytes"] == p.orig, name

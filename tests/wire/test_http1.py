@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from replaykit.wire.options import Options
-from tests.talk import Talk, both
+from tests.talk import Talk, play
 
 GET = b"GET /a?b=1 HTTP/1.1\r\nHost: example.org\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Type: text/plain\r\n\r\nhello"
 
 
 def test_a_request_and_its_answer() -> None:
-    row = both(Talk().open().client(GET).server(OK).close().packets).only()
+    row = play(Talk().open().client(GET).server(OK).close().packets).only()
     assert (row["method"], row["scheme"], row["host"], row["target"]) == (
         "GET",
         "http",
@@ -97,7 +97,7 @@ def test_conversations(name: str, mss: int) -> None:
             talk.client(data, mss)
         for data in server[i : i + 1]:
             talk.server(data, mss)
-    found = both(talk.close().packets, Options(requests=True, responses=True))
+    found = play(talk.close().packets, Options(requests=True, responses=True))
     assert [tuple(r[c] for c in COLUMNS) for r in found.rows] == expected
     whole = [row for row in expected if row[-1]]
     assert len(found.messages) >= 2 * len(whole)
@@ -108,7 +108,7 @@ def test_pipelining_pairs_in_order_with_own_ids() -> None:
     talk.server(
         b"".join(b"HTTP/1.1 40%d No\r\nContent-Length: %d\r\n\r\n%s" % (i, i, b"x" * i) for i in range(5)), 41
     )
-    found = both(talk.close().packets, Options(requests=True, responses=True))
+    found = play(talk.close().packets, Options(requests=True, responses=True))
     assert [(r["target"], r["status"], r["response_body_bytes"]) for r in found.rows] == [
         (f"/{i}", 400 + i, i) for i in range(5)
     ]
@@ -120,7 +120,7 @@ def test_pipelining_pairs_in_order_with_own_ids() -> None:
 
 def test_messages_are_byte_for_byte() -> None:
     post = b"POST /p HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-    found = both(
+    found = play(
         Talk().open().client(post, 10).server(OK, 9).close().packets, Options(requests=True, responses=True)
     )
     assert [m[2] for m in found.messages] == [post, OK]
@@ -128,7 +128,7 @@ def test_messages_are_byte_for_byte() -> None:
 
 def test_goreplays_id() -> None:
     """Ports, client address, and the server's next sequence number (internal/tcp/tcp_message.go)."""
-    found = both(Talk().open().client(GET).server(OK).packets, Options(requests=True, responses=True))
+    found = play(Talk().open().client(GET).server(OK).packets, Options(requests=True, responses=True))
     assert {m[1] for m in found.messages} == {f"{40000:04x}{80:04x}{0x0A000001:08x}{5001:08x}"}
 
 
@@ -148,7 +148,7 @@ def test_after_a_switch_bytes_are_counted_not_parsed(switch: bytes, answer: byte
         .client(b"GET / HTTP/1.1\r\n\r\n")
         .close()
     )
-    found = both(talk.packets)
+    found = play(talk.packets)
     row = found.only()
     assert row["complete"] and row["response_body_bytes"] == 0
     assert found.account["switched_protocol"] == 7 + 18 + 54
@@ -167,14 +167,14 @@ def test_after_a_switch_bytes_are_counted_not_parsed(switch: bytes, answer: byte
     ],
 )
 def test_broken_framing_is_flagged(head: bytes, anomaly: str) -> None:
-    row = both(
+    row = play(
         Talk().open().client(GET).server(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n0\r\n\r\n").close().packets
     ).rows[0]
     assert row["status"] == 200 and row["anomaly"] == anomaly
 
 
 def test_a_bad_chunk_size_loses_no_byte() -> None:
-    found = both(
+    found = play(
         Talk()
         .open()
         .client(GET)
@@ -190,7 +190,7 @@ def test_a_bad_chunk_size_loses_no_byte() -> None:
 def test_an_early_answer_waits_for_its_request() -> None:
     talk = Talk().open().client(b"POST /p HTTP/1.1\r\nContent-Length: 6\r\n\r\nabc")
     talk.server(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").client(b"def").client(GET).server(OK)
-    found = both(talk.close().packets)
+    found = play(talk.close().packets)
     assert [(r["status"], r["request_body_bytes"], r["complete"]) for r in found.rows] == [
         (413, 6, True),
         (200, 0, True),
@@ -198,12 +198,12 @@ def test_an_early_answer_waits_for_its_request() -> None:
 
 
 def test_closed_early() -> None:
-    row = both(Talk().open().client(GET).server(OK[:-2]).close().packets).only()
+    row = play(Talk().open().client(GET).server(OK[:-2]).close().packets).only()
     assert not row["complete"] and row["anomaly"] == "closed_early" and row["response_body_bytes"] == 3
 
 
 def test_what_is_no_http_is_named() -> None:
-    found = both(
+    found = play(
         Talk(dport=443).open().client(b"\x99\x03\x01\x02\x00\x01").server(b"\x99\x03\x03").close().packets
     )
     assert not found.rows
@@ -215,10 +215,10 @@ def test_absolute_targets_and_trace_ids() -> None:
         b"GET HTTPS://shop.example:8443/items?page=2#x HTTP/1.1\r\nHost: other\r\n"
         b"traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n\r\n"
     )
-    row = both(Talk().open().client(request).server(OK).packets).only()
+    row = play(Talk().open().client(request).server(OK).packets).only()
     assert (row["scheme"], row["host"], row["path"]) == ("https", "shop.example:8443", "/items")
     assert row["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
-    row = both(
+    row = play(
         Talk().open().client(b"GET / HTTP/1.1\r\nX-B3-TraceId: 463ac35c9f6413ad\r\n\r\n").server(OK).packets
     ).only()
     assert row["trace_id"] == "463ac35c9f6413ad"
@@ -229,27 +229,27 @@ def test_filters_deny_and_are_counted() -> None:
     for path, agent in ((b"/health", b"probe"), (b"/shop", b"web"), (b"/admin", b"web")):
         talk.client(b"GET " + path + b" HTTP/1.1\r\nUser-Agent: " + agent + b"\r\n\r\n").server(OK)
     packets = talk.close().packets
-    whole = both(packets)
+    whole = play(packets)
     cost = {r["target"]: r["link_bytes"] for r in whole.rows}
-    found = both(
+    found = play(
         packets, Options(deny_urls=("^/adm",), deny_headers=(("user-agent", "^probe$"),), requests=True)
     )
     assert [r["target"] for r in found.rows] == ["/shop"]
     assert found.account["denied"] == cost["/health"] + cost["/admin"]
     assert len(found.messages) == 1
-    assert not both(packets, Options(allow_headers=(("authorization", None),))).rows
+    assert not play(packets, Options(allow_headers=(("authorization", None),))).rows
     assert (
-        len(both(packets, Options(allow_headers=(("User-Agent", None),), allow_urls=("shop", "adm"))).rows)
+        len(play(packets, Options(allow_headers=(("User-Agent", None),), allow_urls=("shop", "adm"))).rows)
         == 2
     )
-    assert not both(packets, Options(allow_methods=("^POST$",))).rows
+    assert not play(packets, Options(allow_methods=("^POST$",))).rows
 
 
 def test_redaction_hides_values_and_keeps_sizes() -> None:
     request = (
         b"GET /a?token=secret&x=1 HTTP/1.1\r\nAuthorization: Bearer secret\r\n secret\r\nHost: h\r\n\r\n"
     )
-    found = both(
+    found = play(
         Talk()
         .open()
         .client(request)
@@ -286,7 +286,7 @@ def test_headers_only_takes_sizes_from_sequence_numbers() -> None:
         .server(OK)
     )
     cut = [replace(p, data=p.data[:200]) for p in talk.close().packets]
-    found = both(cut)
+    found = play(cut)
     assert [(r["response_body_bytes"], r["complete"]) for r in found.rows] == [
         (100_000, True),
         (8192, True),
@@ -309,7 +309,7 @@ def test_hidden_chunk_sizes_are_flagged() -> None:
         + b"\r\n"
     )
     talk = Talk().open().client(GET).server(chunked).server(b"0\r\n\r\n").client(GET).server(OK)
-    found = both([replace(p, data=p.data[:200]) for p in talk.close().packets])
+    found = play([replace(p, data=p.data[:200]) for p in talk.close().packets])
     row = found.rows[0]
     assert (row["response_body_bytes"], row["complete"], row["anomaly"]) == (
         512 + 22 + 5,
@@ -325,7 +325,7 @@ def test_a_head_cut_by_the_snap_length_keeps_its_endpoint() -> None:
     talk = (
         Talk().open().client(b"GET /long HTTP/1.1\r\nCookie: " + b"x" * 400 + b"\r\n\r\n").server(OK).close()
     )
-    found = both([replace(p, data=p.data[:120]) for p in talk.packets])
+    found = play([replace(p, data=p.data[:120]) for p in talk.packets])
     row = found.only()
     assert row["target"] == "/long" and row["anomaly"] == "head_cut" and not row["complete"]
 
@@ -336,7 +336,7 @@ def test_the_clients_address_in_a_header() -> None:
     post = b"POST / HTTP/1.1\r\nContent-Length: 20\r\n\r\nX-Real-IP: body-----"
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     for src, dst in (("10.0.0.1", "10.0.0.2"), ("2001:db8::1", "2001:db8::2")):
-        found = both(
+        found = play(
             Talk(src=src, dst=dst).open().client(get).server(ok).client(post).server(ok).close().packets,
             options,
         )
@@ -352,12 +352,12 @@ def test_messages_with_bytes_missing_are_handed_out_if_wanted() -> None:
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     talk = Talk().open().client(request, mss=1000).server(ok).close()
     del talk.packets[5]
-    strict = both(talk.packets, Options(requests=True))
+    strict = play(talk.packets, Options(requests=True))
     assert strict.messages == []
-    loose = both(talk.packets, Options(requests=True, allow_incomplete=True))
+    loose = play(talk.packets, Options(requests=True, allow_incomplete=True))
     ((_, _, payload),) = loose.messages
     assert len(payload) == len(request) - 1000 and payload.startswith(request[:2000])
     assert not loose.only()["complete"] and loose.only()["missing_bytes"] == 1000
     cut = Talk().open().client(request[:20], mss=1000)
     del cut.packets[3]
-    assert both(cut.packets, Options(requests=True, allow_incomplete=True)).messages == []
+    assert play(cut.packets, Options(requests=True, allow_incomplete=True)).messages == []

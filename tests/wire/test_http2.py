@@ -25,7 +25,7 @@ from hyperframe.frame import (
 
 from replaykit.wire.options import Options
 from tests.mutate import Packet
-from tests.talk import Talk, both
+from tests.talk import Talk, play
 
 GET = [(":method", "GET"), (":scheme", "http"), (":authority", "shop.example"), (":path", "/items/7?x=1")]
 POST = [(":method", "POST"), (":scheme", "http"), (":authority", "shop.example"), (":path", "/items")]
@@ -99,7 +99,7 @@ def test_exchanges_as_the_library_sends_them(mss: int) -> None:
     pair = Pair(mss)
     a = pair.exchange(GET, b"", OK, b"x" * 900)
     b = pair.exchange(POST, b"y" * 300, [(":status", "201")], b"")
-    found = both(pair.talk.close().packets)
+    found = play(pair.talk.close().packets)
     sent, received = map(headers_payload, streams(pair.talk))
     first, second = found.rows
     assert (first["protocol"], first["method"], first["target"], first["host"], first["status"]) == (
@@ -120,7 +120,7 @@ def test_messages_become_http1() -> None:
     request = [*POST, ("cookie", "a=1"), ("cookie", "b=2"), ("x-token", "s")]
     pair.exchange(request, b"body", [*OK, ("content-length", "2")], b"ok")
     options = Options(requests=True, responses=True, redact_headers=("x-token",))
-    found = both(pair.talk.close().packets, options)
+    found = play(pair.talk.close().packets, options)
     (_, request_id, payload), (_, response_id, answer) = found.messages
     assert payload == (
         b"POST /items HTTP/1.1\r\nhost: shop.example\r\nx-token: ***\r\ncookie: a=1; b=2\r\n"
@@ -142,7 +142,7 @@ def test_continuation_padding_informational_answers_and_trailers(mss: int) -> No
     pair.server.send_data(stream, b"z" * 50, pad_length=40)
     pair.server.send_headers(stream, [("checksum", "1")], end_stream=True)
     pair.flow()
-    found = both(pair.talk.close().packets, MESSAGES)
+    found = play(pair.talk.close().packets, MESSAGES)
     row = found.only()
     sent, received = streams(pair.talk)
     assert row["request_header_bytes"] == headers_payload(sent)[stream] > 16_384
@@ -178,7 +178,7 @@ def test_pushed_streams() -> None:
     pair.server.send_headers(2, OK)
     pair.server.send_data(2, b"c" * 70, end_stream=True)
     pair.flow()
-    found = both(pair.talk.close().packets)
+    found = play(pair.talk.close().packets)
     by_stream = {r["stream"]: r for r in found.rows}
     assert by_stream[2]["path"] == "/style.css" and by_stream[2]["response_body_bytes"] == 70
     assert by_stream[2]["complete"] and by_stream[stream]["status"] == 200
@@ -195,7 +195,7 @@ def test_a_reset_stream_ends_and_the_others_go_on() -> None:
     pair.client.reset_stream(first)
     pair.flow()
     pair.exchange(GET, b"", OK, b"")
-    cut, whole = both(pair.talk.close().packets).rows
+    cut, whole = play(pair.talk.close().packets).rows
     assert (cut["anomaly"], cut["complete"], cut["response_body_bytes"]) == ("stream_reset", False, 4)
     assert whole["complete"] and whole["anomaly"] is None
 
@@ -210,7 +210,7 @@ def test_goaway_closes_what_was_not_taken_up() -> None:
     answer = HeadersFrame(1, hpack.Encoder().encode(OK), flags=["END_HEADERS", "END_STREAM"])
     talk = Talk().open().client(PREFACE + raw([SettingsFrame(), *asked]))
     talk.server(raw([SettingsFrame(), answer, GoAwayFrame(last_stream_id=1)])).close()
-    found = both(talk.packets).rows
+    found = play(talk.packets).rows
     assert [(r["stream"], r["status"], r["anomaly"]) for r in found] == [
         (1, 200, None), (3, None, "stream_reset"), (5, None, "stream_reset")
     ]  # fmt: skip
@@ -227,7 +227,7 @@ def test_a_capture_that_starts_in_the_middle() -> None:
     fresh = [*GET[:3], (":path", "/new/path")]
     for size in (30, 40):
         pair.exchange(fresh, b"", OK, b"x" * size)
-    found = both(talk.close().packets[begins:], Options(settle_segments=2))
+    found = play(talk.close().packets[begins:], Options(settle_segments=2))
     sizes = [r["response_body_bytes"] for r in found.rows]
     assert sizes == [20, 30, 40]
     unknown, *known = found.rows
@@ -245,11 +245,11 @@ def test_a_hole_in_data_is_counted_and_one_in_headers_is_survived() -> None:
     pair.exchange(later, b"", OK, b"z" * 10)
     packets = pair.talk.close().packets
     body = next(i for i, p in enumerate(packets) if p.data[54:].count(b"x") == 1460)
-    found = both(packets[: body + 1] + packets[body + 2 :], Options(reorder_ns=0, hole_ns=0))
+    found = play(packets[: body + 1] + packets[body + 2 :], Options(reorder_ns=0, hole_ns=0))
     assert [r["missing_bytes"] for r in found.rows] == [1460, 0, 0]
     assert [r["complete"] for r in found.rows] == [False, True, True]
     asked = [i for i, p in enumerate(packets) if p.data[54 + 3 : 54 + 4] == b"\x01" and i > 8]
-    lost = both([p for i, p in enumerate(packets) if i != asked[0]], Options(reorder_ns=0, hole_ns=0))
+    lost = play([p for i, p in enumerate(packets) if i != asked[0]], Options(reorder_ns=0, hole_ns=0))
     assert "/later" in {r["path"] for r in lost.rows}
 
 
@@ -277,7 +277,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 def test_hostile_frames(what: str) -> None:
     good = HeadersFrame(3, hpack.Encoder().encode(GET), flags=["END_HEADERS", "END_STREAM"]).serialize()
     talk = Talk().open().client(PREFACE + SettingsFrame().serialize() + HOSTILE[what]() + good).close()
-    found = both(talk.packets)
+    found = play(talk.packets)
     if "2^24" not in what:
         assert found.rows[-1]["path"] == "/items/7"
 
@@ -291,7 +291,7 @@ def test_an_hpack_bomb_costs_a_counter() -> None:
         frames.append(
             ContinuationFrame(1, bomb[at : at + 10_000], flags=["END_HEADERS"] if last else []).serialize()
         )
-    found = both(Talk().open().client(PREFACE + b"".join(frames)).close().packets, MESSAGES)
+    found = play(Talk().open().client(PREFACE + b"".join(frames)).close().packets, MESSAGES)
     assert found.account["bound_hits"] >= 1
     assert found.only()["request_uncompressed_header_bytes"] > 100_000_000
 
@@ -300,7 +300,7 @@ def test_continuation_without_end_is_bounded() -> None:
     frames = [block(1, b"\x82", 0x1)]
     frames += [ContinuationFrame(1, b"\x00" * 16_000).serialize() for _ in range(40)]
     frames += [ContinuationFrame(1, b"\x82", flags=["END_HEADERS"]).serialize()]
-    found = both(Talk().open().client(PREFACE + b"".join(frames)).close().packets)
+    found = play(Talk().open().client(PREFACE + b"".join(frames)).close().packets)
     assert found.account["bound_hits"] >= 1 and found.only()["anomaly"] == "undecoded_headers"
 
 
@@ -309,7 +309,7 @@ def test_more_streams_than_the_bound() -> None:
     asked = [
         HeadersFrame(n, encoder.encode(GET), flags=["END_HEADERS", "END_STREAM"]) for n in range(1, 41, 2)
     ]
-    found = both(Talk().open().client(PREFACE + raw(asked)).close().packets, Options(max_pipeline=4))
+    found = play(Talk().open().client(PREFACE + raw(asked)).close().packets, Options(max_pipeline=4))
     assert len(found.rows) == 20 and found.account["bound_hits"] == 16
 
 
@@ -332,7 +332,7 @@ def test_grpc(mss: int) -> None:
     pair.server.send_data(stream, grpc(b"answer" * 10))
     pair.server.send_headers(stream, [("grpc-status", "5"), ("grpc-message", "no")], end_stream=True)
     pair.flow()
-    row = both(pair.talk.close().packets).only()
+    row = play(pair.talk.close().packets).only()
     assert row["endpoint"] == "/shop.v1.Cart/Add123" and row["grpc_status"] == 5
     assert (row["request_messages"], row["request_message_bytes"]) == (3, 8)
     assert (row["response_messages"], row["response_message_bytes"]) == (1, 60)
@@ -344,7 +344,7 @@ def test_a_path_is_an_endpoint_of_its_own_only_where_it_is_grpcs() -> None:
     rpc = [*POST[:3], path, ("content-type", "application/grpc")]
     for request in ([*GET[:3], path], rpc, [*GET[:3], path]):
         pair.exchange(request, b"", OK[:1], b"")
-    found = both(pair.talk.close().packets).rows
+    found = play(pair.talk.close().packets).rows
     assert [r["endpoint"] for r in found] == ["/shop.Cart/{id}", "/shop.Cart/12345", "/shop.Cart/{id}"]
 
 
@@ -357,7 +357,7 @@ def test_filters_and_the_pages_of_control() -> None:
     pair.client.increment_flow_control_window(1000)
     pair.flow()
     packets = pair.talk.close().packets
-    found = both(packets, Options(deny_urls=("^/health",), requests=True, responses=True))
+    found = play(packets, Options(deny_urls=("^/health",), requests=True, responses=True))
     assert [r["path"] for r in found.rows] == ["/items/7"] and len(found.messages) == 2
     assert found.account["denied"] > 0
     control = len(raw([WindowUpdateFrame(0, window_increment=1), PingFrame(0, b"12345678")]))
@@ -372,12 +372,12 @@ def test_any_segmentation_disorder_and_loss_add_up() -> None:
             pair.exchange(GET, b"", [*OK, ("x-n", str(r.random()))], b"x" * r.randrange(0, 400))
             pair.exchange(POST, b"q" * r.randrange(1, 300), OK, b"")
         packets: list[Packet] = pair.talk.close().packets
-        whole = both(packets)
+        whole = play(packets)
         shuffled = list(packets)
         for _ in range(4):
             at = r.randrange(3, len(shuffled) - 1)
             shuffled.insert(max(3, at - r.randrange(4)), shuffled.pop(at))
-        again = both(shuffled)
+        again = play(shuffled)
         sizes: list[Any] = [
             [
                 {k: row[k] for k in row if k.endswith(("_header_bytes", "_body_bytes", "target", "status"))}
@@ -388,12 +388,12 @@ def test_any_segmentation_disorder_and_loss_add_up() -> None:
         assert sorted(map(repr, sizes[0])) == sorted(map(repr, sizes[1]))
         for _ in range(3):
             packets.pop(r.randrange(3, len(packets)))
-        both(packets, MESSAGES)  # adds up, and the engines agree
+        play(packets, MESSAGES)  # adds up, and the engines agree
 
 
 def test_a_reset_frame_of_an_unknown_stream_is_overhead() -> None:
     frames = raw([SettingsFrame(), RstStreamFrame(9)])
-    found = both(Talk().open().client(PREFACE + frames).close().packets)
+    found = play(Talk().open().client(PREFACE + frames).close().packets)
     assert found.rows == [] and found.account["malformed"] == 0
 
 
@@ -405,5 +405,5 @@ def test_fields_that_http1_would_read_otherwise_are_not_written(field: tuple[str
     """RFC 9113 §8.2.1, §10.3: a .gor file must not hold what a replay would send as something else."""
     fields = [f for f in GET if f[0] != field[0]] + [field]
     ask = HeadersFrame(1, hpack.Encoder().encode(fields), flags=["END_HEADERS", "END_STREAM"])
-    found = both(Talk().open().client(PREFACE + raw([SettingsFrame(), ask])).close().packets, MESSAGES)
+    found = play(Talk().open().client(PREFACE + raw([SettingsFrame(), ask])).close().packets, MESSAGES)
     assert found.messages == [] and found.account["messages_cut"] == 1 and len(found.rows) == 1

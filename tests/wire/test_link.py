@@ -12,7 +12,7 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.ppp import PPP, PPPoE
 
 from tests.mutate import Packet
-from tests.talk import Talk, both, content
+from tests.talk import Talk, content, play
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 700\r\n\r\n" + b"x" * 700
@@ -46,8 +46,8 @@ LINKS = {
 @pytest.mark.parametrize("name", LINKS)
 def test_link_types(name: str) -> None:
     talk = plain()
-    found = both(relink(talk, *LINKS[name]))
-    assert content(found) == content(both(talk.packets))
+    found = play(relink(talk, *LINKS[name]))
+    assert content(found) == content(play(talk.packets))
     assert found.only()["link_bytes"] == len(GET) + len(OK) + 2 * (40 + len(LINKS[name][1]))
 
 
@@ -60,12 +60,12 @@ ENVELOPES = {
 
 @pytest.mark.parametrize("name", ENVELOPES)
 def test_envelopes(name: str) -> None:
-    assert content(both(plain(envelope=ENVELOPES[name]).packets)) == content(both(plain().packets))
+    assert content(play(plain(envelope=ENVELOPES[name]).packets)) == content(play(plain().packets))
 
 
 def test_ipv6_with_extension_headers() -> None:
     talk = plain(src="fd00::1", dst="fd00::2")
-    row = both(talk.packets).only()
+    row = play(talk.packets).only()
     assert (row["client_ip"], row["server_ip"]) == ("fd00::1", "fd00::2")
     extended = []
     for p in talk.packets:
@@ -76,7 +76,7 @@ def test_ipv6_with_extension_headers() -> None:
         )
         raw = bytes(Ether(src=frame.src, dst=frame.dst) / new)
         extended.append(replace(p, data=raw, orig=len(raw)))
-    assert content(both(extended)) == content(both(talk.packets))
+    assert content(play(extended)) == content(play(talk.packets))
 
 
 def test_ipv4_options() -> None:
@@ -86,7 +86,7 @@ def test_ipv4_options() -> None:
         new = IP(src=ip.src, dst=ip.dst, options=[b"\x94\x04\x00\x00"]) / ip.payload
         raw = bytes(Ether() / new)
         out.append(replace(p, data=raw, orig=len(raw)))
-    assert both(out).only()["complete"]
+    assert play(out).only()["complete"]
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -101,19 +101,19 @@ def test_fragments_are_joined(backwards: bool) -> None:
             raw = bytes(Ether() / piece)
             out.append(replace(p, data=raw, orig=len(raw)))
     assert len(out) > len(talk.packets)
-    found = both(out)
-    assert content(found) == content(both(talk.packets))
+    found = play(out)
+    assert content(found) == content(play(talk.packets))
     assert found.account["packets"] == len(out)
 
 
 def test_a_lost_fragment_is_booked() -> None:
     ip = Ether(plain().packets[4].data)[IP]
     pieces = [bytes(Ether() / f) for f in fragment(ip, fragsize=96)]
-    found = both([Packet(0, 1, len(raw), raw) for raw in pieces[:-1]])
+    found = play([Packet(0, 1, len(raw), raw) for raw in pieces[:-1]])
     assert found.account["gap"] == found.account["bytes"] > 0
 
 
 def test_what_is_not_tcp_is_named() -> None:
     arp = bytes(Ether() / ARP())
-    found = both([Packet(0, 1, len(arp), arp), Packet(0, 147, 60, bytes(60)), Packet(0, 1, 60, b"\x01")])
+    found = play([Packet(0, 1, len(arp), arp), Packet(0, 147, 60, bytes(60)), Packet(0, 1, 60, b"\x01")])
     assert found.account["not_tcp"] == len(arp) + 120

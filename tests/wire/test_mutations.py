@@ -1,4 +1,4 @@
-"""Hostile captures through both engines: no crash, no disagreement, no byte unaccounted for.
+"""Hostile captures through the engine: no crash, no byte unaccounted for, however the bytes come.
 
 A short run of `tests/fuzz.py`; `make fuzz` is the long one.
 """

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from replaykit.wire.options import Options
 from tests.mutate import Packet
-from tests.talk import Talk, both, content
+from tests.talk import Talk, content, play
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -64,7 +64,7 @@ def talks(draw: st.DrawFn) -> Talk:
 
 
 def straight(talk: Talk) -> list[tuple[object, ...]]:
-    found = both(talk.packets)
+    found = play(talk.packets)
     assert all(r["complete"] for r in found.rows)
     return content(found)
 
@@ -77,7 +77,7 @@ def test_any_order_gives_the_same_exchanges(talk: Talk, r: object) -> None:
         return  # beyond what is held back for a connection whose beginning comes last
     packets = list(talk.packets)
     r.shuffle(packets)  # type: ignore[attr-defined]
-    assert content(both(packets)) == expected
+    assert content(play(packets)) == expected
 
 
 @QUICK
@@ -92,7 +92,7 @@ def test_local_disorder_and_repeats_give_the_same_exchanges(talk: Talk, data: st
             packets.insert(to, packets[at])
         else:
             packets.insert(min(to, len(packets) - 1), packets.pop(at))
-    assert content(both(packets, Options(requests=True, responses=True))) == expected
+    assert content(play(packets, Options(requests=True, responses=True))) == expected
 
 
 @QUICK
@@ -113,7 +113,7 @@ def test_any_resegmentation_and_overlap_give_the_same_exchanges(talk: Talk, data
             else:
                 again.server_seq += n
             at += n
-    assert content(both(again.close().packets)) == expected
+    assert content(play(again.close().packets)) == expected
 
 
 def _streams(packets: list[Packet]) -> list[tuple[bool, bytes]]:
@@ -135,8 +135,8 @@ def test_any_loss_is_seen_and_sums_still_add_up(talk: Talk, data: st.DataObject)
     """`both` checks the sums: every byte captured is in an exchange or under a cause."""
     carrying = [i for i, p in enumerate(talk.packets) if len(p.data) > 54]
     lost = data.draw(st.sets(st.sampled_from(carrying), min_size=1, max_size=5))
-    whole = both(talk.packets)
-    found = both([p for i, p in enumerate(talk.packets) if i not in lost])
+    whole = play(talk.packets)
+    found = play([p for i, p in enumerate(talk.packets) if i not in lost])
     assert sum(r["complete"] for r in found.rows) < len(whole.rows)
     assert found.account["bytes"] == sum(p.orig for i, p in enumerate(talk.packets) if i not in lost)
     sizes = ("request_wire_bytes", "response_wire_bytes")

@@ -6,11 +6,11 @@ import struct
 
 import pytest
 
-from replaykit.wire.engine import open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
 from replaykit.wire.source import BrokenCapture
 from tests.mutate import Packet
-from tests.talk import ENGINES, Outcome, Talk, outcome
+from tests.talk import Outcome, Talk, outcome
 
 PACKETS = (
     Talk()
@@ -51,8 +51,8 @@ def pcapng(order: str) -> bytes:
     return b"".join(out)
 
 
-def read(data: bytes, name: str, piece: int | None = None) -> Outcome:
-    engine = open_engine(Options(), name)  # type: ignore[arg-type]
+def read(data: bytes, piece: int | None = None) -> Outcome:
+    engine = Engine(Options())
     at = 0
     for end in range(piece, len(data) + piece, piece) if piece else [len(data)]:
         at += engine.feed_file(data, at, min(end, len(data)))
@@ -60,28 +60,24 @@ def read(data: bytes, name: str, piece: int | None = None) -> Outcome:
     return outcome(engine)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("nanos", [True, False])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_pcap(order: str, nanos: bool, engine: str) -> None:
-    row = read(pcap(order, nanos), engine).only()
+def test_pcap(order: str, nanos: bool) -> None:
+    row = read(pcap(order, nanos)).only()
     assert row["time"] == PACKETS[3].time and row["complete"]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_pcapng_with_two_interfaces(order: str, engine: str) -> None:
-    row = read(pcapng(order) + pcapng(">"), engine).rows[0]
+def test_pcapng_with_two_interfaces(order: str) -> None:
+    row = read(pcapng(order) + pcapng(">")).rows[0]
     assert row["time"] == PACKETS[3].time and row["response_time"] == PACKETS[4].time and row["complete"]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("data", [pcap("<", True), pcapng("<")])
-def test_pieces_of_any_size(data: bytes, engine: str) -> None:
-    assert read(data, engine, 7).rows == read(data, engine).rows
+def test_pieces_of_any_size(data: bytes) -> None:
+    assert read(data, 7).rows == read(data).rows
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("data", "offset", "what"),
     [
@@ -92,8 +88,8 @@ def test_pieces_of_any_size(data: bytes, engine: str) -> None:
         (pcapng("<")[:28] + struct.pack("<III", 6, 5, 0), 28, "block of 5 bytes"),
     ],
 )
-def test_broken_files_say_where(data: bytes, offset: int, what: str, engine: str) -> None:
-    opened = open_engine(Options(), engine)  # type: ignore[arg-type]
+def test_broken_files_say_where(data: bytes, offset: int, what: str) -> None:
+    opened = Engine(Options())
     with pytest.raises(BrokenCapture) as caught:
         opened.feed_file(data, 0, len(data))
     assert caught.value.args[0] == offset and what in caught.value.args[1]

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from replaykit.capture.reader import open_reader
 from replaykit.wire.options import Options
 from tests.mutate import Packet
-from tests.talk import ENGINES, Outcome, Talk, both, outcome
+from tests.talk import Outcome, Talk, outcome, play
 
 GET = b"GET /items/7 HTTP/1.1\r\nHost: shop.example\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"y" * 40_000
@@ -94,16 +94,10 @@ class Pair:
 
 
 def read(packets: list[Packet], options: Options) -> Outcome:
-    """Through both engines with what stands above them; they must agree."""
-    found = []
-    for name in ENGINES:
-        engine = open_reader(options, name, lambda line: pytest.fail(line))  # type: ignore[arg-type]
-        for p in packets:
-            engine.feed_packet(p.link, p.time, p.orig, p.data)
-        found.append(outcome(engine))
-    assert found[0].rows == found[1].rows and found[0].account == found[1].account
-    assert found[0].messages == found[1].messages
-    return found[0]
+    engine = open_reader(options, lambda line: pytest.fail(line))
+    for p in packets:
+        engine.feed_packet(p.link, p.time, p.orig, p.data)
+    return outcome(engine)
 
 
 TLS12 = ssl.TLSVersion.TLSv1_2
@@ -192,7 +186,7 @@ def test_without_keys_the_host_is_known(certificate: Path, tmp_path: Path) -> No
         pair.say(False, GET)
         pair.say(True, ANSWER)
         packets = pair.talk.close().packets
-        row = both(packets).only()
+        row = play(packets).only()
         assert (row["protocol"], row["host"], row["alpn"], row["endpoint"]) == (
             "tls", "shop.example", offered, "tls://shop.example"
         )  # fmt: skip
@@ -212,7 +206,7 @@ def test_a_long_connection_has_a_row_a_minute(certificate: Path, tmp_path: Path)
     for minute in range(3):
         pair.talk.start += 61_000_000_000 if minute else 0
         pair.say(False, GET)
-    found = both(pair.talk.packets)
+    found = play(pair.talk.packets)
     assert len(found.rows) == 3 and {r["host"] for r in found.rows} == {"shop.example"}
 
 
@@ -221,7 +215,7 @@ def test_a_capture_that_starts_amid_tls(certificate: Path, tmp_path: Path) -> No
     begins = len(pair.talk.packets)
     pair.say(False, GET)
     pair.say(True, ANSWER)
-    row = both(pair.talk.close().packets[begins:]).only()
+    row = play(pair.talk.close().packets[begins:]).only()
     assert row["protocol"] == "tls" and row["host"] is None and row["endpoint"] == "tls://10.0.0.2"
 
 
@@ -243,7 +237,7 @@ def test_the_key_log_may_come_later(certificate: Path, tmp_path: Path) -> None:
     pair.say(False, GET)
     pair.say(True, ANSWER[:200])
     options = Options(tls_keys=str(tmp_path / "later"))
-    engine = open_reader(options, "auto", lambda line: None)
+    engine = open_reader(options, lambda line: None)
     for p in pair.talk.packets:
         engine.feed_packet(p.link, p.time, p.orig, p.data)
     engine.advance(pair.talk.packets[-1].time)
@@ -273,4 +267,4 @@ def test_mutated_records_add_up(certificate: Path, tmp_path: Path) -> None:
                 data[r.randrange(54, len(data))] = r.randrange(256)
         hostile[at] = Packet(p.time, p.link, p.orig, bytes(data))
         read(hostile, Options(tls_keys=str(tmp_path / "keys")))
-        both(hostile)
+        play(hostile)

@@ -11,7 +11,7 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameProtocol, Opcode
 
 from replaykit.wire.options import Options
-from tests.talk import Talk, both
+from tests.talk import Talk, play
 
 ASK = (
     b"GET /live/17?x=1 HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -44,7 +44,7 @@ def test_messages_fragments_and_control_frames(mss: int) -> None:
     talk.client(client.pong(b"now"), mss)
     talk.client(client.close(CloseReason.GOING_AWAY, "bye"), mss)
     talk.server(server.close(CloseReason.NORMAL_CLOSURE), mss)
-    handshake, *found = both(talk.close().packets).rows
+    handshake, *found = play(talk.close().packets).rows
     assert (handshake["protocol"], handshake["status"], handshake["endpoint"]) == (
         "http/1.1",
         101,
@@ -87,7 +87,7 @@ def test_permessage_deflate(extensions: bytes, mss: int) -> None:
         talk.client(client.send_data(text, True), mss)
         for part in (text[:100], text[100:]):
             talk.server(server.send_data(part, part is not text[:100] and part == text[100:]), mss)
-    found = both(talk.close().packets).rows[1:]
+    found = play(talk.close().packets).rows[1:]
     assert [r["request_decoded_bytes"] or r["response_decoded_bytes"] for r in found] == [len(text)] * 6
     first, last = found[0]["request_body_bytes"], found[4]["request_body_bytes"]
     assert first < len(text) / 5 and (last == first) == (b"client_no" in extensions)
@@ -111,7 +111,7 @@ def test_a_compressed_bomb_is_not_followed() -> None:
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = deflate.compress(bytes(64 << 20)) + deflate.flush(zlib.Z_SYNC_FLUSH)
     talk = opened(b"permessage-deflate").server(frame(2, bomb[:-4], 0xC0)).server(frame(1, b"plain"))
-    bomb_row, plain = both(talk.close().packets).rows[1:]
+    bomb_row, plain = play(talk.close().packets).rows[1:]
     assert bomb_row["response_decoded_bytes"] is None and bomb_row["response_body_bytes"] == len(bomb) - 4
     assert plain["response_decoded_bytes"] == 5
 
@@ -125,13 +125,13 @@ def test_a_compressed_bomb_is_not_followed() -> None:
     ("no end", frame(1, b"abc", 0), "closed_early"),
 ])  # fmt: skip
 def test_broken_frames_are_flagged(what: str, data: bytes, anomaly: str) -> None:
-    row = both(opened().server(data).close().packets).rows[1]
+    row = play(opened().server(data).close().packets).rows[1]
     assert row["anomaly"] == anomaly, what
 
 
 def test_a_length_of_2_to_the_63_ends_reading_until_a_clear_frame() -> None:
     talk = opened().server(b"\x82\x7f" + b"\xff" * 8 + b"junk" * 9).server(frame(1, b"again"))
-    found = both(talk.close().packets)
+    found = play(talk.close().packets)
     assert found.account["malformed"] > 0 and found.rows[-1]["response_body_bytes"] == 5
 
 
@@ -141,7 +141,7 @@ def test_a_hole_is_counted_and_reading_goes_on() -> None:
         talk.server(frame(1, b"%d" % n * 100), 60)
     packets = talk.close().packets
     for lost in range(5, len(packets) - 3):
-        found = both([p for i, p in enumerate(packets) if i != lost], Options(reorder_ns=0, hole_ns=0))
+        found = play([p for i, p in enumerate(packets) if i != lost], Options(reorder_ns=0, hole_ns=0))
         assert len(found.rows) >= 5 and found.account["missing_bytes"] > 0
 
 
@@ -158,7 +158,7 @@ def test_mutated_frames_add_up_in_both_engines() -> None:
             for _ in range(r.randrange(3)):
                 data[r.randrange(len(data))] = r.randrange(256)
             talk.server(bytes(data), r.choice((1460, 9)))
-        both(talk.close().packets)
+        play(talk.close().packets)
 
 
 def test_extended_connect_over_http2() -> None:
@@ -181,7 +181,7 @@ def test_extended_connect_over_http2() -> None:
     talk.client(raw([DataFrame(1, client[:4]), DataFrame(1, client[4:])]))
     talk.server(raw([DataFrame(1, server, flags=["END_STREAM"])]))
     talk.client(raw([DataFrame(1, b"", flags=["END_STREAM"])]))
-    found = both(talk.close().packets).rows
+    found = play(talk.close().packets).rows
     methods = {r["method"]: r for r in found}
     assert set(methods) == {"CONNECT", "TEXT", "BINARY"}
     assert methods["TEXT"]["request_body_bytes"] == 5 and methods["BINARY"]["response_body_bytes"] == 300

@@ -13,8 +13,11 @@ use crate::link::Addr;
 use crate::message::{gor_id, Messages, Meta};
 use crate::opaque::{self, Opaque};
 use crate::options::Options;
-use crate::tap::{Pieces, Tap};
+use crate::plugin::{Handover, Pieces, Reading};
+use crate::tls::keys::KeyLog;
+use crate::tls::Tls;
 use crate::websocket::WebSocket;
+use hashbrown::HashMap;
 use std::collections::VecDeque;
 
 /// Where finished things go.
@@ -27,6 +30,12 @@ pub struct Sink {
     pub buffered: usize,
     pub memos: Memos,
     pub pieces: Pieces,
+    /// What TLS is read with.
+    pub keys: KeyLog,
+    /// TLS connections that were read.
+    pub tls_read: u64,
+    /// Streams that are read by plug-ins, by their connections.
+    pub handed: HashMap<u64, Reading>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +70,10 @@ pub struct Cost {
 }
 
 impl Cost {
+    pub fn new(overhead: u64, packets: u64) -> Self {
+        Cost { overhead, packets }
+    }
+
     pub fn take(&mut self, n: usize) -> (u64, u64) {
         let bytes = n as u64 + std::mem::take(&mut self.overhead);
         (bytes, std::mem::take(&mut self.packets))
@@ -178,6 +191,15 @@ impl Context<'_> {
         n
     }
 
+    /// The positions up to here were given to messages that were read in its place.
+    pub fn go_on_from(&mut self, n: i32) {
+        *self.stream = n;
+    }
+
+    pub fn ends(&self) -> Ends {
+        self.ends
+    }
+
     pub fn client_address(&self) -> String {
         address(self.ends.client.0)
     }
@@ -210,7 +232,8 @@ enum Upper {
     Http2(Http2),
     WebSocket(WebSocket),
     Opaque(Opaque),
-    Tap(Tap),
+    Tls(Box<Tls>),
+    Handover(Handover),
 }
 
 pub struct Lane {
@@ -340,6 +363,30 @@ impl Http {
         };
     }
 
+    /// Positions on the connection that were given to messages.
+    pub fn positions(&self) -> i32 {
+        self.stream
+    }
+
+    /// More secrets are known.
+    pub fn again(&mut self, sink: &mut Sink) {
+        if matches!(self.upper.as_deref(), Some(Upper::Tls(t)) if t.blocked()) {
+            self.above(|upper, cx| {
+                if let Upper::Tls(t) = upper {
+                    t.again(cx, sink);
+                }
+            });
+        }
+    }
+
+    /// Both directions have ended in order, and the connection is over.
+    pub fn end_both(&mut self, sink: &mut Sink) {
+        for d in 0..2 {
+            self.end(d, sink);
+        }
+        self.close(false, sink);
+    }
+
     fn fits(&mut self, kind: Kind, d: usize) -> bool {
         if !self.understood {
             self.understood = true;
@@ -426,8 +473,11 @@ impl Http {
         let known = self.above(|upper, cx| match upper {
             Upper::Http2(h) => h.feed(d, p, cost, cx, sink),
             Upper::WebSocket(w) => w.feed(server, p, cost, cx, sink),
-            Upper::Opaque(o) => o.feed(server, p, cost, cx, sink),
-            Upper::Tap(t) => t.feed(server, p, cost, cx, sink),
+            Upper::Opaque(o) => {
+                o.feed(server, p, cost, cx, sink);
+            }
+            Upper::Tls(t) => t.feed(server, p, cost, cx, sink),
+            Upper::Handover(t) => t.feed(server, p, cost, cx, sink),
         });
         if known.is_none() {
             book(p, Cause::Switched, p.len, cost, sink);
@@ -455,11 +505,21 @@ impl Http {
         let hello = opaque::tls_start(seen);
         let upper = if o.raw {
             Upper::Opaque(Opaque::raw())
-        } else if self.ends.iter().any(|(_, port)| o.tap_ports.contains(port)) {
-            Upper::Tap(Tap::default())
+        } else if self
+            .ends
+            .iter()
+            .any(|(_, port)| o.plugin_ports.contains(port))
+        {
+            Upper::Handover(Handover::default())
         } else if hello.is_some() || (!fresh && opaque::tls_amid(seen)) {
-            if o.tap_tls {
-                Upper::Tap(Tap::default())
+            if o.tls_keys || sink.keys.added > 0 {
+                let client = if hello.unwrap_or(d == self.client) {
+                    d
+                } else {
+                    1 - d
+                };
+                let ends = [self.ends[client], self.ends[1 - client]];
+                Upper::Tls(Box::new(Tls::new(ends, hello.is_some())))
             } else {
                 Upper::Opaque(Opaque::tls(fresh || hello.is_some()))
             }
@@ -598,9 +658,9 @@ impl Http {
                 self.refuse(d, Cause::Truncated, cost.take(rest).0, sink);
                 rest
             }
-            Parsed::Invalid if !self.understood && sink.options.tap_unknown => {
+            Parsed::Invalid if !self.understood && !sink.options.protocols.is_empty() => {
                 self.understood = true;
-                self.switch(Some(Upper::Tap(Tap::default())), sink);
+                self.switch(Some(Upper::Handover(Handover::default())), sink);
                 0
             }
             Parsed::Whole(..) | Parsed::Invalid => {
@@ -1224,7 +1284,8 @@ impl Http {
             }
             Upper::WebSocket(w) => w.repeated(server, bytes, payload, packets),
             Upper::Opaque(o) => o.repeated(server, bytes, payload, packets),
-            Upper::Tap(_) => false,
+            Upper::Tls(t) => t.repeated(server, bytes, payload, packets),
+            Upper::Handover(_) => false,
         });
         if known != Some(true) {
             sink.account.add(Cause::Retransmission, bytes);
@@ -1286,7 +1347,8 @@ impl Http {
             Upper::Http2(h) => h.close(cx, sink),
             Upper::WebSocket(w) => w.close(cx, sink),
             Upper::Opaque(o) => o.close(in_order, cx, sink),
-            Upper::Tap(t) => t.close(cx, sink),
+            Upper::Tls(t) => t.close(in_order, cx, sink),
+            Upper::Handover(t) => t.close(cx, sink),
         });
         self.upper = None;
         for x in &mut self.queue {

@@ -29,6 +29,8 @@ pub enum Protocol {
     WebSocket,
     Tls,
     Raw,
+    /// A plug-in's, by its place in `Options::protocols`; the text of HOST is the endpoint.
+    Plugin(u8),
 }
 
 /// Measures that few exchanges have, each null unless set; see `EXTRA`.
@@ -434,6 +436,7 @@ const STAGE: usize = 256;
 
 /// What a target says, by its number in the batch.
 struct Split {
+    /// Absent until it is asked for: a plug-in's target has none.
     path: i32,
     /// Of its shape; absent until it is asked for, as a gRPC path is its own endpoint.
     endpoint: i32,
@@ -445,6 +448,8 @@ struct Split {
 pub struct Columns {
     pub rows: usize,
     weight: f64,
+    /// Names of plug-ins' protocols.
+    plugins: Vec<String>,
     stage: Vec<Row>,
     time: Numbers<i64>,
     response_time: Numbers<i64>,
@@ -498,9 +503,10 @@ fn split_target(target: &[u8]) -> (&[u8], Option<&[u8]>, Option<bool>) {
 }
 
 impl Columns {
-    pub fn new(weight: f64) -> Self {
+    pub fn new(weight: f64, plugins: Vec<String>) -> Self {
         Columns {
             weight,
+            plugins,
             batch: 1,
             ..Columns::default()
         }
@@ -525,6 +531,31 @@ impl Columns {
         }
         let place = if host.is_empty() { place.into() } else { host };
         keys[ENDPOINT] = self.texts[ENDPOINT].key(format!("{scheme}://{place}").as_bytes());
+    }
+
+    /// What a plug-in says stands for itself.
+    fn plugin(&mut self, x: &Exchange, keys: &mut [i32; TEXTS]) {
+        for (column, field) in [(METHODS, METHOD), (ENDPOINT, HOST)] {
+            if !x.text(field).is_empty() || field == HOST {
+                keys[column] = self.texts[column].key(x.text(field));
+            }
+        }
+        if !x.text(TARGET).is_empty() {
+            keys[TARGETS] = self.sent(x.text(TARGET)) as i32;
+        }
+    }
+
+    /// A target's number in this batch.
+    fn sent(&mut self, target: &[u8]) -> u32 {
+        let (id, new) = self.texts[TARGETS].strings.intern(target);
+        if new {
+            self.splits.push(Split {
+                path: ABSENT,
+                endpoint: ABSENT,
+                https: false,
+            });
+        }
+        id
     }
 
     /// Adds a row, or books a denied exchange; the account is kept either way.
@@ -563,6 +594,7 @@ impl Columns {
             Protocol::WebSocket => b"websocket",
             Protocol::Tls => b"tls",
             Protocol::Raw => b"raw",
+            Protocol::Plugin(n) => self.plugins[usize::from(n)].as_bytes(),
         });
         keys[CLIENT_IP] = addresses.client;
         keys[SERVER_IP] = addresses.server;
@@ -576,6 +608,7 @@ impl Columns {
                 };
                 self.opaque(x, "tcp", place, &mut keys);
             }
+            Protocol::Plugin(_) => self.plugin(x, &mut keys),
             Protocol::WebSocket => self.target(x, ends, templates, redaction, &mut keys),
             _ if q.seen => self.target(x, ends, templates, redaction, &mut keys),
             _ => {}
@@ -664,16 +697,13 @@ impl Columns {
             shown = redaction.target(sent);
             &shown[..]
         };
-        let (id, new) = self.texts[TARGETS].strings.intern(target);
-        if new {
-            let (path, _, https) = split_target(target);
-            self.splits.push(Split {
-                path: self.texts[PATH].key(path),
-                endpoint: ABSENT,
-                https: https == Some(true),
-            });
-        }
+        let id = self.sent(target);
         let split = &mut self.splits[id as usize];
+        if split.path == ABSENT {
+            let (path, _, https) = split_target(target);
+            split.path = self.texts[PATH].key(path);
+            split.https = https == Some(true);
+        }
         let path = || String::from_utf8_lossy(split_target(target).0);
         keys[ENDPOINT] = if x.grpc {
             // A gRPC path names a method: /package.Service/Method.

@@ -1,8 +1,8 @@
 //! replaykit's compiled engine: captured bytes in, Arrow columns out.
 //!
 //! No I/O, no clock, no unsafe code. `source` finds the packets, `link` the segments, `tcp` the
-//! order, `connection`, `http1`, `http2` and `websocket` the messages, `exchange` measures, `account` sees to it that
-//! every byte is booked. Each file has a twin in `replaykit/wire`, which is the specification.
+//! order, `connection`, `http1`, `http2`, `websocket` and `tls` the messages, `exchange` measures, `account` sees
+//! to it that every byte is booked.
 #![forbid(unsafe_code)]
 #![allow(clippy::too_many_arguments)] // one chunk of bytes is described by where, when, what it cost
 
@@ -22,13 +22,15 @@ pub mod http2;
 pub mod link;
 pub mod message;
 pub mod modifier;
+pub mod offsets;
 pub mod opaque;
 pub mod options;
 pub mod outgoing;
+pub mod plugin;
 pub mod records;
 pub mod source;
-pub mod tap;
 pub mod tcp;
+pub mod tls;
 pub mod websocket;
 
 use account::{Account, Cause};
@@ -41,8 +43,8 @@ use http1::Memos;
 use link::{Addr, Decoded, Decoder, Whole};
 use message::Messages;
 use options::Options;
+use plugin::Pieces;
 use source::{Block, Broken, File, Step};
-use tap::Pieces;
 use tcp::Table;
 
 pub struct Engine {
@@ -51,8 +53,7 @@ pub struct Engine {
     sink: Sink,
     file: File,
     conversations: gor::Conversations,
-    /// Connections whose plaintext comes from above.
-    plain: HashMap<u64, Http>,
+    streams: HashMap<u64, Http>,
 }
 
 impl Engine {
@@ -62,15 +63,18 @@ impl Engine {
             table: Table::new(&options.ports, options.first_connection),
             file: File::default(),
             conversations: gor::Conversations::default(),
-            plain: HashMap::default(),
+            streams: HashMap::default(),
             sink: Sink {
-                columns: Columns::new(options.weight),
+                columns: Columns::new(options.weight, options.protocols.clone()),
                 options,
                 messages: Messages::default(),
                 account: Account::default(),
                 buffered: 0,
                 memos: Memos::default(),
                 pieces: Pieces::default(),
+                keys: tls::keys::KeyLog::default(),
+                tls_read: 0,
+                handed: HashMap::default(),
             },
         }
     }
@@ -92,6 +96,10 @@ impl Engine {
                     at = next;
                 }
                 Step::Skip(next) => at = next,
+                Step::Secrets(keys, next) => {
+                    self.add_keys(&b[keys], false);
+                    at = next;
+                }
                 Step::More => {
                     self.file.offset += at as u64;
                     return Ok(at);
@@ -187,7 +195,7 @@ impl Engine {
         std::mem::replace(&mut self.sink.messages, next)
     }
 
-    /// What is to be read above the engine, see `tap`.
+    /// What plug-ins are to read.
     pub fn take_pieces(&mut self) -> Pieces {
         std::mem::take(&mut self.sink.pieces)
     }
@@ -197,24 +205,15 @@ impl Engine {
         self.sink.pieces.len()
     }
 
-    /// A connection whose plaintext will be fed: its ends, client first, and the protocol inside.
-    pub fn open_plain(&mut self, connection: u64, ends: [(Addr, u16); 2], alpn: &[u8]) {
-        let mut http = Http::new(connection, ends, 0, State::Idle);
-        http.secure(alpn);
-        self.plain.insert(connection, http);
+    /// A stream whose bytes are fed as they are, without packets: its ends, client first.
+    pub fn open_stream(&mut self, connection: u64, ends: [(Addr, u16); 2]) {
+        self.streams
+            .insert(connection, Http::new(connection, ends, 0, State::Idle));
     }
 
-    /// Bytes that were handed over, read as this connection's plaintext; `overhead` beside them.
-    pub fn feed_plain(
-        &mut self,
-        connection: u64,
-        server: bool,
-        time: i64,
-        data: &[u8],
-        overhead: u64,
-        packets: u32,
-    ) {
-        let Some(http) = self.plain.get_mut(&connection) else {
+    /// Bytes of a stream, in order.
+    pub fn feed_stream(&mut self, connection: u64, server: bool, time: i64, data: &[u8]) {
+        let Some(http) = self.streams.get_mut(&connection) else {
             return;
         };
         let chunks = Chunks {
@@ -223,38 +222,65 @@ impl Engine {
             time,
             seq: 0,
             ack: None,
-            overhead,
-            packets,
+            overhead: 0,
+            packets: 0,
         };
+        self.sink.account.bytes += data.len() as u64;
         http.feed(usize::from(server), &chunks, &mut self.sink);
     }
 
-    /// `length` bytes of a connection's plaintext will never be seen.
-    pub fn gap_plain(&mut self, connection: u64, server: bool, length: u32) {
-        if let Some(http) = self.plain.get_mut(&connection) {
-            http.gap(usize::from(server), 0, length, &mut self.sink);
+    /// Both sides of a stream have ended.
+    pub fn close_stream(&mut self, connection: u64) {
+        if let Some(mut http) = self.streams.remove(&connection) {
+            http.end_both(&mut self.sink);
         }
     }
 
-    /// A connection whose plaintext was fed is over.
-    pub fn close_plain(&mut self, connection: u64) {
-        if let Some(mut http) = self.plain.remove(&connection) {
-            for d in 0..2 {
-                http.end(d, &mut self.sink);
-            }
-            http.close(false, &mut self.sink);
+    /// More of a key log; `restart`: the log was begun anew. TLS that waited goes on.
+    pub fn add_keys(&mut self, bytes: &[u8], restart: bool) {
+        let before = self.sink.keys.added;
+        self.sink.keys.feed(bytes, restart);
+        if self.sink.keys.added > before {
+            self.table.again(&mut self.sink);
         }
     }
 
-    /// Books bytes that were handed over: to a cause, or to exchanges made above the engine.
-    pub fn book(&mut self, cause: Option<Cause>, bytes: u64, exchanges: u64, incomplete: u64) {
-        let account = &mut self.sink.account;
-        match cause {
-            Some(cause) => account.add(cause, bytes),
-            None => account.exchange_bytes += bytes,
-        }
-        account.exchanges += exchanges;
-        account.incomplete += incomplete;
+    /// Secrets that were added, and TLS connections that were read with them.
+    pub fn keys(&self) -> (u64, u64) {
+        (self.sink.keys.added, self.sink.tls_read)
+    }
+
+    /// A plug-in has read a message of a connection; false: there are no such bytes.
+    pub fn plugin_message(&mut self, connection: u64, message: &plugin::Message) -> bool {
+        self.with_reading(connection, |reading, sink| reading.message(message, sink))
+            .unwrap_or(false)
+    }
+
+    /// A plug-in reads a connection no further; `missing` bytes were not captured.
+    pub fn plugin_give_up(&mut self, connection: u64, missing: u64) {
+        self.with_reading(connection, |reading, sink| reading.give_up(missing, sink));
+    }
+
+    /// Books what was handed over of a connection that no plug-in reads any further.
+    pub fn plugin_rest(&mut self, connection: u64) {
+        self.with_reading(connection, |reading, sink| reading.rest(sink));
+    }
+
+    /// A connection that was handed over has ended, and its plug-in with it.
+    pub fn plugin_close(&mut self, connection: u64) {
+        self.with_reading(connection, |reading, sink| reading.close(sink));
+        self.sink.handed.remove(&connection);
+    }
+
+    fn with_reading<T>(
+        &mut self,
+        connection: u64,
+        work: impl FnOnce(&mut plugin::Reading, &mut Sink) -> T,
+    ) -> Option<T> {
+        let mut reading = self.sink.handed.remove(&connection)?;
+        let out = work(&mut reading, &mut self.sink);
+        self.sink.handed.insert(connection, reading);
+        Some(out)
     }
 
     pub fn message_bytes(&self) -> usize {
@@ -293,7 +319,7 @@ pub fn walk(b: &[u8], totals: &mut [u64; 3], file: &mut File) -> Result<usize, B
                 }
                 at = next;
             }
-            Step::Skip(next) => at = next,
+            Step::Skip(next) | Step::Secrets(_, next) => at = next,
             Step::More => {
                 file.offset += at as u64;
                 return Ok(at);

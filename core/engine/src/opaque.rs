@@ -48,16 +48,29 @@ pub fn tls_amid(b: &[u8]) -> bool {
 }
 
 /// A reader of TLS structures, which are lengths and bytes.
-struct Reader<'a>(&'a [u8]);
+#[derive(Clone)]
+pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Reader(bytes)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
+    pub fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(n)?;
         self.0 = rest;
         Some(head)
     }
 
-    fn number(&mut self, bytes: usize) -> Option<usize> {
+    pub fn number(&mut self, bytes: usize) -> Option<usize> {
         Some(
             self.take(bytes)?
                 .iter()
@@ -66,7 +79,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A vector with a length of so many bytes before it.
-    fn vector(&mut self, bytes: usize) -> Option<Reader<'a>> {
+    pub fn vector(&mut self, bytes: usize) -> Option<Reader<'a>> {
         let n = self.number(bytes)?;
         self.take(n).map(Reader)
     }
@@ -245,6 +258,7 @@ impl Opaque {
         }
     }
 
+    /// True if a row has gone out before this piece was taken.
     pub fn feed(
         &mut self,
         server: bool,
@@ -252,7 +266,7 @@ impl Opaque {
         cost: &mut Cost,
         cx: &mut Context,
         sink: &mut Sink,
-    ) {
+    ) -> bool {
         let over = self.x.as_ref().is_some_and(|x| match self.tls {
             Some(_) => {
                 let begun = if x.request.seen {
@@ -286,7 +300,7 @@ impl Opaque {
             } else {
                 self.spoil(server, sink);
             }
-            return;
+            return over;
         }
         let (link, packets) = cost.take(p.len);
         x.link_bytes += link;
@@ -320,6 +334,17 @@ impl Opaque {
                 tls.read(server, seen, seen.len() < p.len, sink);
             }
         }
+        over
+    }
+
+    /// Its row is not wanted: the connection is read. Gives back the link bytes that it had.
+    pub fn forget(&mut self, sink: &mut Sink) -> u64 {
+        if let Some(tls) = &mut self.tls {
+            for hello in &mut tls.hello {
+                sink.buffered -= hello.take().map_or(0, |h| h.len());
+            }
+        }
+        self.x.take().map_or(0, |x| x.link_bytes)
     }
 
     fn message(&mut self, server: bool, begins: bool, seen: &[u8], n: usize, sink: &mut Sink) {

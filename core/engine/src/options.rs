@@ -46,10 +46,12 @@ pub struct Options {
     pub vxlan: Vxlan,
     /// Every connection is a stream of bytes, no protocol is looked for.
     pub raw: bool,
-    /// Handed over: connections of these servers' ports, those that nothing here understands, TLS.
-    pub tap_ports: Vec<u16>,
-    pub tap_unknown: bool,
-    pub tap_tls: bool,
+    /// Names of the protocols that plug-ins read; connections of these servers' ports are handed to
+    /// them, and, where there are any, those that nothing here understands.
+    pub protocols: Vec<String>,
+    pub plugin_ports: Vec<u16>,
+    /// Secrets will be fed: TLS waits for them.
+    pub tls_keys: bool,
 }
 
 impl Default for Options {
@@ -81,9 +83,9 @@ impl Default for Options {
             templates: Templates::default(),
             vxlan: Vxlan::default(),
             raw: false,
-            tap_ports: Vec::new(),
-            tap_unknown: false,
-            tap_tls: false,
+            protocols: Vec::new(),
+            plugin_ports: Vec::new(),
+            tls_keys: false,
         }
     }
 }

@@ -15,11 +15,17 @@ pub struct Record {
     pub end: usize,
 }
 
+/// A Decryption Secrets Block, and its type for a TLS key log (draft-ietf-opsawg-pcapng §4.7).
+const SECRETS: u32 = 10;
+const TLS_KEY_LOG: u32 = 0x544c_534b;
+
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     Packet(Record, usize),
     /// Nothing here for us; go on at this offset.
     Skip(usize),
+    /// Where lines of a key log are, and the offset to go on at.
+    Secrets(std::ops::Range<usize>, usize),
     /// The record is not whole: more bytes are needed.
     More,
 }
@@ -243,6 +249,10 @@ impl File {
                 )
             }
             2 | 3 | 6 => return self.broken(at, "a packet block that is too short".into()),
+            SECRETS if !short(8) && u32_at(body, 0, big) == TLS_KEY_LOG => {
+                let size = (u32_at(body, 4, big) as usize).min(body.len() - 8);
+                return Ok(Step::Secrets(at + 16..at + 16 + size, next));
+            }
             _ => return Ok(Step::Skip(next)),
         };
         let Some(&i) = interfaces.get(interface) else {

@@ -387,6 +387,13 @@ impl Table {
         self.forget(now, sink.options.max_ended, sink.options.linger_ns);
     }
 
+    /// More TLS secrets are known.
+    pub fn again(&mut self, sink: &mut Sink) {
+        for c in self.slots.iter_mut().flatten() {
+            c.http.again(sink);
+        }
+    }
+
     /// Tells the time of a live capture, so that silence ends things too.
     pub fn advance(&mut self, now: i64, sink: &mut Sink) {
         if self

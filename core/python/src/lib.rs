@@ -7,7 +7,6 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 use regex::bytes::Regex;
-use replaykit_engine::account::CAUSES;
 use replaykit_engine::answer::Fed;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
@@ -15,6 +14,7 @@ use replaykit_engine::message::Rows;
 use replaykit_engine::modifier::Modifier;
 use replaykit_engine::options::Options;
 use replaykit_engine::outgoing::{Outgoing, Target};
+use replaykit_engine::plugin::{Kind, Message};
 use replaykit_engine::{source, walk};
 use replaykit_parquet::JoinError;
 use std::net::IpAddr;
@@ -122,9 +122,9 @@ fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     set(o, "vxlan_ports", &mut out.vxlan.ports)?;
     set(o, "vxlan_vnis", &mut out.vxlan.vnis)?;
     set(o, "raw", &mut out.raw)?;
-    set(o, "tap_ports", &mut out.tap_ports)?;
-    set(o, "tap_unknown", &mut out.tap_unknown)?;
-    set(o, "tap_tls", &mut out.tap_tls)?;
+    set(o, "protocols", &mut out.protocols)?;
+    set(o, "plugin_ports", &mut out.plugin_ports)?;
+    out.tls_keys = o.get_item("tls_keys")?.is_some_and(|v| !v.is_none());
     let mut patterns: Vec<String> = Vec::new();
     set(o, "endpoints", &mut patterns)?;
     out.templates = Templates::new(&patterns);
@@ -198,6 +198,17 @@ fn arrow<'py>(
         Some(c"arrow_array".to_owned()),
     )?;
     Ok((schema, array))
+}
+
+/// A plug-in's message, by its attributes.
+#[derive(FromPyObject)]
+struct PluginMessage {
+    kind: String,
+    size: i64,
+    method: String,
+    target: String,
+    endpoint: String,
+    status: Option<i16>,
 }
 
 /// See `replaykit/wire/engine.py`, which describes this class.
@@ -331,7 +342,7 @@ impl Engine {
         self.engine.pieces()
     }
 
-    /// What is to be read above: the bytes, and a row a piece.
+    /// What plug-ins are to read: the bytes, and a row a piece.
     fn take_pieces<'py>(
         &mut self,
         py: Python<'py>,
@@ -344,53 +355,67 @@ impl Engine {
         Ok([arrow(py, &bytes)?, arrow(py, &StructArray::from(index))?])
     }
 
-    fn open_plain(&mut self, connection: u64, ends: [(IpAddr, u16); 2], alpn: &[u8]) {
+    fn open_stream(&mut self, connection: u64, ends: [(IpAddr, u16); 2]) {
         let ends = ends.map(|(address, port)| (address.into(), port));
-        self.engine.open_plain(connection, ends, alpn);
+        self.engine.open_stream(connection, ends);
     }
 
-    #[pyo3(signature = (connection, server, time_ns, data, overhead, packets))]
-    fn feed_plain(
+    fn feed_stream(&mut self, connection: u64, server: bool, time_ns: i64, data: &[u8]) {
+        self.engine.feed_stream(connection, server, time_ns, data);
+    }
+
+    fn close_stream(&mut self, connection: u64) {
+        self.engine.close_stream(connection);
+    }
+
+    fn add_keys(&mut self, py: Python<'_>, data: &[u8], restart: bool) {
+        py.detach(|| self.engine.add_keys(data, restart));
+    }
+
+    /// Secrets that were added, and TLS connections that were read with them.
+    #[getter]
+    fn keys(&self) -> (u64, u64) {
+        self.engine.keys()
+    }
+
+    /// `message`: of `replaykit/wire/protocol.py`. False: there are no such bytes.
+    fn plugin_message(
         &mut self,
         connection: u64,
         server: bool,
-        time_ns: i64,
-        data: &[u8],
-        overhead: u64,
-        packets: u32,
-    ) {
-        self.engine
-            .feed_plain(connection, server, time_ns, data, overhead, packets);
-    }
-
-    fn gap_plain(&mut self, connection: u64, server: bool, length: u32) {
-        self.engine.gap_plain(connection, server, length);
-    }
-
-    fn close_plain(&mut self, connection: u64) {
-        self.engine.close_plain(connection);
-    }
-
-    #[pyo3(signature = (cause, bytes, exchanges, incomplete))]
-    fn book(
-        &mut self,
-        cause: Option<&str>,
-        bytes: u64,
-        exchanges: u64,
-        incomplete: u64,
-    ) -> PyResult<()> {
-        let cause = match cause {
-            None => None,
-            Some(name) => Some(
-                CAUSES
-                    .iter()
-                    .find(|(_, known)| *known == name)
-                    .map(|(cause, _)| *cause)
-                    .ok_or_else(|| PyValueError::new_err(format!("no cause {name:?}")))?,
-            ),
+        message: PluginMessage,
+        protocol: u8,
+    ) -> PyResult<bool> {
+        let kind = match &message.kind[..] {
+            "request" => Kind::Request,
+            "response" => Kind::Response,
+            "push" => Kind::Push,
+            "overhead" => Kind::Overhead,
+            kind => return Err(PyValueError::new_err(format!("no kind {kind:?}"))),
         };
-        self.engine.book(cause, bytes, exchanges, incomplete);
-        Ok(())
+        let message = Message {
+            kind,
+            server,
+            size: u64::try_from(message.size).unwrap_or(0),
+            method: message.method.as_bytes(),
+            target: message.target.as_bytes(),
+            endpoint: message.endpoint.as_bytes(),
+            status: message.status.unwrap_or(0),
+            protocol,
+        };
+        Ok(self.engine.plugin_message(connection, &message))
+    }
+
+    fn plugin_give_up(&mut self, connection: u64, missing: u64) {
+        self.engine.plugin_give_up(connection, missing);
+    }
+
+    fn plugin_rest(&mut self, connection: u64) {
+        self.engine.plugin_rest(connection);
+    }
+
+    fn plugin_close(&mut self, connection: u64) {
+        self.engine.plugin_close(connection);
     }
 
     fn account<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

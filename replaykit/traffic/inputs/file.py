@@ -13,7 +13,6 @@ from replaykit.replay.pace import Recorded
 from replaykit.traffic.modifier import Rules
 from replaykit.traffic.pipeline import Log
 from replaykit.traffic.reading import Read, names, read_files
-from replaykit.wire.engine import Choice
 from replaykit.wire.message import Messages
 
 _ROWS = 1024
@@ -32,7 +31,6 @@ class FileInput:
     rules: Rules = field(default_factory=Rules)
     ruled: bool = True
     measured: bool = False
-    choice: Choice = "auto"
 
     def __post_init__(self) -> None:
         self.name = f"file {self.pattern}"
@@ -46,7 +44,7 @@ class FileInput:
     def _read(self) -> Iterator[Messages]:
         rules = self.rules if self.ruled else Rules()
         return read_files(
-            [self.pattern], rules, depth=self.depth, choice=self.choice, read=self.read,
+            [self.pattern], rules, depth=self.depth, read=self.read,
             wanted=lambda: not self._stopped,
         )  # fmt: skip
 
@@ -91,12 +89,12 @@ class FileInput:
                 at = end
 
 
-def dry_run(pattern: str, speed: float, max_wait_s: float | None, depth: int, choice: Choice = "auto") -> str:
+def dry_run(pattern: str, speed: float, max_wait_s: float | None, depth: int) -> str:
     """What replaying would take, in GoReplay's words. Raises UsageError."""
     read, last = Read(), None
     total = longest = 0.0
     shortest = first = None
-    for messages in read_files([pattern], depth=depth, read=read, choice=choice):
+    for messages in read_files([pattern], depth=depth, read=read):
         for at in messages.index["time_ns"].tolist():
             if last is not None:
                 wait = max(at - last, 0) / speed

@@ -11,7 +11,7 @@ from typing import cast
 
 from replaykit.errors import UsageError
 from replaykit.traffic.inputs.tcp import listen_address
-from replaykit.wire.engine import Choice, open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.message import Builder, Messages
 from replaykit.wire.options import Options
 
@@ -29,22 +29,22 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._owner.clients.add(self._transport)
-        self._owner.engine.open_plain(self._number, _ENDS, b"")
+        self._owner.engine.open_stream(self._number, _ENDS)
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
         engine, now = self._owner.engine, time.time_ns()
-        engine.feed_plain(self._number, False, now, data, 0, 0)
+        engine.feed_stream(self._number, False, now, data)
         if b"100-continue" in data.lower():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         for _ in range(self._owner.take()):
             self._transport.write(ANSWER)
-            engine.feed_plain(self._number, True, now, ANSWER, 0, 0)
+            engine.feed_stream(self._number, True, now, ANSWER)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
             self._owner.clients.discard(self._transport)
-        self._owner.engine.close_plain(self._number)
+        self._owner.engine.close_stream(self._number)
         self._owner.take()
 
 
@@ -54,11 +54,11 @@ class HttpInput:
     ruled = False
     measured = False
 
-    def __init__(self, address: str, choice: Choice = "auto", max_bytes: int = 64 << 20) -> None:
+    def __init__(self, address: str, max_bytes: int = 64 << 20) -> None:
         self.name = f"http {address}"
         self._address = listen_address(address)
         options = Options(requests=True, max_message_bytes=max_bytes, max_buffer_bytes=4 * max_bytes)
-        self.engine = open_engine(options, choice)
+        self.engine = Engine(options)
         self.clients: set[asyncio.Transport] = set()
         self._queue: asyncio.Queue[Messages | None] = asyncio.Queue()
         self._numbers = 0

@@ -12,7 +12,6 @@ from replaykit.capture.live import Capture, Result, Settings
 from replaykit.traffic.own import OwnConnections
 from replaykit.traffic.pipeline import Log
 from replaykit.traffic.reading import Read, read_files
-from replaykit.wire.engine import Choice
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
@@ -105,12 +104,10 @@ class CaptureFileInput:
 
     ruled = False
 
-    def __init__(
-        self, path: str, options: Options, log: Log, choice: Choice = "auto", heard: Heard | None = None
-    ) -> None:
+    def __init__(self, path: str, options: Options, log: Log, heard: Heard | None = None) -> None:
         self.measured, self._heard = heard is not None, heard
         self.name = f"raw {path}"
-        self._path, self._options, self._log, self._choice = path, options, log, choice
+        self._path, self._options, self._log = path, options, log
         self._stopped = False
 
     def stop(self) -> None:
@@ -122,7 +119,6 @@ class CaptureFileInput:
         source = read_files(
             [self._path],
             options=self._options,
-            choice=self._choice,
             read=read,
             wanted=lambda: not self._stopped,
             heard=self._heard,

@@ -10,7 +10,6 @@ from replaykit.errors import UsageError
 from replaykit.traffic.modifier import Rules
 from replaykit.traffic.pipeline import Log
 from replaykit.traffic.records import open_records
-from replaykit.wire.engine import Choice
 from replaykit.wire.message import Messages
 
 _PIECE = 1 << 20
@@ -41,11 +40,9 @@ class TcpInput:
     ruled = False
     measured = False
 
-    def __init__(
-        self, address: str, log: Log, tls: ssl.SSLContext | None = None, choice: Choice = "auto"
-    ) -> None:
+    def __init__(self, address: str, log: Log, tls: ssl.SSLContext | None = None) -> None:
         self.name = f"tcp {address}"
-        self._address, self._log, self._tls, self._choice = listen_address(address), log, tls, choice
+        self._address, self._log, self._tls = listen_address(address), log, tls
         self._queue: asyncio.Queue[Messages | None] = asyncio.Queue(64)
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
@@ -91,7 +88,7 @@ class TcpInput:
             writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        records, held = open_records(Rules(), 0, self._choice), bytearray()
+        records, held = open_records(Rules()), bytearray()
         while data := await reader.read(_PIECE):
             held += data
             took = records.feed(held, 0, len(held))

@@ -13,7 +13,6 @@ from replaykit.replay.stats import Stats
 from replaykit.replay.target import parse_target
 from replaykit.traffic.outgoing import HEAD, NOT_SENT, TUNNEL, Aim, Outgoing, prepare
 from replaykit.traffic.pipeline import Log, QueueStat
-from replaykit.wire.engine import Choice
 from replaykit.wire.message import Builder, Message, Messages
 
 Told = Callable[[Job, Answer], None]
@@ -31,7 +30,6 @@ class HttpSettings:
     track: bool = False
     host: bool = True
     buffer: int = 100 << 10
-    choice: Choice = "auto"
 
 
 class HttpOutput:
@@ -76,7 +74,7 @@ class HttpOutput:
             self._pool = self._open()
         whole = messages.whole or messages
         if whole is not self._whole or self._batch is None:
-            self._whole, self._batch = whole, prepare(whole, self._aim, self._settings.choice)
+            self._whole, self._batch = whole, prepare(whole, self._aim)
         batch, pool = self._batch, self._pool
         for row in range(messages.begin, messages.begin + len(messages)):
             what = batch.what[row]

@@ -11,7 +11,7 @@ import pyarrow as pa
 from replaykit.attribution.summary import Summary
 from replaykit.plain import discard_output, say
 from replaykit.report.render import stats_line
-from replaykit.wire.engine import Choice, open_engine
+from replaykit.wire.engine import Engine
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
@@ -21,10 +21,10 @@ class StatsOutput:
 
     name = "stats"
 
-    def __init__(self, to: TextIO, every_s: float = 5.0, top: int = 10, choice: Choice = "auto") -> None:
+    def __init__(self, to: TextIO, every_s: float = 5.0, top: int = 10) -> None:
         self.lost = 0
         self._to, self._every, self._top = to, every_s, top
-        self._engine = open_engine(Options(), choice)
+        self._engine = Engine(Options())
         self._summary = Summary(("path",))
         self._begun = time.monotonic()
         self._teller: asyncio.Task[None] | None = None

@@ -1,0 +1,245 @@
+//! TLS that is read with a key log: a connection's records to the plaintext, which is read as its own connection.
+//!
+//! Owns what waits for a secret, in bounded memory, and the choice between reading and counting: until
+//! the first plaintext, all is counted as TLS without keys as well; if a record cannot be read, the rest
+//! is counted so. Handshakes and alerts of a connection that is read are its overhead.
+
+pub mod keys;
+mod session;
+
+use crate::account::Cause;
+use crate::connection::{Chunks, Context, Cost, Http, Piece, Sink, State};
+use crate::link::Addr;
+use crate::offsets::Offsets;
+use crate::opaque::Opaque;
+use session::{Record, Session, Undecryptable};
+use std::collections::VecDeque;
+
+/// Bytes of a connection that wait for a secret before it is counted without them.
+const MAX_WAITING: usize = 256 << 10;
+
+pub struct Tls {
+    session: Session,
+    /// The plaintext, once there is some.
+    inside: Option<Box<Http>>,
+    /// The connection as it is without keys: until there is plaintext, and after records that cannot be read.
+    opaque: Option<Opaque>,
+    offsets: [Offsets; 2],
+    /// What came while a secret was missing; both sides, in the capture's order.
+    later: VecDeque<(bool, Vec<u8>)>,
+    /// Of `later` and the session, as far as they are in `Sink::buffered`.
+    buffered: usize,
+    ends: [(Addr, u16); 2],
+    given_up: bool,
+}
+
+impl Tls {
+    /// `ends`: the client's first. `fresh`: the connection's beginning was seen.
+    pub fn new(ends: [(Addr, u16); 2], fresh: bool) -> Self {
+        Tls {
+            session: Session::new(),
+            inside: None,
+            opaque: Some(Opaque::tls(fresh)),
+            offsets: Default::default(),
+            later: VecDeque::new(),
+            buffered: 0,
+            ends,
+            given_up: !fresh,
+        }
+    }
+
+    /// Waits for a secret.
+    pub fn blocked(&self) -> bool {
+        self.session.blocked.is_some() && !self.given_up
+    }
+
+    /// The connection whose bytes are the plaintext.
+    pub fn inside(&mut self) -> Option<&mut Http> {
+        self.inside.as_deref_mut()
+    }
+
+    pub fn feed(
+        &mut self,
+        server: bool,
+        p: &Piece,
+        cost: &mut Cost,
+        cx: &mut Context,
+        sink: &mut Sink,
+    ) {
+        if self.given_up {
+            if let Some(opaque) = &mut self.opaque {
+                opaque.feed(server, p, cost, cx, sink);
+            }
+            return;
+        }
+        let cut = p.data.len() < p.len;
+        if p.missing || cut {
+            if let (Some(inside), true) = (&mut self.inside, p.missing) {
+                inside.gap(usize::from(server), 0, p.len as u32, sink);
+            }
+            // Records are numbered: after a hole the number is not known.
+            self.give_up(cx, sink);
+            return self.feed(server, p, cost, cx, sink);
+        }
+        let (link_bytes, packets) = cost.take(p.len);
+        let overhead = link_bytes - p.len as u64;
+        self.offsets[usize::from(server)].add(p.len as u64, p.time, overhead, packets);
+        if let Some(opaque) = &mut self.opaque {
+            let mut cost = Cost::new(overhead, packets);
+            if opaque.feed(server, p, &mut cost, cx, sink) {
+                // A minute has passed without a secret: its row is out, and so are its bytes.
+                return self.stop(sink);
+            }
+        }
+        if self.session.blocked.is_some() {
+            self.later.push_back((server, p.data.to_vec()));
+            self.keep(sink);
+            if self.buffered > MAX_WAITING || sink.buffered > sink.options.max_buffer_bytes {
+                sink.account.bound_hits += 1;
+                self.give_up(cx, sink);
+            }
+            return;
+        }
+        self.read(server, p.data, cx, sink);
+        self.keep(sink);
+        if self.buffered > MAX_WAITING {
+            sink.account.bound_hits += 1;
+            self.give_up(cx, sink);
+        }
+    }
+
+    /// More secrets are known: goes on where one was missing.
+    pub fn again(&mut self, cx: &mut Context, sink: &mut Sink) {
+        let Some(blocked) = self.session.blocked.filter(|_| !self.given_up) else {
+            return;
+        };
+        self.read(blocked, &[], cx, sink);
+        while self.session.blocked.is_none() && !self.given_up {
+            let Some((server, data)) = self.later.pop_front() else {
+                break;
+            };
+            self.read(server, &data, cx, sink);
+        }
+        self.keep(sink);
+    }
+
+    /// Books what waits here in `Sink::buffered`.
+    fn keep(&mut self, sink: &mut Sink) {
+        let later: usize = self.later.iter().map(|(_, data)| data.len()).sum();
+        let held = if self.given_up {
+            0
+        } else {
+            later + self.session.held_bytes()
+        };
+        sink.buffered = sink.buffered + held - self.buffered;
+        self.buffered = held;
+    }
+
+    fn read(&mut self, server: bool, data: &[u8], cx: &mut Context, sink: &mut Sink) {
+        let mut records = Vec::new();
+        let found = self.session.feed(server, data, &sink.keys, &mut records);
+        for record in records {
+            self.record(record, cx, sink);
+        }
+        if let Err(Undecryptable) = found {
+            self.give_up(cx, sink);
+        }
+    }
+
+    fn record(&mut self, record: Record, cx: &mut Context, sink: &mut Sink) {
+        let size = record.size as u64;
+        let share = self.offsets[usize::from(record.server)].take(size);
+        let Some(plain) = record.plain.filter(|p| !p.is_empty()) else {
+            if self.opaque.is_none() {
+                sink.account
+                    .add(Cause::ConnectionOverhead, size + share.overhead);
+            }
+            return;
+        };
+        let opaque = self.opaque.take();
+        let inside = self.inside.get_or_insert_with(|| {
+            let mut inside = Http::new(cx.id, self.ends, 0, State::Idle);
+            inside.secure(&self.session.alpn);
+            Box::new(inside)
+        });
+        if let Some(mut opaque) = opaque {
+            // What was counted until now was handshakes, but for this record and what waits.
+            let waiting: u64 = self.offsets.iter().map(Offsets::waiting_link_bytes).sum();
+            let counted = opaque.forget(sink);
+            sink.account.add(
+                Cause::ConnectionOverhead,
+                counted.saturating_sub(waiting + size + share.overhead),
+            );
+            sink.tls_read += 1;
+        }
+        let chunks = Chunks {
+            data: &plain,
+            len: plain.len(),
+            time: share.time,
+            seq: 0,
+            ack: None,
+            overhead: share.overhead + size - plain.len() as u64,
+            packets: share.packets as u32,
+        };
+        inside.feed(usize::from(record.server), &chunks, sink);
+    }
+
+    /// The rest of the connection is counted without being read.
+    fn give_up(&mut self, cx: &mut Context, sink: &mut Sink) {
+        if let Some(mut inside) = self.inside.take() {
+            inside.end_both(sink);
+            cx.go_on_from(inside.positions());
+            let mut opaque = Opaque::tls(false);
+            for (d, offsets) in self.offsets.iter_mut().enumerate() {
+                let left = offsets.waiting();
+                if left > 0 {
+                    let share = offsets.take(left);
+                    let rest = Piece {
+                        data: &[],
+                        len: left as usize,
+                        time: share.time,
+                        seq: 0,
+                        first: false,
+                        missing: false,
+                    };
+                    let mut cost = Cost::new(share.overhead, share.packets);
+                    opaque.feed(d == 1, &rest, &mut cost, cx, sink);
+                }
+            }
+            self.opaque = Some(opaque);
+        }
+        self.stop(sink);
+    }
+
+    /// From here on only `opaque` counts.
+    fn stop(&mut self, sink: &mut Sink) {
+        self.given_up = true;
+        self.keep(sink);
+        self.later = VecDeque::new();
+        self.session = Session::new();
+        self.offsets = Default::default();
+    }
+
+    /// A segment came again; true if its bytes have been booked.
+    pub fn repeated(&mut self, server: bool, bytes: u64, payload: u64, packets: u64) -> bool {
+        self.opaque
+            .as_mut()
+            .is_some_and(|o| o.repeated(server, bytes, payload, packets))
+    }
+
+    /// The connection is over.
+    pub fn close(&mut self, in_order: bool, cx: &mut Context, sink: &mut Sink) {
+        self.again(cx, sink);
+        let waiting = self.offsets.iter().any(|o| o.waiting() > 0);
+        if waiting && !self.given_up {
+            self.give_up(cx, sink);
+        }
+        if let Some(mut inside) = self.inside.take() {
+            inside.end_both(sink);
+        }
+        if let Some(mut opaque) = self.opaque.take() {
+            opaque.close(in_order, cx, sink);
+        }
+        self.stop(sink);
+    }
+}
