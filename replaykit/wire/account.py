@@ -37,7 +37,7 @@ CAUSES = {
 
 
 COUNTERS = (
-    "packets", "bytes", "exchange_bytes", "pending_bytes", "exchanges", "incomplete", "connections", "missing_bytes",
+    "packets", "bytes", "exchange_bytes", "in_flight_bytes", "pending_bytes", "exchanges", "incomplete", "connections", "missing_bytes",
     "bound_hits", "messages_cut", *CAUSES,
 )  # fmt: skip
 """Every counter of an engine. Bytes are link bytes; `missing_bytes` was never captured; `pending_bytes` is zero at the end."""

@@ -168,8 +168,21 @@ class Engine:
         return int(secrets), int(connections)
 
     def take_exchanges(self) -> pa.RecordBatch:
-        """The finished exchanges: a batch of `exchange.BATCH_SCHEMA`."""
+        """The finished exchanges: a batch of `exchange.BATCH_SCHEMA`; with slices, also their numbers (`increment.NUMBER`)."""
         return pa.RecordBatch._import_from_c_capsule(*self._engine.take_exchanges())
+
+    @property
+    def increments(self) -> int:
+        """Increments to take."""
+        return int(self._engine.increments)
+
+    def take_increments(self) -> pa.RecordBatch:
+        """What exchanges moved in slices before the one in which they ended, and in that: a batch of `increment.BATCH_SCHEMA`."""
+        return pa.RecordBatch._import_from_c_capsule(*self._engine.take_increments())
+
+    def in_flight(self) -> pa.RecordBatch:
+        """Every exchange in flight with what it has moved until now, as a batch of `exchange.BATCH_SCHEMA`."""
+        return pa.RecordBatch._import_from_c_capsule(*self._engine.in_flight())
 
     def take_messages(self) -> Messages:
         """The finished messages that were asked for."""

@@ -14,6 +14,7 @@ class Options:
     weight: 1 / sampling probability. real_ip_header: a field of this name with the client's address is
     set in every request. allow_incomplete: messages with bytes missing from their body are handed out
     without them. requests, responses: which messages are handed out.
+    slice_ns: length of the slices of packet time in which increments are told; 0: none are.
     settle_*: how long a connection without a seen handshake is held back, so that its beginning is
     not mistaken. reorder_ns, hole_ns: how long a hole may wait once the receiver has acknowledged
     it, and without that. vxlan_*: see `envelope.Vxlan`. raw: every
@@ -28,6 +29,7 @@ class Options:
     allow_incomplete: bool = False
     requests: bool = False
     responses: bool = False
+    slice_ns: int = 0
     first_connection: int = 1
     max_connections: int = 100_000
     max_ended: int = 16_384

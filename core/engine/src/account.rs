@@ -56,6 +56,8 @@ pub struct Account {
     pub bytes: u64,
     /// Link bytes of emitted exchanges.
     pub exchange_bytes: u64,
+    /// Link bytes of exchanges that are in flight, as far as increments have said.
+    pub in_flight_bytes: u64,
     pub causes: [u64; CAUSES.len()],
     pub exchanges: u64,
     pub incomplete: u64,
@@ -74,9 +76,9 @@ impl Account {
         self.causes[cause as usize] += bytes;
     }
 
-    /// Bytes held in unfinished exchanges and buffers; zero after `finish`.
+    /// Bytes held in buffers, and in exchanges of the slice that is running; zero after `finish`.
     pub fn pending_bytes(&self) -> u64 {
-        self.bytes - self.exchange_bytes - self.causes.iter().sum::<u64>()
+        self.bytes - self.exchange_bytes - self.in_flight_bytes - self.causes.iter().sum::<u64>()
     }
 
     /// Name and value of every counter, in a fixed order.
@@ -85,6 +87,7 @@ impl Account {
             ("packets", self.packets),
             ("bytes", self.bytes),
             ("exchange_bytes", self.exchange_bytes),
+            ("in_flight_bytes", self.in_flight_bytes),
             ("pending_bytes", self.pending_bytes()),
             ("exchanges", self.exchanges),
             ("incomplete", self.incomplete),

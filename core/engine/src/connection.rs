@@ -5,10 +5,11 @@
 //! heads and chunk lines; body bytes are only counted unless messages are asked for.
 
 use crate::account::{Account, Cause};
-use crate::exchange::{Addresses, Columns, Ends, Exchange, Protocol, Secure, Side};
+use crate::exchange::{Addresses, Columns, Counted, Ends, Exchange, Protocol, Secure, Side};
 use crate::head;
 use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Memos, Parsed};
 use crate::http2::{self, Http2};
+use crate::increment::{Clock, Increments};
 use crate::link::Addr;
 use crate::message::{gor_id, Messages, Meta};
 use crate::opaque::{self, Opaque};
@@ -36,7 +37,59 @@ pub struct Sink {
     pub tls_read: u64,
     /// Streams that are read by plug-ins, by their connections.
     pub handed: HashMap<u64, Reading>,
+    pub increments: Increments,
+    pub clock: Clock,
+    /// Exchanges that have increments.
+    pub numbered: u64,
 }
+
+impl Sink {
+    /// An exchange has ended: its row, or its bytes under their cause if it is denied.
+    pub fn push(&mut self, x: &Exchange, ends: &Ends, addresses: &mut Addresses) {
+        if x.denied {
+            let counted = x.counted.as_ref().map_or(0, |c| c.link_bytes);
+            self.account.add(Cause::Denied, x.link_bytes - counted);
+            return;
+        }
+        self.account.exchanges += 1;
+        self.account.exchange_bytes += x.link_bytes;
+        self.account.incomplete += u64::from(!x.complete());
+        let all = Counted::default();
+        self.columns.push(x, &all, ends, addresses, &self.options);
+        if let Some(before) = x.counted.as_deref() {
+            self.account.in_flight_bytes -= before.link_bytes;
+            let slice = self.clock.start();
+            self.increments
+                .push(x, before, ends, &self.options, slice, true);
+        }
+    }
+
+    /// A slice has ended amid an exchange.
+    pub fn increment(&mut self, x: &mut Exchange, ends: &Ends) {
+        let moved = x.moved();
+        let before = x.counted.as_deref().copied().unwrap_or_default();
+        if moved == before {
+            return;
+        }
+        if x.number == 0 && !x.denied {
+            self.numbered += 1;
+            x.number = self.numbered;
+        }
+        let link_bytes = moved.link_bytes - before.link_bytes;
+        if x.denied {
+            self.account.add(Cause::Denied, link_bytes);
+        } else {
+            self.account.in_flight_bytes += link_bytes;
+            let slice = self.clock.start();
+            self.increments
+                .push(x, &before, ends, &self.options, slice, false);
+        }
+        x.counted = Some(Box::new(moved));
+    }
+}
+
+/// Looks at an exchange that is in flight.
+pub type Visit<'a> = dyn FnMut(&mut Exchange, &Ends) + 'a;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -160,20 +213,7 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// Hands out an exchange.
     pub fn push(&mut self, x: &Exchange, sink: &mut Sink) {
-        let Sink {
-            options,
-            columns,
-            account,
-            ..
-        } = sink;
-        columns.push(
-            x,
-            &self.ends,
-            self.addresses,
-            &options.templates,
-            &options.redaction,
-            account,
-        );
+        sink.push(x, &self.ends, self.addresses);
     }
 
     /// The position of a message that came after `origin`: its stream's number in HTTP/2.
@@ -385,6 +425,21 @@ impl Http {
             self.end(d, sink);
         }
         self.close(false, sink);
+    }
+
+    /// Shows every exchange that is in flight.
+    pub fn each_open(&mut self, visit: &mut Visit) {
+        let ends = self.ends();
+        for x in &mut self.queue {
+            visit(x, &ends);
+        }
+        match self.upper.as_deref_mut() {
+            Some(Upper::Http2(h)) => h.each_open(&ends, visit),
+            Some(Upper::WebSocket(w)) => w.each_open(&ends, visit),
+            Some(Upper::Opaque(o)) => o.each_open(&ends, visit),
+            Some(Upper::Tls(t)) => t.each_open(&ends, visit),
+            Some(Upper::Handover(_)) | None => {}
+        }
     }
 
     fn fits(&mut self, kind: Kind, d: usize) -> bool {
@@ -1137,20 +1192,7 @@ impl Http {
             .is_some_and(|x| x.request.done && x.response.done)
         {
             if let Some(x) = self.queue.pop_front() {
-                let Sink {
-                    options,
-                    columns,
-                    account,
-                    ..
-                } = sink;
-                columns.push(
-                    &x,
-                    &ends,
-                    &mut self.addresses,
-                    &options.templates,
-                    &options.redaction,
-                    account,
-                );
+                sink.push(&x, &ends, &mut self.addresses);
                 self.spare = Some(x);
             }
         }

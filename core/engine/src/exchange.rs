@@ -4,11 +4,11 @@
 //! rule that a side that was not seen is null. Strings go through a dictionary per batch, so a row
 //! costs no allocation. The schema's other half is `replaykit/wire/exchange.py`.
 
-use crate::account::{Account, Cause};
 use crate::endpoint::Templates;
 use crate::filter::Redaction;
 use crate::http1::{Anomaly, ANOMALIES};
 use crate::link::Addr;
+use crate::options::Options;
 use arrow_array::types::Int32Type;
 use arrow_array::{
     ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int16Array, Int32Array, Int64Array,
@@ -93,6 +93,15 @@ pub struct Side {
     pub packets: u64,
 }
 
+/// What of an exchange its increments have said so far; sizes as in `Side`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    request: [u64; 4],
+    response: [u64; 4],
+    pub link_bytes: u64,
+    retransmitted: u64,
+}
+
 /// An exchange in the making. `text` holds its strings, `marks` their ends.
 #[derive(Clone, Debug, Default)]
 pub struct Exchange {
@@ -114,6 +123,10 @@ pub struct Exchange {
     pub stream: i32,
     pub id: [u8; 24],
     pub extra: Option<Box<Extra>>,
+    /// None: it began in the slice that is running.
+    pub counted: Option<Box<Counted>>,
+    /// From 1, among the exchanges that have increments; 0: it has none.
+    pub number: u64,
     text: Vec<u8>,
     marks: [u32; 7],
 }
@@ -139,6 +152,8 @@ impl Exchange {
         self.https = false;
         self.protocol = Protocol::Http1;
         self.extra = None;
+        self.counted = None;
+        self.number = 0;
         self.denied = false;
         self.anomaly = 0;
         self.link_bytes = 0;
@@ -187,6 +202,24 @@ impl Exchange {
 
     pub fn extra_mut(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
+    }
+
+    /// All that it moved until now.
+    pub fn moved(&self) -> Counted {
+        // A side that has not begun is null, though interim responses may have been counted to it.
+        let sizes = |s: &Side| {
+            if s.seen {
+                [s.header, s.body, s.wire, s.packets]
+            } else {
+                [0; 4]
+            }
+        };
+        Counted {
+            request: sizes(&self.request),
+            response: sizes(&self.response),
+            link_bytes: self.link_bytes,
+            retransmitted: self.retransmitted,
+        }
     }
 
     pub fn complete(&self) -> bool {
@@ -429,6 +462,7 @@ struct Row {
     link_bytes: i64,
     retransmitted: i64,
     missing: i64,
+    number: u64,
     extra: Option<Box<Extra>>,
 }
 
@@ -468,6 +502,8 @@ pub struct Columns {
     retransmitted: Vec<i64>,
     complete: Vec<bool>,
     missing: Vec<i64>,
+    /// Numbers of exchanges that have increments, 0 for the others; where anybody asks.
+    numbers: Option<Vec<u64>>,
     extra: [Rare; EXTRA.len()],
     /// Some row of this batch has such measures.
     extras: bool,
@@ -503,10 +539,12 @@ fn split_target(target: &[u8]) -> (&[u8], Option<&[u8]>, Option<bool>) {
 }
 
 impl Columns {
-    pub fn new(weight: f64, plugins: Vec<String>) -> Self {
+    /// `numbered`: with a column `exchange`, by which increments name their exchange.
+    pub fn new(options: &Options, numbered: bool) -> Self {
         Columns {
-            weight,
-            plugins,
+            weight: options.weight,
+            plugins: options.protocols.clone(),
+            numbers: numbered.then(Vec::new),
             batch: 1,
             ..Columns::default()
         }
@@ -558,24 +596,17 @@ impl Columns {
         id
     }
 
-    /// Adds a row, or books a denied exchange; the account is kept either way.
+    /// Adds a row; its sizes are what was moved beyond `before`.
     pub fn push(
         &mut self,
         x: &Exchange,
+        before: &Counted,
         ends: &Ends,
         addresses: &mut Addresses,
-        templates: &Templates,
-        redaction: &Redaction,
-        account: &mut Account,
+        options: &Options,
     ) {
-        if x.denied {
-            account.add(Cause::Denied, x.link_bytes);
-            return;
-        }
-        account.exchanges += 1;
-        account.exchange_bytes += x.link_bytes;
         let complete = x.complete();
-        account.incomplete += u64::from(!complete);
+        let (templates, redaction) = (&options.templates, &options.redaction);
         self.rows += 1;
         if addresses.batch != self.batch {
             *addresses = Addresses {
@@ -636,12 +667,12 @@ impl Columns {
         if x.anomaly != 0 {
             keys[ANOMALY] = self.texts[ANOMALY].key(ANOMALIES[x.anomaly as usize].as_bytes());
         }
-        let sizes = |s: &Side| {
+        let sizes = |s: &Side, before: &[u64; 4]| {
             [
-                s.header as i64,
-                s.body as i64,
-                s.wire as i64,
-                s.packets as i64,
+                s.header.wrapping_sub(before[0]) as i64,
+                s.body.wrapping_sub(before[1]) as i64,
+                s.wire.wrapping_sub(before[2]) as i64,
+                s.packets.wrapping_sub(before[3]) as i64,
             ]
         };
         self.stage.push(Row {
@@ -657,11 +688,12 @@ impl Columns {
             request_seen: q.seen,
             response_seen: r.seen,
             complete,
-            request: sizes(q),
-            response: sizes(r),
-            link_bytes: x.link_bytes as i64,
-            retransmitted: x.retransmitted as i64,
+            request: sizes(q, &before.request),
+            response: sizes(r, &before.response),
+            link_bytes: x.link_bytes.wrapping_sub(before.link_bytes) as i64,
+            retransmitted: x.retransmitted.wrapping_sub(before.retransmitted) as i64,
             missing: x.missing as i64,
+            number: x.number,
             extra: x.extra.clone(),
         });
         if self.stage.len() >= STAGE {
@@ -765,6 +797,9 @@ impl Columns {
             .extend(rows.iter().map(|r| r.retransmitted));
         self.complete.extend(rows.iter().map(|r| r.complete));
         self.missing.extend(rows.iter().map(|r| r.missing));
+        if let Some(numbers) = &mut self.numbers {
+            numbers.extend(rows.iter().map(|r| r.number));
+        }
         let before = self.missing.len() - rows.len();
         if self.extras || rows.iter().any(|r| r.extra.is_some()) {
             self.extras = true;
@@ -872,6 +907,10 @@ impl Columns {
             add(name, column.take(&nothing), true);
         }
         self.extras = false;
+        if let Some(numbers) = &mut self.numbers {
+            let numbers = UInt64Array::from(renew(numbers));
+            add("exchange", Arc::new(numbers), false);
+        }
         RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
     }
 }

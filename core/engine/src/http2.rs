@@ -6,8 +6,8 @@
 //! held is then unknown, and fills again.
 
 use crate::account::Cause;
-use crate::connection::{book, Begun, Context, Cost, Piece, Sink};
-use crate::exchange::{Exchange, Extra, Protocol, Side};
+use crate::connection::{book, Begun, Context, Cost, Piece, Sink, Visit};
+use crate::exchange::{Ends, Exchange, Extra, Protocol, Side};
 use crate::filter::Redaction;
 use crate::grpc::Grpc;
 use crate::head;
@@ -488,6 +488,8 @@ impl Http2 {
         x.retransmitted = 0;
         x.missing = 0;
         x.anomaly = 0;
+        x.counted = None;
+        x.number = 0;
         let q = &mut x.request;
         (q.header, q.body, q.wire, q.packets) = (0, 0, 0, 0);
         (q.done, q.whole) = (true, true);
@@ -1190,6 +1192,16 @@ impl Http2 {
         s.x.link_bytes += bytes;
         s.x.retransmitted += payload;
         s.side(server).packets += packets;
+    }
+
+    /// Shows every exchange that is in flight.
+    pub fn each_open(&mut self, ends: &Ends, visit: &mut Visit) {
+        for s in self.streams.values_mut() {
+            visit(&mut s.x, ends);
+            if let Some(ws) = &mut s.websocket {
+                ws.each_open(ends, visit);
+            }
+        }
     }
 
     /// The connection is over: everything unfinished is handed out as it stands.

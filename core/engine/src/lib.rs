@@ -19,6 +19,7 @@ pub mod head;
 pub mod hpack;
 pub mod http1;
 pub mod http2;
+pub mod increment;
 pub mod link;
 pub mod message;
 pub mod modifier;
@@ -37,9 +38,10 @@ use account::{Account, Cause};
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
 use connection::{Chunks, Http, Sink, State};
-use exchange::Columns;
+use exchange::{Addresses, Columns, Counted, Ends, Exchange};
 use hashbrown::HashMap;
 use http1::Memos;
+use increment::{Clock, Increments};
 use link::{Addr, Decoded, Decoder, Whole};
 use message::Messages;
 use options::Options;
@@ -65,8 +67,7 @@ impl Engine {
             conversations: gor::Conversations::default(),
             streams: HashMap::default(),
             sink: Sink {
-                columns: Columns::new(options.weight, options.protocols.clone()),
-                options,
+                columns: Columns::new(&options, options.slice_ns > 0),
                 messages: Messages::default(),
                 account: Account::default(),
                 buffered: 0,
@@ -75,6 +76,10 @@ impl Engine {
                 keys: tls::keys::KeyLog::default(),
                 tls_read: 0,
                 handed: HashMap::default(),
+                increments: Increments::new(&options),
+                clock: Clock::new(options.slice_ns),
+                numbered: 0,
+                options,
             },
         }
     }
@@ -147,6 +152,9 @@ impl Engine {
 
     #[inline]
     fn packet(&mut self, entry: Option<(u16, usize)>, time: i64, orig: u64, frame: &[u8]) {
+        if self.sink.clock.ends_before(time) {
+            self.cut(time);
+        }
         self.sink.account.packets += 1;
         self.sink.account.bytes += orig;
         let mut lost = 0;
@@ -171,6 +179,9 @@ impl Engine {
 
     /// Tells the time of a live capture, in ns since the epoch.
     pub fn advance(&mut self, now: i64) {
+        if self.sink.clock.ends_before(now) {
+            self.cut(now);
+        }
         self.table.advance(now, &mut self.sink);
     }
 
@@ -188,6 +199,46 @@ impl Engine {
 
     pub fn take_exchanges(&mut self) -> Result<RecordBatch, ArrowError> {
         self.sink.columns.take()
+    }
+
+    /// A slice has ended; `time` is in the next one.
+    #[cold]
+    fn cut(&mut self, time: i64) {
+        let Engine { table, sink, .. } = self;
+        table.each_open(&mut |x, ends| sink.increment(x, ends));
+        let mut handed = std::mem::take(&mut sink.handed);
+        for reading in handed.values_mut() {
+            reading.each_open(&mut |x, ends| sink.increment(x, ends));
+        }
+        sink.handed = handed;
+        sink.clock.begin(time);
+    }
+
+    /// What exchanges in flight moved in the slices that have ended since the last time, and at their own end.
+    pub fn take_increments(&mut self) -> Result<RecordBatch, ArrowError> {
+        self.sink.increments.take()
+    }
+
+    /// Increments to take.
+    pub fn increments(&self) -> usize {
+        self.sink.increments.len()
+    }
+
+    /// Every exchange that is in flight, with what it has moved until now.
+    pub fn in_flight(&mut self) -> Result<RecordBatch, ArrowError> {
+        let options = &self.sink.options;
+        let mut columns = Columns::new(options, false);
+        let mut add = |x: &mut Exchange, ends: &Ends| {
+            if !x.denied {
+                let all = Counted::default();
+                columns.push(x, &all, ends, &mut Addresses::default(), options);
+            }
+        };
+        self.table.each_open(&mut add);
+        for reading in self.sink.handed.values_mut() {
+            reading.each_open(&mut add);
+        }
+        columns.take()
     }
 
     pub fn take_messages(&mut self) -> Messages {

@@ -4,8 +4,8 @@
 //! hellos (RFC 8446 §4.1, RFC 6066 §3, RFC 7301). Of raw TCP, a row is a turn: what the client says
 //! until it speaks again, and what it is answered.
 
-use crate::connection::{Context, Cost, Piece, Sink};
-use crate::exchange::{Exchange, Protocol, Side};
+use crate::connection::{Context, Cost, Piece, Sink, Visit};
+use crate::exchange::{Ends, Exchange, Protocol, Side};
 use crate::http1::Anomaly;
 use crate::message::Meta;
 
@@ -335,6 +335,17 @@ impl Opaque {
             }
         }
         over
+    }
+
+    /// Shows the row that is open.
+    pub fn each_open(&mut self, ends: &Ends, visit: &mut Visit) {
+        if let Some(x) = &mut self.x {
+            if let Some(tls) = &self.tls {
+                x.set_request([b"", b"", &tls.host, b""]);
+                x.set_alpn(&tls.alpn);
+            }
+            visit(x, ends);
+        }
     }
 
     /// Its row is not wanted: the connection is read. Gives back the link bytes that it had.

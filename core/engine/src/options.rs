@@ -17,6 +17,8 @@ pub struct Options {
     /// Which messages are handed out.
     pub requests: bool,
     pub responses: bool,
+    /// Length of the slices in which increments are told, ns; 0: none are.
+    pub slice_ns: i64,
     /// The first connection's number.
     pub first_connection: u64,
     pub max_connections: usize,
@@ -63,6 +65,7 @@ impl Default for Options {
             weight: 1.0,
             requests: false,
             responses: false,
+            slice_ns: 0,
             first_connection: 1,
             max_connections: 100_000,
             max_ended: 16_384,

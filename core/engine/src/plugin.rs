@@ -4,7 +4,7 @@
 //! responses, the oldest first. Every byte that was handed over is booked here.
 
 use crate::account::Cause;
-use crate::connection::{Context, Cost, Piece, Sink};
+use crate::connection::{Context, Cost, Piece, Sink, Visit};
 use crate::exchange::{Addresses, Ends, Exchange, Protocol, Side};
 use crate::http1::Anomaly;
 use crate::offsets::Offsets;
@@ -173,21 +173,7 @@ impl Reading {
     }
 
     fn push(&mut self, x: &Exchange, sink: &mut Sink) {
-        let Sink {
-            options,
-            columns,
-            account,
-            ..
-        } = sink;
-        let (templates, redaction) = (&options.templates, &options.redaction);
-        columns.push(
-            x,
-            &self.ends,
-            &mut self.addresses,
-            templates,
-            redaction,
-            account,
-        );
+        sink.push(x, &self.ends, &mut self.addresses);
     }
 
     fn exchange(&mut self, m: &Message, sink: &Sink) -> Box<Exchange> {
@@ -198,6 +184,13 @@ impl Reading {
         x.denied = !sink.options.filters.passes_unknown();
         x.set_request([m.method, m.target, m.endpoint, b""]);
         x
+    }
+
+    /// Shows every exchange that waits for its response.
+    pub fn each_open(&mut self, visit: &mut Visit) {
+        for x in &mut self.waiting {
+            visit(x, &self.ends);
+        }
     }
 
     /// False: there are no such bytes.

@@ -8,7 +8,7 @@
 //! the one that came first.
 
 use crate::account::Cause;
-use crate::connection::{distance, Chunks, Http, Sink, State};
+use crate::connection::{distance, Chunks, Http, Sink, State, Visit};
 use crate::link::{Addr, Segment, ACK, FIN, RST, SYN};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -385,6 +385,13 @@ impl Table {
             }
         }
         self.forget(now, sink.options.max_ended, sink.options.linger_ns);
+    }
+
+    /// Shows every exchange that is in flight.
+    pub fn each_open(&mut self, visit: &mut Visit) {
+        for c in self.slots.iter_mut().flatten() {
+            c.http.each_open(visit);
+        }
     }
 
     /// More TLS secrets are known.

@@ -6,8 +6,8 @@
 //! frame.
 
 use crate::account::Cause;
-use crate::connection::{book, Begun, Context, Cost, Piece, Sink};
-use crate::exchange::{Exchange, Extra, Protocol, HOST, TARGET, TRACE};
+use crate::connection::{book, Begun, Context, Cost, Piece, Sink, Visit};
+use crate::exchange::{Ends, Exchange, Extra, Protocol, HOST, TARGET, TRACE};
 use crate::http1::Anomaly;
 use flate2::{Decompress, FlushDecompress, Status};
 
@@ -282,6 +282,15 @@ impl WebSocket {
                     }
                 }
             };
+        }
+    }
+
+    /// Shows every message that is in flight.
+    pub fn each_open(&mut self, ends: &Ends, visit: &mut Visit) {
+        for lane in &mut self.lanes {
+            for x in [&mut lane.control, &mut lane.message].into_iter().flatten() {
+                visit(x, ends);
+            }
         }
     }
 

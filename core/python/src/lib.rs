@@ -104,6 +104,7 @@ fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
     set(o, "weight", &mut out.weight)?;
     set(o, "requests", &mut out.requests)?;
     set(o, "responses", &mut out.responses)?;
+    set(o, "slice_ns", &mut out.slice_ns)?;
     set(o, "first_connection", &mut out.first_connection)?;
     set(o, "max_connections", &mut out.max_connections)?;
     set(o, "max_ended", &mut out.max_ended)?;
@@ -198,6 +199,10 @@ fn arrow<'py>(
         Some(c"arrow_array".to_owned()),
     )?;
     Ok((schema, array))
+}
+
+fn failed(error: arrow_schema::ArrowError) -> PyErr {
+    PyRuntimeError::new_err(error.to_string())
 }
 
 /// A plug-in's message, by its attributes.
@@ -321,6 +326,23 @@ impl Engine {
             .engine
             .take_exchanges()
             .map_err(|e| PyRuntimeError::new_err(e.to_string()))?;
+        arrow(py, &StructArray::from(batch))
+    }
+
+    /// What exchanges in flight moved, as Arrow capsules.
+    fn take_increments<'py>(&mut self, py: Python<'py>) -> PyResult<Capsules<'py>> {
+        let batch = self.engine.take_increments().map_err(failed)?;
+        arrow(py, &StructArray::from(batch))
+    }
+
+    #[getter]
+    fn increments(&self) -> usize {
+        self.engine.increments()
+    }
+
+    /// The exchanges in flight, as Arrow capsules.
+    fn in_flight<'py>(&mut self, py: Python<'py>) -> PyResult<Capsules<'py>> {
+        let batch = self.engine.in_flight().map_err(failed)?;
         arrow(py, &StructArray::from(batch))
     }
 

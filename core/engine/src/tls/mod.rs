@@ -8,7 +8,8 @@ pub mod keys;
 mod session;
 
 use crate::account::Cause;
-use crate::connection::{Chunks, Context, Cost, Http, Piece, Sink, State};
+use crate::connection::{Chunks, Context, Cost, Http, Piece, Sink, State, Visit};
+use crate::exchange::Ends;
 use crate::link::Addr;
 use crate::offsets::Offsets;
 use crate::opaque::Opaque;
@@ -53,9 +54,14 @@ impl Tls {
         self.session.blocked.is_some() && !self.given_up
     }
 
-    /// The connection whose bytes are the plaintext.
-    pub fn inside(&mut self) -> Option<&mut Http> {
-        self.inside.as_deref_mut()
+    /// Shows every exchange that is in flight. While it is not known whether it can be read, there is none.
+    pub fn each_open(&mut self, ends: &Ends, visit: &mut Visit) {
+        if let Some(inside) = &mut self.inside {
+            inside.each_open(visit);
+        }
+        if let (Some(opaque), true) = (&mut self.opaque, self.given_up) {
+            opaque.each_open(ends, visit);
+        }
     }
 
     pub fn feed(

@@ -1,0 +1,93 @@
+"""The increment: what an exchange moved in one slice of time, and batches of all that moved.
+
+An exchange that begins and ends within a slice has no increments: its row says all. The increments of any other add up
+to its row, the last of them marked.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from replaykit.wire import exchange
+
+NUMBER = "exchange"
+"""The column by which an increment names its exchange; 0: the exchange has no increments."""
+
+BATCH_SCHEMA = pa.schema(
+    [
+        *exchange.BATCH_SCHEMA,
+        pa.field(NUMBER, pa.uint64(), nullable=False),
+        pa.field("slice", pa.timestamp("ns", tz="UTC"), nullable=False),
+        pa.field("last", pa.bool_(), nullable=False),
+    ]
+)
+"""An exchange's columns as far as they are known by then, sizes of the slice alone; the exchange's number; the slice's
+start; whether the exchange has ended with it."""
+
+SIZES = (
+    *(f"{side}_{size}" for side in ("request", "response") for size in ("header_bytes", "body_bytes", "wire_bytes", "packets")),
+    "link_bytes",
+    "retransmitted_bytes",
+)  # fmt: skip
+"""Columns that add up."""
+
+MOVEMENT_SCHEMA = pa.schema([*exchange.BATCH_SCHEMA, pa.field("ended", pa.bool_(), nullable=False)])
+"""All that moved: an exchange's columns with `time` in the slice in which it moved; `ended`: one exchange ended with it.
+An increment that is no exchange's end has no durations."""
+
+
+def plain(exchanges: pa.RecordBatch) -> pa.RecordBatch:
+    """Exchanges without their numbers: a batch of `exchange.BATCH_SCHEMA`."""
+    return exchanges.select(exchange.BATCH_SCHEMA.names) if NUMBER in exchanges.schema.names else exchanges
+
+
+def movements(exchanges: pa.RecordBatch, increments: pa.RecordBatch | None) -> pa.RecordBatch:
+    """Every byte once, when it moved, and every exchange once, when it ended: a batch of MOVEMENT_SCHEMA.
+
+    exchanges: with their numbers. increments: those that were taken with them.
+    """
+    rows = plain(exchanges)
+    if increments is None or not increments.num_rows:
+        return _movements(rows, True)
+    whole = pc.equal(exchanges.column(NUMBER), pa.scalar(0, pa.uint64()))
+    ended = rows.filter(pc.invert(whole))
+    parts = [
+        _movements(rows.filter(whole), True),
+        # Their bytes were told by increments; what is left to say is that they ended, and how.
+        _movements(_without_sizes(ended.set_column(0, ended.schema.field(0), _end(ended))), True),
+        _movements(_in_flight(increments), False),
+    ]
+    table = pa.Table.from_batches(parts).unify_dictionaries().combine_chunks()
+    return table.to_batches()[0]
+
+
+def _movements(exchanges: pa.RecordBatch, ended: bool) -> pa.RecordBatch:
+    flags = pa.array([ended] * exchanges.num_rows, pa.bool_())
+    return pa.RecordBatch.from_arrays([*exchanges.columns, flags], schema=MOVEMENT_SCHEMA)
+
+
+def _end(batch: pa.RecordBatch) -> pa.Array:
+    """When each exchange ended, as far as it is known."""
+    begun = pc.coalesce(batch.column("time"), batch.column("response_time"))
+    lasted = pc.coalesce(batch.column("duration_ns"), pa.scalar(0, pa.int64()))
+    return pc.add(begun.cast(pa.int64()), lasted).cast(begun.type)
+
+
+def _without_sizes(batch: pa.RecordBatch) -> pa.RecordBatch:
+    for name in SIZES:
+        at = batch.schema.get_field_index(name)
+        column = batch.column(at)
+        batch = batch.set_column(
+            at, batch.schema.field(at), pc.if_else(pc.is_valid(column), pa.scalar(0, pa.int64()), column)
+        )
+    return batch
+
+
+def _in_flight(increments: pa.RecordBatch) -> pa.RecordBatch:
+    """Increments in the exchanges' columns, at their slices."""
+    columns = {name: increments.column(name) for name in exchange.BATCH_SCHEMA.names}
+    columns["time"] = increments.column("slice")
+    for name in ("duration_ns", "first_byte_ns"):
+        columns[name] = pa.nulls(increments.num_rows, pa.int64())
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=exchange.BATCH_SCHEMA)
