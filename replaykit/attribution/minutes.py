@@ -1,7 +1,7 @@
-"""Exchanges added up by minute: what statistics, alerts and metrics are made of.
+"""Exchanges and movements added up by minute: what statistics, alerts and metrics are made of.
 
 Owns the rows: one for each minute, endpoint, host, method and status, with sums of a batch of
-exchanges. Rows of several batches add up to those of all. A batch with very many keys has its smallest
+exchanges, or of all that moved (`wire.increment.movements`). Rows of several batches add up to those of all. A batch with very many keys has its smallest
 under `(other)`, so the number of rows is bounded and the sums stay whole.
 """
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replaykit.attribution.summary import OTHER
+from replaykit.wire.increment import ended
 
 KEYS = ("minute", "endpoint", "host", "method", "status")
 SLOW_NS = 500_000_000
@@ -38,12 +39,12 @@ def by_minute(batch: pa.RecordBatch, identities: Sequence[str] | None = None) ->
 
     stamp = pc.coalesce(batch.column("time"), batch.column("response_time")).cast(pa.int64())
     duration = batch.column("duration_ns")
-    one = pa.array([1], pa.int64()).take(pa.array([0] * batch.num_rows, pa.int32()))
+    one = ended(batch)
     columns: dict[str, pa.Array] = {
         "minute": pc.multiply(pc.divide(pc.fill_null(stamp, 0), MINUTE_NS), MINUTE_NS),
         "status": batch.column("status"),
         "exchanges": sized(one),
-        "incomplete": sized(pc.invert(batch.column("complete")).cast(pa.int64())),
+        "incomplete": sized(pc.multiply(pc.invert(batch.column("complete")).cast(pa.int64()), one)),
         "durations": sized(pc.is_valid(duration).cast(pa.int64())),
         "slow": sized(pc.fill_null(pc.greater(duration, SLOW_NS), False).cast(pa.int64())),
         "duration_max_ns": duration,

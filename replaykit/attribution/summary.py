@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from replaykit.attribution.folding import Folding
 from replaykit.errors import UsageError
+from replaykit.wire.increment import ENDED, ended
 
 KEYS = ("endpoint", "host", "client", "server", "status", "content_type", "method", "path", "protocol")
 MEASURES = ("wire", "link", "body")
@@ -124,7 +125,7 @@ def columns(by: Sequence[str]) -> set[str]:
 
 
 class Summary:
-    """Groups by one or several of KEYS; feed it batches of exchanges."""
+    """Groups by one or several of KEYS; feed it batches of exchanges, or of all that moved."""
 
     def __init__(
         self, by: Sequence[str] = ("endpoint",), max_keys: int = MAX_KEYS, measure: str = MEASURES[0]
@@ -136,13 +137,14 @@ class Summary:
         self._pending: dict[str, list[pa.Table]] = {name: [] for name in _PARTS}
         self.weighted = False
         self._folding = Folding()
+        self._parts = _PARTS
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Adds a batch with the columns of an exchange; its strings may be dictionaries or plain."""
         if not batch.num_rows:
             return
         table, texts = self._table(batch)
-        for part, (more, aggregates) in _PARTS.items():
+        for part, (more, aggregates) in self._parts.items():
             by = more[0] if more else "group"
             found = table.group_by(by, use_threads=False).aggregate(list(aggregates)).combine_chunks()
             group = found.column(by).combine_chunks()
@@ -157,10 +159,29 @@ class Summary:
         if len(self._pending["totals"]) >= _CONDENSE:
             self._condense()
 
+    def alike(self, only_sums: bool = False) -> Summary:
+        """An empty one, which joins siblings as this one does. only_sums: without percentiles."""
+        out = Summary(self.by, self._max_keys, self.measure)
+        out._folding = self._folding
+        if only_sums:
+            out._parts = {"totals": _PARTS["totals"]}
+        return out
+
+    def with_sums_of(self, moving: Summary) -> Summary:
+        """Requests and percentiles of this one, which knows what has ended, and bytes of one that knows all that moved."""
+        self._fold()
+        moving._fold()
+        out = self.alike()
+        out.weighted = self.weighted or moving.weighted
+        for key in {**self._groups, **moving._groups}:
+            out._groups[key] = _mixed(self._groups.get(key, Group()), moving._groups.get(key, Group()))
+        out._total = _mixed(self._total, moving._total)
+        return out
+
     def _condense(self) -> None:
         """Batches that wait become one: what keys they share is added up without a Python object per row."""
         names = [f"key{i}" for i in range(len(self.by))]
-        for part, (more, aggregates) in _PARTS.items():
+        for part, (more, aggregates) in self._parts.items():
             waiting = self._pending[part]
             if len(waiting) < 2:
                 continue
@@ -177,7 +198,7 @@ class Summary:
                 for n in found.column_names
             ]
             self._pending[part] = [found.rename_columns(renamed)]
-        if self._pending["sizes"][0].num_rows > _MOST_PENDING:
+        if max(part[0].num_rows for part in self._pending.values() if part) > _MOST_PENDING:
             self._fold()
 
     def _fold(self) -> None:
@@ -247,11 +268,14 @@ class Summary:
         weight = batch.column("weight")
         weighted = pc.max(weight).as_py() != 1
         self.weighted |= weighted
-        columns["weight"] = weight
+        count = (
+            pc.multiply(ended(batch).cast(pa.float64()), weight) if ENDED in batch.schema.names else weight
+        )
+        columns["weight"] = count
         request, response = batch.column("request_wire_bytes"), batch.column("response_wire_bytes")
         columns["request_wire_raw"], columns["response_wire_raw"] = request, response
         columns["incomplete"] = _times(
-            pc.invert(batch.column("complete")).cast(pa.float64()), weight, weighted
+            pc.invert(batch.column("complete")).cast(pa.float64()), count, weighted or count is not weight
         )
         for name in _SUMS:
             columns[name] = _times(batch.column(name), weight, weighted)
@@ -299,7 +323,14 @@ class Summary:
         keep = ranked if n is None else ranked[:n]
         for _, group in ranked[len(keep) :]:
             other.add(group)
-        return [*keep, (other_key, other)] if other.requests else keep
+        return [*keep, (other_key, other)] if other.requests or other.link_bytes else keep
+
+
+def _mixed(ended: Group, moved: Group) -> Group:
+    out = replace(ended)
+    for name in _SUMS:
+        setattr(out, name, getattr(moved, name))
+    return out
 
 
 def _plain(column: pa.Array) -> pa.Array:

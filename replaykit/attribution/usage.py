@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replaykit.ledger.usage import Usage
+from replaykit.wire.increment import ended
 
 MOST = 100_000
 LONGEST = 1024
@@ -35,7 +36,7 @@ class EndpointUsage:
         columns = {
             "minute": pc.divide(pc.fill_null(stamp, 0), _MINUTE_NS),
             "endpoint": pc.fill_null(batch.column("endpoint").cast(pa.string()), "(unknown)"),
-            "requests": weight,
+            "requests": pc.multiply(ended(batch).cast(pa.float64()), weight),
         }
         for name in _SUMS:
             columns[name] = pc.multiply(pc.fill_null(batch.column(name), 0).cast(pa.float64()), weight)

@@ -33,6 +33,7 @@ from replaykit.capture.ring import RETIRE_MS, Counting, Ring
 from replaykit.errors import UsageError
 from replaykit.wire.engine import Engine
 from replaykit.wire.envelope import Vxlan
+from replaykit.wire.increment import movements, plain
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options, header_rule
 
@@ -116,6 +117,8 @@ class Settings:
     promiscuous: bool = False
     own_requests: bool = True
     """False: what this host asks of others on these ports is left out; where a host is named it never is."""
+    slice_s: float = 0
+    """Length of the slices in which exchanges in flight are told; 0: they are not."""
     report: Callable[[str], None] = print
     """Told of connections that a plug-in cannot read."""
 
@@ -126,6 +129,10 @@ class Result:
 
     exchanges: pa.RecordBatch | None = None
     messages: Messages | None = None
+    moved: pa.RecordBatch | None = None
+    """With exchanges: all that moved, see `wire.increment.movements`."""
+    in_flight: tuple[int, pa.RecordBatch] | None = None
+    """A worker's number, and its exchanges in flight with all that they have moved."""
 
 
 @dataclass
@@ -144,9 +151,12 @@ class Worker(threading.Thread):
     """Reads its rings into its engine and puts the results into the queue."""
 
     def __init__(
-        self, rings: list[Source], engine: Engine, results: queue.Queue[Result], messages: bool
-    ) -> None:
+        self, number: int, rings: list[Source], engine: Engine, results: queue.Queue[Result], messages: bool,
+        slice_s: float,
+    ) -> None:  # fmt: skip
         super().__init__(daemon=True)
+        self._number, self._slice_s = number, slice_s
+        self._looked = time.monotonic()
         self._rings, self.engine, self._results, self._messages = rings, engine, results, messages
         self.sources = len(rings)
         self._stopping = threading.Event()
@@ -219,8 +229,16 @@ class Worker(threading.Thread):
     def _flush(self) -> None:
         self.account = _sum(self._ended, self.engine.account())
         self.cpu_s = time.thread_time()
-        if self.engine.rows:
-            self._results.put(Result(exchanges=self.engine.take_exchanges()))
+        if self.engine.rows or self.engine.increments:
+            exchanges = self.engine.take_exchanges()
+            if self._slice_s:
+                increments = self.engine.take_increments() if self.engine.increments else None
+                self._results.put(Result(plain(exchanges), moved=movements(exchanges, increments)))
+            else:
+                self._results.put(Result(exchanges))
+        if self._slice_s and time.monotonic() - self._looked >= self._slice_s:
+            self._looked = time.monotonic()
+            self._results.put(Result(in_flight=(self._number, self.engine.in_flight())))
         while self._messages and self.engine.message_bytes:
             self._results.put(Result(messages=self.engine.take_messages()))
 
@@ -268,8 +286,8 @@ class Capture:
             raise
         wants_messages = options.requests or options.responses
         self.workers = [
-            Worker(rings, engine, self.results, wants_messages)
-            for rings, engine in zip(workers, engines, strict=True)
+            Worker(n, rings, engine, self.results, wants_messages, settings.slice_s)
+            for n, (rings, engine) in enumerate(zip(workers, engines, strict=True))
         ]
 
     def _engines(self, settings: Settings, options: Options) -> list[Engine]:
@@ -278,7 +296,10 @@ class Capture:
         engines = []
         for i in range(max(settings.workers, 1)):
             first = (i << 48) + (self._generation << 40) + 1
-            own = replace(options, ports=ports, weight=1 / settings.sample, first_connection=first)
+            own = replace(
+                options, ports=ports, weight=1 / settings.sample, first_connection=first,
+                slice_ns=int(settings.slice_s * 1e9),
+            )  # fmt: skip
             engine = open_reader(own, settings.report)
             engines.append(engine if settings.above is None else settings.above(engine))
         return engines

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Group
 from rich.text import Text
 
 from replaykit.attribution.folding import Folding
+from replaykit.attribution.long_runners import LongRunners
+from replaykit.attribution.recent import Recent
 from replaykit.attribution.sizes import parse_duration, parse_size, show_size
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capture.live import Capture, Settings, Totals, changed_options, parse_place
@@ -40,7 +43,9 @@ EXAMPLES = (
 OBSERVE_S = 10.0
 _LINES_BESIDE_ROWS = 9
 """Of the screen: two of heads, (other), the columns left out (up to three), the status line and one that stays free."""
-_LEAST_WINDOW_S = 0.5
+
+_RUNNERS, _LEAST_ROWS = 5, 3
+"""Exchanges in flight that have a line of their own, and rows that the table keeps beside them."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -126,8 +131,14 @@ def settings_of(args: argparse.Namespace) -> Settings:
         args.user,
         common.bodies(args),
         tuple(args.vxlan_port or (4789, 8472)) if args.tunnels else None,
+        slice_s=slice_s(args),
         report=lambda line: say(f"replaykit: {line}"),
     )
+
+
+def slice_s(args: argparse.Namespace) -> float:
+    """Length of the slices in which exchanges in flight are told: a second, or shorter where it is shown more often."""
+    return min(max(parse_duration(args.interval), 0.1), 1.0)
 
 
 def _check_address(text: str) -> None:
@@ -221,7 +232,7 @@ def _loop(
     with view:
         while True:
             running = capture.running  # before the queue is read, so that nothing is left in it
-            _drain(capture, summary, outputs, min(interval, 0.25), rewrite, alerts, folding)
+            _drain(capture, view, outputs, min(interval, 0.25), rewrite, alerts, folding)
             if alerts is not None:
                 alerts.turn(capture)
             now = time.monotonic()
@@ -259,7 +270,7 @@ def observe(capture: Capture, outputs: list[common.Background]) -> None:
 
 def _drain(
     capture: Capture,
-    summary: Summary,
+    view: _View,
     outputs: list[common.Background],
     wait: float,
     rewrite: Callable[[Messages], Messages],
@@ -274,15 +285,19 @@ def _drain(
             return
         messages = None if result.messages is None else rewrite(result.messages)
         exchanges = None if result.exchanges is None else folding.rename(result.exchanges)
+        moved = None if result.moved is None else folding.rename(result.moved)
+        if result.in_flight is not None:
+            worker, in_flight = result.in_flight
+            view.in_flight[worker] = folding.rename(in_flight)
         for output in outputs:
             if exchanges is not None:
-                output.exchanges(exchanges)
+                output.exchanges(exchanges, moved)
             if messages is not None and output.output.wants_messages:
                 output.messages(messages)
-        if exchanges is not None:
-            summary.add(exchanges)
+        if exchanges is not None and moved is not None:
+            view.add(exchanges, moved)
             if alerts is not None:
-                alerts.add(exchanges)
+                alerts.add(moved)
 
 
 class _View:
@@ -291,7 +306,18 @@ class _View:
     def __init__(self, args: argparse.Namespace, capture: Capture, summary: Summary) -> None:
         self._args, self._capture, self._summary = args, capture, summary
         self._live: LiveView | None = None
-        self._shown_at, self._shown_bytes, self._rate = 0.0, 0.0, 0.0
+        slice_ns, interval_ns = int(slice_s(args) * 1e9), int(parse_duration(args.interval) * 1e9)
+        self._moving = summary.alike(only_sums=True)
+        self._recent = Recent(summary, slice_ns, interval_ns)
+        self.in_flight: dict[int, pa.RecordBatch] = {}
+        """Of each worker, the exchanges that have begun and not ended."""
+        self._runners = LongRunners(args.measure)
+
+    def add(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        """Exchanges that have ended, and all that moved."""
+        self._summary.add(exchanges)
+        self._moving.add(moved)
+        self._recent.add(moved)
 
     def __enter__(self) -> _View:
         if not self._args.stats and not self._args.quiet and sys.stdout.isatty():
@@ -308,32 +334,50 @@ class _View:
             say(f"capturing on {', '.join(self._args.places)}; Ctrl-C ends")
 
     def refresh(self, seconds: float, last: bool = False) -> None:
+        """Shows the sums with what is in flight, and the rates of the last whole slices."""
+        if not self._args.stats and self._live is None:
+            return
+        in_flight = [] if last else list(self.in_flight.values())
+        summary = self._summary if last else self._summary.with_sums_of(self._moving)
+        now_ns = time.time_ns()
+        rates = render.Rates(self._recent.summary(now_ns), self._recent.window_ns / 1e9)
+        runners = self._runners.look(in_flight, now_ns)
+        totals = self._capture.totals()
         if self._args.stats:
-            totals = self._capture.totals()
             extra: dict[str, Any] = {
                 "time": time.time(),
                 "seconds": round(seconds, 3),
                 "dropped_by_kernel": totals.kernel_drops,
+                "in_flight": sum(b.num_rows for b in in_flight),
+                "long_runners": [r.as_dict() for r in runners],
             }
             if last:
                 extra |= {"account": totals.account}
-            emit(render.stats_line(self._summary, self._args.top, extra) + "\n")
+            emit(render.stats_line(summary, self._args.top, extra, rates) + "\n")
         elif self._live is not None:
             # The status line, where drops are told, has its place first; rows get what is left of the screen.
-            rows = max(1, min(self._args.top, self._live.console.height - _LINES_BESIDE_ROWS))
-            table = render.table(self._summary, rows, self._live.console.width)
-            self._live.update(Group(table, Text(self._status(seconds))))
+            console = self._live.console
+            shown = runners[: max(0, min(_RUNNERS, console.height - _LINES_BESIDE_ROWS - _LEAST_ROWS))]
+            rows = max(1, min(self._args.top, console.height - _LINES_BESIDE_ROWS - len(shown)))
+            table = render.table(summary, rows, console.width, rates)
+            lines = [Text(render.cut(r.line(), console.width)) for r in shown]
+            self._live.update(
+                Group(table, *lines, Text(self._status(seconds, summary, in_flight, rates, totals)))
+            )
 
-    def _status(self, seconds: float) -> str:
-        """The rate is of the time since the last refresh, never an average since the start."""
-        now, total = self._capture.totals(), self._summary.total
-        passed, moved = seconds - self._shown_at, total.bytes(self._args.measure)
-        if passed >= _LEAST_WINDOW_S:
-            self._rate = (moved - self._shown_bytes) / passed
-            self._shown_at, self._shown_bytes = seconds, moved
+    def _status(
+        self,
+        seconds: float,
+        summary: Summary,
+        in_flight: list[pa.RecordBatch],
+        rates: render.Rates,
+        totals: Totals,
+    ) -> str:
+        total = summary.total
         return (
-            f"{seconds:.0f} s, {round(total.requests):,} exchanges, {show_size(moved)}; now {show_size(self._rate)}/s; "
-            f"{now.kernel_drops:,} packets dropped"
+            f"{seconds:.0f} s, {round(total.requests):,} exchanges, {sum(b.num_rows for b in in_flight):,} in flight, "
+            f"{show_size(total.bytes(self._args.measure))}; last {rates.window_s:g} s {show_size(rates.total)}/s; "
+            f"{totals.kernel_drops:,} packets dropped"
         )
 
     def say_ended(self) -> None:

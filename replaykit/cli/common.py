@@ -28,7 +28,7 @@ from replaykit.plain import say, visible
 from replaykit.report.terminal import console
 from replaykit.ship import archive
 from replaykit.ship.chosen import Chosen
-from replaykit.ship.output import Existing, Observing, Output, Rotation, open_output
+from replaykit.ship.output import Existing, Moving, Observing, Output, Rotation, open_output
 from replaykit.ship.parquet_file import left_behind, parts_of, whole
 from replaykit.ship.settings import state_folder
 from replaykit.ship.store import open_store
@@ -351,8 +351,13 @@ class Background:
         ):
             raise error
 
-    def exchanges(self, batch: pa.RecordBatch) -> None:
-        self._put(lambda: self.output.exchanges(batch), 0 if self.output.wants_messages else batch.num_rows)
+    def exchanges(self, batch: pa.RecordBatch, moved: pa.RecordBatch | None = None) -> None:
+        """moved: all that moved, where it is known."""
+        output, count = self.output, 0 if self.output.wants_messages else batch.num_rows
+        if moved is not None and isinstance(output, Moving):
+            self._put(lambda: output.take(batch, moved), count)
+        elif batch.num_rows:
+            self._put(lambda: output.exchanges(batch), count)
 
     def messages(self, messages: Messages) -> None:
         self._put(lambda: self.output.messages(messages), len(messages))

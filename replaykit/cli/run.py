@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from replaykit.alert.rules import read_rules
-from replaykit.capture.live import Capture, changed_options
+from replaykit.capture.live import Capture, Result, changed_options
 from replaykit.cli import capture as capture_command
 from replaykit.cli import common
 from replaykit.cli.flow import Flow, Source, Target, read_flow
@@ -263,15 +263,23 @@ class Running:
         loop = asyncio.get_running_loop()
         results = self._live() if not source.files else self._files(source)
         while (piece := await loop.run_in_executor(self._thread, next, results, None)) is not None:
-            if isinstance(piece, pa.RecordBatch):
-                piece = self._folding.rename(piece)
-                self._exchanges += piece.num_rows
+            if isinstance(piece, Result):
+                assert piece.exchanges is not None and piece.moved is not None
+                moved = self._folding.rename(piece.moved)
                 if self._alerts is not None:
-                    self._alerts.add(piece)
-                for output in self._outputs:
-                    await loop.run_in_executor(self._thread, output.exchanges, piece)
+                    self._alerts.add(moved)
+                await self._put(piece.exchanges, moved)
+            elif isinstance(piece, pa.RecordBatch):
+                await self._put(piece, None)
             elif isinstance(piece, Messages):
                 yield piece
+
+    async def _put(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch | None) -> None:
+        exchanges = self._folding.rename(exchanges)
+        self._exchanges += exchanges.num_rows
+        loop = asyncio.get_running_loop()
+        for output in self._outputs:
+            await loop.run_in_executor(self._thread, output.exchanges, exchanges, moved)
 
     async def _paced(self, source: Source) -> AsyncIterator[Messages]:
         from replaykit.traffic.inputs.file import FileInput
@@ -316,7 +324,10 @@ class Running:
                 capture.stop()
             try:
                 result = capture.results.get(timeout=0.1)
-                yield from (piece for piece in (result.exchanges, result.messages) if piece is not None)
+                if result.exchanges is not None:
+                    yield result
+                if result.messages is not None:
+                    yield result.messages
             except queue.Empty:
                 yield ()  # nothing just now
                 if not running:

@@ -43,6 +43,18 @@ def _row(by: Sequence[str], key: Key, group: Group, total: float, measure: str) 
     return row
 
 
+class Rates:
+    """Bytes a second of each key in a window of time; `recent`: all that moved in it."""
+
+    def __init__(self, recent: Summary, window_s: float) -> None:
+        self.window_s = window_s
+        self._moved = {key: group.bytes(recent.measure) for key, group in recent.top()}
+        self.total = recent.total.bytes(recent.measure) / window_s
+
+    def of(self, key: Key) -> float:
+        return self._moved.get(key, 0) / self.window_s
+
+
 _LEAST_KEY = 24
 """Columns of a terminal that the first key is never squeezed below."""
 _KEY = 48
@@ -50,13 +62,18 @@ _KEY = 48
 _BETWEEN = 2
 
 
-def table(summary: Summary, top: int | None, width: int | None = None) -> PlainTable:
-    """The summary for a person. width: of the terminal, in columns; what does not fit is left out and named. None: all."""
+def table(
+    summary: Summary, top: int | None, width: int | None = None, rates: Rates | None = None
+) -> PlainTable:
+    """The summary for a person. rates: have a column of their own. width: of the terminal, in columns; what does not fit is left out and named. None: all."""
     found = list(zip(rows(summary, top), summary.top(top), strict=True))
     data = {
         name: [name, *(one(row, group, summary.measure) for row, (_, group) in found)]
         for name, one in _COLUMNS.items()
     }
+    if rates is not None:
+        shown = [f"{show_size(rates.of(key))}/s" for key, _ in summary.top(top)]
+        data = {"total": data.pop("total"), "now": ["now", *shown], **data}
     heads = {name: name if name != "total" else f"total\n({summary.measure})" for name in data}
     heads |= {name: head for name, head in _HEADS.items() if name in data}
     keys = [[visible(row[by]) for row, _ in found] for by in summary.by]
@@ -93,7 +110,7 @@ def _fitting(needed: Mapping[str, int], wide: Sequence[int], width: int) -> tupl
     keys = [min(w, _LEAST_KEY) for w in wide]
     room = width - sum(keys) - _BETWEEN * (len(keys) - 1)
     chosen: set[str] = set()
-    for n, name in enumerate(_MATTERS):
+    for n, name in enumerate(name for name in _MATTERS if name in needed):
         if n == _ESSENTIAL:
             more = min(max(min(wide[0], _KEY) - keys[0], 0), max(room, 0))
             keys[0], room = keys[0] + more, room - more
@@ -148,7 +165,7 @@ _HEADS = {
 _ALONE = {name: name.replace(" ", "\n") for name in _HEADS if " " in name}
 """Where its neighbours may be left out, a column has its whole name."""
 _MATTERS = (
-    "total", "share", "requests", "size p95", "time p95", "response body", "request body", "time p50", "size p50", "response head",
+    "total", "now", "share", "requests", "size p95", "time p95", "response body", "request body", "time p50", "size p50", "response head",
     "request head", "overhead", "time p99",
 )  # fmt: skip
 """What is left out last comes first."""
@@ -211,17 +228,20 @@ def as_json(
     return json_text(document, indent=2)
 
 
-def stats_line(summary: Summary, top: int, extra: Mapping[str, Any]) -> str:
-    """One JSON line with at least the fields of document 003; KB are 1024 bytes, MB 1024 KB."""
+def stats_line(summary: Summary, top: int, extra: Mapping[str, Any], rates: Rates | None = None) -> str:
+    """One JSON line with at least the fields of document 003; KB are 1024 bytes, MB 1024 KB. rates: of a window that is named."""
     total = summary.total
     endpoints = [
         {
             "path": key[0],
             "bandwidth_mb": round(group.wire_bytes / 1024 / 1024, 3),
             "requests": round(group.requests),
+            **({} if rates is None else {"bytes_per_second": round(rates.of(key))}),
         }
         for key, group in summary.top(top)
     ]
+    if rates is not None:
+        extra = {**extra, "window_seconds": round(rates.window_s, 3), "bytes_per_second": round(rates.total)}
     line = {
         **extra,
         "measure": "wire",

@@ -22,6 +22,8 @@ from replaykit.ship.elastic_setup import set_up
 from replaykit.ship.output import Output, Rotation
 from replaykit.wire.message import Messages
 
+_OF, _EXCHANGES, _MINUTES = b"replaykit.of", b"exchanges", b"minutes"
+"""What a record of the spool is for; for both where it does not say."""
 ROWS = 4096
 MINUTES_ROWS = 65_536
 """Of a record where only statistics are sent: more exchanges share a document."""
@@ -47,9 +49,10 @@ class Documents:
         with pa.ipc.open_stream(record) as stream:
             for batch in stream:
                 ids = ecs.identities(batch)
-                if "exchanges" in self._place.what:
+                of = (batch.schema.metadata or {}).get(_OF)
+                if of != _MINUTES and "exchanges" in self._place.what:
                     out += self._create("exchanges", ecs.exchanges(batch, observer, ids))
-                if "minutes" in self._place.what:
+                if of != _EXCHANGES and "minutes" in self._place.what:
                     out += self._create("minutes", ecs.minutes(batch, observer, ids))
         return out
 
@@ -88,6 +91,13 @@ class ElasticOutput:
         for begin in range(0, batch.num_rows, self._rows):
             part = batch.slice(begin, self._rows)
             self._drain.put(to_record(part), part.num_rows)
+
+    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        """Documents are of exchanges, minutes of all that moved."""
+        if "exchanges" in self.place.what:
+            self.exchanges(exchanges.replace_schema_metadata({_OF: _EXCHANGES}))
+        if "minutes" in self.place.what:
+            self.exchanges(moved.replace_schema_metadata({_OF: _MINUTES}))
 
     def observe(self, status: Mapping[str, Any]) -> None:
         """This host's counters, as a document of the kind `hosts`: what they grew by, so that sums are right."""

@@ -31,7 +31,7 @@ INTERVAL_S = 10.0
 
 
 class Points:
-    """Sums exchanges until `take`, which gives lines."""
+    """Sums exchanges, or all that moved, until `take`, which gives lines."""
 
     def __init__(self, observer: str) -> None:
         self._observer, self._labels = observer, Labels()
@@ -154,6 +154,9 @@ class InfluxOutput:
     def exchanges(self, batch: pa.RecordBatch) -> None:
         self._points.add(batch)
 
+    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        self._points.add(moved)
+
     def messages(self, messages: Messages) -> None:
         """Points are of exchanges."""
 
@@ -184,6 +187,9 @@ class LineProtocolFile:
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         self._points.add(batch)
+
+    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        self._points.add(moved)
 
     def messages(self, messages: Messages) -> None:
         """Points are of exchanges."""

@@ -105,7 +105,10 @@ class OtlpOutput:
         exporter.export = watched
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
-        for row in by_minute(batch).to_pylist():
+        self.take(batch, batch)
+
+    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        for row in by_minute(moved).to_pylist():
             labels = {
                 "replaykit.endpoint": self._labels.of(row["endpoint"]),
                 "http.request.method": method(row["method"]),
@@ -117,7 +120,7 @@ class OtlpOutput:
                     direction = {} if len(columns) == 1 else {"direction": name.partition("_")[0]}
                     counter.add(row[name] or 0, labels | direction)
         if self._spans is not None:
-            self._traced(batch)
+            self._traced(exchanges)
 
     def _traced(self, batch: pa.RecordBatch) -> None:
         """A span for each exchange that has a trace."""

@@ -48,6 +48,14 @@ class Observing(Protocol):
     def observe(self, status: Mapping[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class Moving(Protocol):
+    """An output that tells sums over time. Where it is known what exchanges in flight move, it is given both."""
+
+    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        """The exchanges that have ended, and all that moved (see `wire.increment.movements`): in place of `exchanges`."""
+
+
 Existing = Literal["refuse", "append", "overwrite"]
 """What becomes of a file that is there already. It is replaced only when there is something in its place."""
 

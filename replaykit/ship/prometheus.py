@@ -18,6 +18,7 @@ from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.ship.output import Output, Rotation
 from replaykit.wire.account import CAUSES
+from replaykit.wire.increment import ended
 from replaykit.wire.message import Messages
 
 PORT = 9900
@@ -75,7 +76,9 @@ class PrometheusOutput:
         self.target = f"http://{host}:{self.port}/metrics"
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
+        """Adds up exchanges, or all that moved."""
         weight = batch.column("weight")
+        count = pc.multiply(ended(batch).cast(pa.float64()), weight)
 
         def weighted(name: str) -> pa.Array:
             return pc.multiply(pc.cast(pc.fill_null(batch.column(name), 0), pa.float64()), weight)
@@ -85,8 +88,8 @@ class PrometheusOutput:
                 "endpoint": batch.column("endpoint").cast(pa.string()),
                 "method": batch.column("method").cast(pa.string()),
                 "status": batch.column("status"),
-                "weight": weight,
-                "incomplete": pc.multiply(pc.cast(pc.invert(batch.column("complete")), pa.float64()), weight),
+                "weight": count,
+                "incomplete": pc.multiply(pc.cast(pc.invert(batch.column("complete")), pa.float64()), count),
                 "request": weighted("request_wire_bytes"),
                 "response": weighted("response_wire_bytes"),
                 "link": weighted("link_bytes"),
@@ -96,7 +99,8 @@ class PrometheusOutput:
         for row in table.group_by(["endpoint", "method", "status"]).aggregate(sums).to_pylist():
             endpoint = self._labels.of(row["endpoint"])
             status = "" if row["status"] is None else str(row["status"])
-            self._exchanges.labels(endpoint, method(row["method"]), status).inc(row["weight_sum"])
+            if row["weight_sum"]:
+                self._exchanges.labels(endpoint, method(row["method"]), status).inc(row["weight_sum"])
             self._incomplete.labels(endpoint).inc(row["incomplete_sum"])
             self._bytes.labels(endpoint, "request").inc(row["request_sum"])
             self._bytes.labels(endpoint, "response").inc(row["response_sum"])
@@ -113,6 +117,9 @@ class PrometheusOutput:
             label = self._labels.of(name)
             child = children.get(label) or children.setdefault(label, self._duration.labels(label))
             child.observe(duration / 1e9, None if trace is None or len(trace) > 64 else {"trace_id": trace})
+
+    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        self.exchanges(moved)
 
     def observe(self, status: Mapping[str, Any]) -> None:
         """This host's counters; bytes by cause add up to all that were captured."""

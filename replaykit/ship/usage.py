@@ -51,6 +51,9 @@ class LedgerOutput:
         self._usage.add(batch)
         self._write(time.monotonic())
 
+    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        self.exchanges(moved)
+
     def _write(self, now: float, must: bool = False) -> None:
         if self._usage is None or (now < self._next and not must):
             return

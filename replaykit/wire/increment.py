@@ -25,6 +25,8 @@ BATCH_SCHEMA = pa.schema(
 """An exchange's columns as far as they are known by then, sizes of the slice alone; the exchange's number; the slice's
 start; whether the exchange has ended with it."""
 
+ENDED = "ended"
+
 SIZES = (
     *(f"{side}_{size}" for side in ("request", "response") for size in ("header_bytes", "body_bytes", "wire_bytes", "packets")),
     "link_bytes",
@@ -32,9 +34,16 @@ SIZES = (
 )  # fmt: skip
 """Columns that add up."""
 
-MOVEMENT_SCHEMA = pa.schema([*exchange.BATCH_SCHEMA, pa.field("ended", pa.bool_(), nullable=False)])
+MOVEMENT_SCHEMA = pa.schema([*exchange.BATCH_SCHEMA, pa.field(ENDED, pa.bool_(), nullable=False)])
 """All that moved: an exchange's columns with `time` in the slice in which it moved; `ended`: one exchange ended with it.
 An increment that is no exchange's end has no durations."""
+
+
+def ended(batch: pa.RecordBatch) -> pa.Array:
+    """1 for every row that is an exchange, 0 for what one in flight moved."""
+    if ENDED in batch.schema.names:
+        return batch.column(ENDED).cast(pa.int64())
+    return pa.array([1], pa.int64()).take(pa.array([0] * batch.num_rows, pa.int32()))
 
 
 def plain(exchanges: pa.RecordBatch) -> pa.RecordBatch:
