@@ -48,6 +48,7 @@ http {{
             add_header X-Request-Id $request_id;
             try_files /item.json =404;
         }}
+        location /slow/ {{ alias {root}/www/files/; limit_rate 2m; }}
         location /missing {{ return 404 '{{"error":"no such thing"}}'; }}
     }}
 }}
@@ -91,10 +92,15 @@ def nginx(
     prefix: Sequence[str] = (),
     http2: bool = False,
 ) -> Iterator[Nginx]:
-    """Serves small JSON under /api/, and files of 1 kB, 100 kB and 1 MB under /files/."""
+    """Serves small JSON under /api/, and files of 1 kB, 100 kB, 1 MB and 12 MiB under /files/; under /slow/ at 2 MiB/s."""
     files = root / "www" / "files"
     files.mkdir(parents=True, exist_ok=True)
-    for name, size in (("1k.bin", 1_000), ("100k.bin", 100_000), ("1m.bin", 1_000_000)):
+    for name, size in (
+        ("1k.bin", 1_000),
+        ("100k.bin", 100_000),
+        ("1m.bin", 1_000_000),
+        ("12m.bin", 12 << 20),
+    ):
         (files / name).write_bytes(bytes(range(256)) * (size // 256 + 1))
         os.truncate(files / name, size)
     (root / "www" / "item.json").write_text(BODY)
