@@ -5,7 +5,9 @@
 //! heads and chunk lines; body bytes are only counted unless messages are asked for.
 
 use crate::account::{Account, Cause};
-use crate::exchange::{Addresses, Columns, Counted, Ends, Exchange, Protocol, Secure, Side};
+use crate::exchange::{
+    Addresses, Columns, Counted, Ends, Exchange, Protocol, Secure, Side, HOST, TARGET,
+};
 use crate::head;
 use crate::http1::{self, Anomaly, Body, Chunk, Head, Kind, Memos, Parsed};
 use crate::http2::{self, Http2};
@@ -15,8 +17,10 @@ use crate::message::{gor_id, Messages, Meta};
 use crate::opaque::{self, Opaque};
 use crate::options::Options;
 use crate::plugin::{Handover, Pieces, Reading};
+use crate::proxy_protocol;
 use crate::tls::keys::KeyLog;
 use crate::tls::Tls;
+use crate::tunnel::Tunnel;
 use crate::websocket::WebSocket;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -240,6 +244,11 @@ impl Context<'_> {
         self.ends
     }
 
+    /// The position that the next message will have.
+    pub fn position(&self) -> i32 {
+        *self.stream
+    }
+
     pub fn client_address(&self) -> String {
         address(self.ends.client.0)
     }
@@ -273,6 +282,7 @@ enum Upper {
     WebSocket(WebSocket),
     Opaque(Opaque),
     Tls(Box<Tls>),
+    Tunnel(Box<Tunnel>),
     Handover(Handover),
 }
 
@@ -321,6 +331,8 @@ pub struct Http {
     last_id: Option<u32>,
     upper: Option<Box<Upper>>,
     secure: Secure,
+    /// A balancer has said for whom it speaks.
+    proxied: bool,
     /// What is spoken once the answer that switches has ended.
     next: Option<Box<Upper>>,
 }
@@ -361,7 +373,7 @@ fn upgrade(x: &Exchange, head: &[u8], server: usize) -> Option<Box<Upper>> {
         h.upgraded(x);
         Upper::Http2(h)
     } else {
-        return None;
+        Upper::Tunnel(Box::new(Tunnel::upgrade(to, x.text(HOST))))
     }))
 }
 
@@ -381,6 +393,7 @@ impl Http {
             last_id: None,
             upper: None,
             secure: Secure::No,
+            proxied: false,
             next: None,
         }
     }
@@ -410,13 +423,37 @@ impl Http {
 
     /// More secrets are known.
     pub fn again(&mut self, sink: &mut Sink) {
-        if matches!(self.upper.as_deref(), Some(Upper::Tls(t)) if t.blocked()) {
-            self.above(|upper, cx| {
-                if let Upper::Tls(t) = upper {
-                    t.again(cx, sink);
-                }
+        if let Some(Upper::Tls(_) | Upper::Tunnel(_)) = self.upper.as_deref() {
+            self.above(|upper, cx| match upper {
+                Upper::Tls(t) if t.blocked() => t.again(cx, sink),
+                Upper::Tunnel(t) => t.again(sink),
+                _ => {}
             });
         }
+    }
+
+    /// The positions up to here were given to other messages.
+    pub fn go_on_from(&mut self, position: i32) {
+        self.stream = position;
+    }
+
+    /// In-order bytes, or a hole, of a connection whose bytes another one carries.
+    pub fn feed_piece(&mut self, d: usize, p: &Piece, cost: &mut Cost, sink: &mut Sink) {
+        if p.missing {
+            sink.account.missing_bytes -= p.len as u64; // it was counted below
+            return self.gap(d, p.seq, p.len as u32, sink);
+        }
+        let (link_bytes, packets) = cost.take(p.len);
+        let chunks = Chunks {
+            data: p.data,
+            len: p.len,
+            time: p.time,
+            seq: p.seq,
+            ack: None,
+            overhead: link_bytes - p.len as u64,
+            packets: packets as u32,
+        };
+        self.feed(d, &chunks, sink);
     }
 
     /// Both directions have ended in order, and the connection is over.
@@ -438,6 +475,7 @@ impl Http {
             Some(Upper::WebSocket(w)) => w.each_open(&ends, visit),
             Some(Upper::Opaque(o)) => o.each_open(&ends, visit),
             Some(Upper::Tls(t)) => t.each_open(&ends, visit),
+            Some(Upper::Tunnel(t)) => t.each_open(&ends, visit),
             Some(Upper::Handover(_)) | None => {}
         }
     }
@@ -532,6 +570,7 @@ impl Http {
                 o.feed(server, p, cost, cx, sink);
             }
             Upper::Tls(t) => t.feed(server, p, cost, cx, sink),
+            Upper::Tunnel(t) => t.feed(server, p, cost, cx, sink),
             Upper::Handover(t) => t.feed(server, p, cost, cx, sink),
         });
         if known.is_none() {
@@ -638,6 +677,13 @@ impl Http {
         if first && cause == Cause::NotUnderstood && self.prior_knowledge(d, seen, false, sink) {
             return 0;
         }
+        if cause == Cause::Malformed && d != self.client {
+            if let Some(n) = http1::find_response(seen) {
+                sink.account.add(cause, cost.take(n).0);
+                self.lanes[d].state = State::Idle;
+                return n;
+            }
+        }
         sink.account.add(cause, cost.take(rest).0);
         rest
     }
@@ -666,6 +712,18 @@ impl Http {
         cost: &mut Cost,
         sink: &mut Sink,
     ) -> usize {
+        if !self.understood && self.positions() == 0 {
+            if let Some(header) = proxy_protocol::header(seen).filter(|_| !self.proxied) {
+                sink.account
+                    .add(Cause::ConnectionOverhead, cost.take(header.size).0);
+                self.proxied = true;
+                self.client = d;
+                if let Some([client, _]) = header.ends {
+                    self.ends[d] = client;
+                }
+                return header.size;
+            }
+        }
         // RFC 9112 §2.2: blank lines before a request are ignored; some servers send one after a body.
         let blank = seen
             .iter()
@@ -684,6 +742,9 @@ impl Http {
         let covered = seen.len() >= rest;
         let (time, ack) = (c.time, c.ack);
         let seq = c.seq.wrapping_add(at as u32);
+        if self.understood && d != self.client && !http1::may_respond(seen) {
+            return self.stray(d, seen, rest, seq, cost, sink);
+        }
         let begun = |bytes: (u64, u64)| Begun {
             time,
             end: time,
@@ -696,6 +757,11 @@ impl Http {
         let speaker = last_bytes(self.ends[d].0);
         match http1::parse_with(seen, !covered, Some((&mut sink.memos, speaker))) {
             Parsed::Whole(head, n) if self.fits(head.kind, d) => {
+                let stray = http1::stray_prefix(head.method);
+                if stray > 0 {
+                    sink.account.add(Cause::Malformed, cost.take(stray).0);
+                    return stray;
+                }
                 self.message(d, &head, &seen[..n], begun(cost.take(n)), sink);
                 n
             }
@@ -718,11 +784,29 @@ impl Http {
                 self.switch(Some(Upper::Handover(Handover::default())), sink);
                 0
             }
-            Parsed::Whole(..) | Parsed::Invalid => {
-                self.refuse(d, self.broken(), cost.take(rest).0, sink);
-                rest
+            Parsed::Whole(..) | Parsed::Invalid => self.stray(d, seen, rest, seq, cost, sink),
+        }
+    }
+
+    /// Bytes where a message should begin, and none does: up to the next clear start of a response, or all.
+    fn stray(
+        &mut self,
+        d: usize,
+        seen: &[u8],
+        rest: usize,
+        seq: u32,
+        cost: &mut Cost,
+        sink: &mut Sink,
+    ) -> usize {
+        if self.understood && d != self.client {
+            self.lanes[d].hole.get_or_insert(seq);
+            if let Some(n) = http1::find_response(seen).filter(|&n| n > 0) {
+                sink.account.add(Cause::Malformed, cost.take(n).0);
+                return n;
             }
         }
+        self.refuse(d, self.broken(), cost.take(rest).0, sink);
+        rest
     }
 
     fn drop_head(&mut self, d: usize, cause: Cause, sink: &mut Sink) {
@@ -739,7 +823,7 @@ impl Http {
         if head.len() > sink.options.max_head_bytes || sink.buffered > sink.options.max_buffer_bytes
         {
             sink.account.bound_hits += 1;
-            self.drop_head(d, Cause::MemoryBound, sink);
+            self.cut_head(d, Cause::MemoryBound, sink);
         } else if head.len() < 64 && http1::start(head) == http1::Start::No {
             let cause = self.broken();
             self.drop_head(d, cause, sink);
@@ -780,10 +864,25 @@ impl Http {
                 }
                 Parsed::Whole(parsed, _) if self.fits(parsed.kind, d) => {
                     sink.buffered -= end;
-                    self.message(d, &parsed, &head, begun, sink);
+                    let stray = http1::stray_prefix(parsed.method);
+                    sink.account.add(Cause::Malformed, stray as u64);
+                    let begun = Begun {
+                        seq: begun.seq.wrapping_add(stray as u32),
+                        link: begun.link - stray as u64,
+                        ..begun
+                    };
+                    match http1::parse(&head[stray..], false) {
+                        Parsed::Whole(parsed, _) => {
+                            self.message(d, &parsed, &head[stray..], begun, sink);
+                        }
+                        _ => self.refuse(d, Cause::Malformed, begun.link, sink),
+                    }
                 }
                 _ => {
                     sink.buffered -= end;
+                    if self.understood && d != self.client {
+                        self.lanes[d].hole.get_or_insert(begun.seq);
+                    }
                     self.refuse(d, self.broken(), begun.link, sink);
                 }
             }
@@ -841,8 +940,14 @@ impl Http {
                 if self.queue.len() >= sink.options.max_pipeline {
                     self.forget_oldest(sink);
                 }
+                let body = http1::request_body(head);
+                x.expects = body != Body::Length(0)
+                    && http1::fields(bytes).any(|(name, value)| {
+                        name.eq_ignore_ascii_case(b"Expect")
+                            && value.eq_ignore_ascii_case(b"100-continue")
+                    });
                 self.queue.push_back(x);
-                http1::request_body(head)
+                body
             }
             Kind::Response if head.status < 200 && head.status != 101 => {
                 self.interim(bytes.len(), &begun, sink);
@@ -960,7 +1065,8 @@ impl Http {
     /// when it spoke: an answer never comes before its request was read, and a client that has
     /// read past a lost answer sends the next request with an acknowledgement beyond it.
     fn pair(&mut self, d: usize, begun: &Begun, sink: &mut Sink) -> usize {
-        if let Some(hole) = self.lanes[d].hole.take() {
+        let hole = self.lanes[d].hole.take();
+        if let Some(hole) = hole {
             while let Some(i) = self.current_response() {
                 let next = self.queue.get(i + 1).and_then(|x| x.request.ack);
                 if next.is_none_or(|ack| distance(ack, hole) <= 0) {
@@ -976,7 +1082,12 @@ impl Http {
             request.seen && begun.ack.is_none_or(|ack| distance(request.seq, ack) < 0)
         });
         match at {
-            Some(i) if answers && self.forgotten == 0 => i,
+            Some(i) if answers && self.forgotten == 0 => {
+                if hole.is_some() && i + 1 < self.queue.len() {
+                    self.queue[i].flag(Anomaly::GuessedPairing);
+                }
+                i
+            }
             _ => {
                 self.forgotten = self.forgotten.saturating_sub(1);
                 let i = at.unwrap_or(self.queue.len());
@@ -1009,6 +1120,13 @@ impl Http {
             // Where its body should begin the next answer does: it had none, as answers to HEAD.
             self.finish(d, true, sink);
             return 0;
+        }
+        if first && d == self.client && self.is_answered() {
+            // The other side ended this message early: what follows is not its own.
+            if http1::clear_start(seen) == Some(Kind::Request) {
+                self.end_answered(sink);
+                return 0;
+            }
         }
         let mut end = None;
         let mut anomaly = Anomaly::None;
@@ -1111,6 +1229,22 @@ impl Http {
         used
     }
 
+    /// The request that is passing has its whole response already.
+    fn is_answered(&self) -> bool {
+        self.current_request()
+            .is_some_and(|i| self.queue[i].response.done && self.queue[i].response.seen)
+    }
+
+    /// Ends a request that was answered before it was sent. One that waited to be told to go on is whole.
+    fn end_answered(&mut self, sink: &mut Sink) {
+        let d = self.client;
+        let whole = self
+            .current_request()
+            .is_some_and(|i| self.queue[i].expects && self.queue[i].request.body == 0);
+        self.spoil(d, sink);
+        self.finish(d, whole, sink);
+    }
+
     /// The message in this direction cannot be handed out.
     fn spoil(&mut self, d: usize, sink: &mut Sink) {
         let lane = &mut self.lanes[d];
@@ -1151,6 +1285,8 @@ impl Http {
             stream: x.stream,
         };
         let (status, connect) = (x.status, x.is_connect);
+        let tunnel = (server && connect && (200..300).contains(&status))
+            .then(|| Upper::Tunnel(Box::new(Tunnel::connect(x.text(TARGET)))));
         let open_request = server && !x.request.done;
         if lane_keep {
             sink.messages.push(&meta, &message);
@@ -1176,8 +1312,8 @@ impl Http {
                 self.lanes[client].state = State::Skip(Cause::Gap);
             }
             if switched {
-                let next = self.next.take();
-                self.switch(next.map(|b| *b), sink);
+                let next = self.next.take().map(|b| *b).or(tunnel);
+                self.switch(next, sink);
             }
         }
         self.emit(sink);
@@ -1327,6 +1463,7 @@ impl Http {
             Upper::WebSocket(w) => w.repeated(server, bytes, payload, packets),
             Upper::Opaque(o) => o.repeated(server, bytes, payload, packets),
             Upper::Tls(t) => t.repeated(server, bytes, payload, packets),
+            Upper::Tunnel(t) => t.repeated(server, bytes, payload, packets),
             Upper::Handover(_) => false,
         });
         if known != Some(true) {
@@ -1364,6 +1501,14 @@ impl Http {
             self.cut_head(d, Cause::Malformed, sink);
         }
         if let State::Body(body) = self.lanes[d].state {
+            if d == self.client && self.is_answered() {
+                if self
+                    .current(d)
+                    .is_some_and(|x| x.expects && x.request.body == 0)
+                {
+                    return self.end_answered(sink);
+                }
+            }
             let whole = closed && body == Body::UntilClose;
             if closed && !whole {
                 if let Some(x) = self.current(d) {
@@ -1390,6 +1535,7 @@ impl Http {
             Upper::WebSocket(w) => w.close(cx, sink),
             Upper::Opaque(o) => o.close(in_order, cx, sink),
             Upper::Tls(t) => t.close(in_order, cx, sink),
+            Upper::Tunnel(t) => t.close(in_order, cx, sink),
             Upper::Handover(t) => t.close(cx, sink),
         });
         self.upper = None;

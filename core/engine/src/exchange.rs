@@ -29,6 +29,10 @@ pub enum Protocol {
     WebSocket,
     Tls,
     Raw,
+    /// Inside CONNECT, not read; the text of HOST is where it leads.
+    Connect,
+    /// Inside Upgrade, not read; the text of METHOD is the protocol.
+    Upgrade,
     /// A plug-in's, by its place in `Options::protocols`; the text of HOST is the endpoint.
     Plugin(u8),
 }
@@ -110,6 +114,8 @@ pub struct Exchange {
     pub status: u16,
     pub is_head: bool,
     pub is_connect: bool,
+    /// It waits for a response before it sends its body (RFC 9110 §10.1.1).
+    pub expects: bool,
     /// An extended CONNECT to WebSocket (RFC 8441).
     pub upgrades: bool,
     pub grpc: bool,
@@ -147,6 +153,7 @@ impl Exchange {
         self.status = 0;
         self.is_head = false;
         self.is_connect = false;
+        self.expects = false;
         self.upgrades = false;
         self.grpc = false;
         self.https = false;
@@ -625,6 +632,8 @@ impl Columns {
             Protocol::WebSocket => b"websocket",
             Protocol::Tls => b"tls",
             Protocol::Raw => b"raw",
+            Protocol::Connect => b"connect",
+            Protocol::Upgrade => b"upgrade",
             Protocol::Plugin(n) => self.plugins[usize::from(n)].as_bytes(),
         });
         keys[CLIENT_IP] = addresses.client;
@@ -638,6 +647,12 @@ impl Columns {
                     Addr::V6(_) => format!("[{}]:{port}", Self::address(addr)),
                 };
                 self.opaque(x, "tcp", place, &mut keys);
+            }
+            Protocol::Connect => self.opaque(x, "connect", Self::address(ends.server.0), &mut keys),
+            Protocol::Upgrade => {
+                let to = String::from_utf8_lossy(x.text(METHOD)).to_ascii_lowercase();
+                self.opaque(x, "upgrade", to.clone(), &mut keys);
+                keys[ENDPOINT] = self.texts[ENDPOINT].key(format!("upgrade://{to}").as_bytes());
             }
             Protocol::Plugin(_) => self.plugin(x, &mut keys),
             Protocol::WebSocket => self.target(x, ends, templates, redaction, &mut keys),

@@ -4,7 +4,7 @@
 //! decoder. It is told bytes and gives back sizes and slices of them; it never copies. A head is
 //! read in one pass, a chunked body at its chunk lines only.
 
-use memchr::memchr;
+use memchr::{memchr, memmem};
 use wide::u8x16;
 
 pub const MAX_METHOD: usize = 32;
@@ -41,9 +41,13 @@ pub enum Anomaly {
     BadHeaderBlock,
     /// A frame that breaks RFC 6455 §5.
     BadFrame,
+    /// Which request it answers is a guess: something before it was lost or unreadable.
+    GuessedPairing,
+    /// The response was captured before its request: there are no durations.
+    ResponseFirst,
 }
 
-pub const ANOMALIES: [&str; 14] = [
+pub const ANOMALIES: [&str; 16] = [
     "",
     "conflicting_framing",
     "bad_content_length",
@@ -58,6 +62,8 @@ pub const ANOMALIES: [&str; 14] = [
     "undecoded_headers",
     "bad_header_block",
     "bad_frame",
+    "guessed_pairing",
+    "response_first",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +130,31 @@ pub fn start(b: &[u8]) -> Start {
     }
 }
 
+/// Whether these bytes may begin a response, as far as they go.
+pub fn may_respond(b: &[u8]) -> bool {
+    let begins = |with: &[u8]| with.starts_with(&b[..b.len().min(with.len())]);
+    begins(b"HTTP/1.") || begins(b"ICY ")
+}
+
+/// Where a response clearly begins within these bytes.
+pub fn find_response(b: &[u8]) -> Option<usize> {
+    memmem::find_iter(b, b"HTTP/1.").find(|&at| clear_start(&b[at..]) == Some(Kind::Response))
+}
+
+const USUAL: [&[u8]; 9] = [
+    b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE",
+];
+
+/// Bytes of the request before that this method begins with, as in `12345GET`: it is no method of anybody's own,
+/// which would be of capital letters.
+pub fn stray_prefix(method: &[u8]) -> usize {
+    let prefix = USUAL
+        .iter()
+        .filter_map(|usual| method.strip_suffix(*usual))
+        .find(|p| p.iter().any(|c| !matches!(c, b'A'..=b'Z' | b'-' | b'_')));
+    prefix.map_or(0, <[u8]>::len)
+}
+
 /// A start so clear that reading may begin here after a hole: a whole first line, or a usual
 /// method and the beginning of a target.
 pub fn clear_start(b: &[u8]) -> Option<Kind> {
@@ -133,12 +164,8 @@ pub fn clear_start(b: &[u8]) -> Option<Kind> {
             if let Some(line) = first_line(b) {
                 return request_line(line, space).map(|_| Kind::Request);
             }
-            let usual: [&[u8]; 9] = [
-                b"GET", b"POST", b"PUT", b"DELETE", b"HEAD", b"OPTIONS", b"PATCH", b"CONNECT",
-                b"TRACE",
-            ];
             let target = *b.get(space + 1)?;
-            (usual.contains(&&b[..space]) && (target == b'/' || target == b'h' || target == b'*'))
+            (USUAL.contains(&&b[..space]) && (target == b'/' || target == b'h' || target == b'*'))
                 .then_some(Kind::Request)
         }
         Start::No | Start::Maybe => None,

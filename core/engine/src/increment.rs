@@ -41,7 +41,9 @@ impl Clock {
         }
         match self.start {
             None => true,
-            Some(start) => !(-BACK * self.length..self.length).contains(&time.saturating_sub(start)),
+            Some(start) => {
+                !(-BACK * self.length..self.length).contains(&time.saturating_sub(start))
+            }
         }
     }
 
@@ -86,8 +88,7 @@ impl Increments {
         last: bool,
     ) {
         let mut addresses = Addresses::default();
-        self.columns
-            .push(x, before, ends, &mut addresses, options);
+        self.columns.push(x, before, ends, &mut addresses, options);
         self.slice.push(slice);
         self.last.push(last);
     }

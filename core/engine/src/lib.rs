@@ -28,10 +28,12 @@ pub mod opaque;
 pub mod options;
 pub mod outgoing;
 pub mod plugin;
+pub mod proxy_protocol;
 pub mod records;
 pub mod source;
 pub mod tcp;
 pub mod tls;
+pub mod tunnel;
 pub mod websocket;
 
 use account::{Account, Cause};

@@ -232,6 +232,8 @@ pub struct Opaque {
     messages: [Vec<u8>; 2],
     keep: [bool; 2],
     tls: Option<Box<Tls>>,
+    /// What the inside of a tunnel is called.
+    tunnel: Option<Box<(Protocol, Vec<u8>, Vec<u8>)>>,
 }
 
 impl Opaque {
@@ -241,6 +243,15 @@ impl Opaque {
             messages: Default::default(),
             keep: [false; 2],
             tls: None,
+            tunnel: None,
+        }
+    }
+
+    /// The inside of a tunnel: its protocol's name and host, where these are known.
+    pub fn tunnel(protocol: Protocol, name: &[u8], host: &[u8]) -> Self {
+        Opaque {
+            tunnel: Some(Box::new((protocol, name.to_vec(), host.to_vec()))),
+            ..Opaque::raw()
         }
     }
 
@@ -267,8 +278,9 @@ impl Opaque {
         cx: &mut Context,
         sink: &mut Sink,
     ) -> bool {
-        let over = self.x.as_ref().is_some_and(|x| match self.tls {
-            Some(_) => {
+        let raw = self.tls.is_none() && self.tunnel.is_none();
+        let over = self.x.as_ref().is_some_and(|x| match raw {
+            false => {
                 let begun = if x.request.seen {
                     x.request.time
                 } else {
@@ -276,19 +288,26 @@ impl Opaque {
                 };
                 !p.missing && p.time.saturating_sub(begun) >= SLICE_NS
             }
-            None => !server && x.response.seen,
+            true => !server && x.response.seen,
         });
         if over {
             self.emit(true, cx, sink);
         }
-        let raw = self.tls.is_none();
+        let tunnel = self.tunnel.as_deref();
         let x = self.x.get_or_insert_with(|| {
             let mut x = Box::<Exchange>::default();
-            x.protocol = if raw { Protocol::Raw } else { Protocol::Tls };
+            x.protocol = match tunnel {
+                Some((protocol, ..)) => *protocol,
+                None if raw => Protocol::Raw,
+                None => Protocol::Tls,
+            };
             x.stream = cx.next_position();
             x.denied = !sink.options.filters.passes_unknown();
             x.id = cx.gor_id(x.stream as u32, sink);
-            x.set_request([b"", b"", b"", b""]);
+            match tunnel {
+                Some((_, name, host)) => x.set_request([name, b"", host, b""]),
+                None => x.set_request([b"", b"", b"", b""]),
+            }
             x
         });
         if p.missing {
@@ -325,7 +344,9 @@ impl Opaque {
         match &mut self.tls {
             None => {
                 side.body += p.len as u64;
-                self.message(server, begins, seen, p.len, sink);
+                if raw {
+                    self.message(server, begins, seen, p.len, sink);
+                }
             }
             Some(tls) => {
                 let data = tls.records[usize::from(server)].feed(seen, p.len) as u64;

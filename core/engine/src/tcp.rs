@@ -19,6 +19,10 @@ const RECENT: usize = 256;
 const NOWHERE: (Key4, u32) = (Key4(u64::MAX, u64::MAX), 0);
 /// An acknowledgement further ahead than this is no reason to wait.
 const FAR: i32 = 1 << 24;
+/// A hole of more bytes than any window is believed only if several segments lie beyond it (RFC 7323 §2.3).
+const WIDEST: i32 = 1 << 26;
+/// So long after a reset what was on its way may still arrive.
+const RESET_NS: i64 = 1_000_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key4(u64, u64);
@@ -58,6 +62,8 @@ struct Connection {
     /// Both beginnings are known, or were settled without a handshake.
     settled: bool,
     over: bool,
+    /// One side has reset it: what the other one had sent before it knew still arrives.
+    reset: bool,
     directions: [Direction; 2],
     http: Http,
     key: (Addr, u16, Addr, u16),
@@ -186,7 +192,7 @@ impl Table {
         };
         let mut slot = self.find(&key);
         if let Some(at) = slot {
-            if s.flags & SYN != 0 && self.begins_anew(at, d, s) {
+            if self.begins_anew(at, d, s) {
                 self.end(at, false, sink);
                 self.remove(at);
                 slot = None;
@@ -220,12 +226,22 @@ impl Table {
         }
     }
 
-    /// A SYN that does not belong to the connection in the table: the ports are used again.
+    /// The ports are used again: a SYN that does not belong to the connection in the table, or bytes that it never
+    /// had once it is over.
+    #[inline]
     fn begins_anew(&self, slot: u32, d: usize, s: &Segment) -> bool {
         let Some(c) = self.slots[slot as usize].as_deref() else {
             return false;
         };
         let direction = &c.directions[d];
+        if s.flags & SYN == 0 {
+            let end = s.seq.wrapping_add(s.len);
+            return c.over
+                && s.len > 0
+                && s.flags & RST == 0
+                && direction.known
+                && !(-WIDEST..=0).contains(&distance(end, direction.next));
+        }
         match direction.syn {
             Some(isn) => isn != s.seq,
             None if c.over => true,
@@ -279,6 +295,7 @@ impl Table {
             settled: false,
             first: s.time,
             over: false,
+            reset: false,
             over_at: 0,
             waiting: 0,
             held_bytes: 0,
@@ -331,7 +348,7 @@ impl Table {
             return;
         }
         c.release(sink);
-        c.http.close(reset, sink);
+        c.http.close(reset || c.reset, sink);
         for direction in &mut c.directions {
             direction.held = VecDeque::new();
         }
@@ -377,7 +394,10 @@ impl Table {
             if c.over {
                 continue;
             }
-            if now.saturating_sub(c.last) > sink.options.idle_ns {
+            let silent = now.saturating_sub(c.last);
+            if c.reset && silent > RESET_NS {
+                self.end(slot, true, sink);
+            } else if silent > sink.options.idle_ns {
                 self.end(slot, false, sink);
                 self.remove(slot);
             } else if c.waiting > 0 && c.patience(now, sink) {
@@ -504,9 +524,10 @@ impl Connection {
             if ahead == 0 && self.waiting == 0 && !self.gated(d, ack) {
                 return self.deliver(d, &m, s.payload, sink);
             }
-            if ahead <= 0 && s.flags & RST != 0 {
+            if s.flags & RST != 0 && ahead < 0 {
+                // RFC 5961 §3: a TCP ignores it, as it is outside of the window.
                 self.repeat(d, &m, sink);
-                return true;
+                return false;
             }
             let end = ahead.saturating_add(s.len.min(i32::MAX as u32) as i32);
             if ahead < 0 && end <= 0 && (s.flags & FIN == 0 || self.directions[d].ended || end < 0)
@@ -662,7 +683,9 @@ impl Connection {
         }
         sink.account.add(Cause::ConnectionOverhead, overhead);
         if m.flags & RST != 0 {
-            return true;
+            let both = self.reset || self.directions[1 - d].ended;
+            self.reset = true;
+            return both;
         }
         if m.flags & FIN != 0 && !self.directions[d].ended {
             self.directions[d].ended = true;
@@ -784,6 +807,13 @@ impl Connection {
         };
         let next = self.directions[d].next;
         let hole = distance(seq, next);
+        if hole > WIDEST && self.directions[d].held.len() == 1 {
+            if let Some((m, _)) = self.pop(d, sink) {
+                sink.account
+                    .add(Cause::Malformed, m.overhead + u64::from(m.len));
+            }
+            return false;
+        }
         if hole > 0 {
             self.directions[d].next = seq;
             self.http.gap(d, next, hole as u32, sink);
