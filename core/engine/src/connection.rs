@@ -921,7 +921,12 @@ impl Http {
             Parsed::Whole(parsed, n) if self.fits(parsed.kind, d) => {
                 self.message(d, &parsed, &head[..n], begun, sink);
             }
-            _ => self.refuse(d, cause, begun.link, sink),
+            _ => match http1::cut_request_line(&head) {
+                Some(parsed) if cause == Cause::MemoryBound && self.fits(Kind::Request, d) => {
+                    self.message(d, &parsed, &head, begun, sink);
+                }
+                _ => self.refuse(d, cause, begun.link, sink),
+            },
         }
     }
 

@@ -17,6 +17,7 @@ use arrow_array::{
 use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use hashbrown::HashTable;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What an exchange was carried by; the column `protocol`.
@@ -463,6 +464,8 @@ struct Row {
     status: i16,
     request_seen: bool,
     response_seen: bool,
+    /// Durations say nothing.
+    response_first: bool,
     complete: bool,
     request: [i64; 4],
     response: [i64; 4],
@@ -543,6 +546,23 @@ fn split_target(target: &[u8]) -> (&[u8], Option<&[u8]>, Option<bool>) {
         }
     }
     (&target[..cut(target)], None, None)
+}
+
+/// An authority as one name: without user and password, in lower case, without a last dot and the scheme's port.
+fn plain_host(authority: &[u8], https: bool) -> Cow<'_, [u8]> {
+    let usual = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'-');
+    if authority.iter().all(usual) && authority.last() != Some(&b'.') {
+        return Cow::Borrowed(authority);
+    }
+    let host = authority.rsplit(|&c| c == b'@').next().unwrap_or(b"");
+    let port: &[u8] = if https { b":443" } else { b":80" };
+    let host = host.strip_suffix(port).unwrap_or(host);
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    let mut host = host.to_ascii_lowercase();
+    if let Some(at) = memchr::memmem::find(&host, b".:") {
+        host.remove(at);
+    }
+    Cow::Owned(host)
 }
 
 impl Columns {
@@ -679,8 +699,13 @@ impl Columns {
                 keys[column] = self.texts[column].key(text);
             }
         }
-        if x.anomaly != 0 {
-            keys[ANOMALY] = self.texts[ANOMALY].key(ANOMALIES[x.anomaly as usize].as_bytes());
+        let response_first = q.seen && r.seen && r.time < q.time;
+        let mut anomaly = x.anomaly;
+        if response_first && anomaly == 0 && matches!(x.protocol, Protocol::Http1 | Protocol::H2) {
+            anomaly = Anomaly::ResponseFirst as u8;
+        }
+        if anomaly != 0 {
+            keys[ANOMALY] = self.texts[ANOMALY].key(ANOMALIES[anomaly as usize].as_bytes());
         }
         let sizes = |s: &Side, before: &[u64; 4]| {
             [
@@ -702,6 +727,7 @@ impl Columns {
             status: x.status as i16,
             request_seen: q.seen,
             response_seen: r.seen,
+            response_first,
             complete,
             request: sizes(q, &before.request),
             response: sizes(r, &before.response),
@@ -732,8 +758,9 @@ impl Columns {
         keys[SCHEME] = self.texts[SCHEME].key(if https { b"https" } else { b"http" });
         if sent.is_empty() {
             // HTTP/2 whose fields could not be decoded.
-            if !x.text(HOST).is_empty() {
-                keys[HOSTS] = self.texts[HOSTS].key(x.text(HOST));
+            let host = plain_host(x.text(HOST), https);
+            if !host.is_empty() {
+                keys[HOSTS] = self.texts[HOSTS].key(&host);
             }
             return;
         }
@@ -764,7 +791,8 @@ impl Columns {
         };
         keys[TARGETS] = id as i32;
         keys[PATH] = split.path;
-        if split.https {
+        let split_https = split.https;
+        if split_https {
             keys[SCHEME] = self.texts[SCHEME].key(b"https");
         }
         // RFC 9112 §3.2.2: the authority in an absolute target overrides Host.
@@ -772,8 +800,9 @@ impl Columns {
             Some(b'/') => x.text(HOST),
             _ => split_target(target).1.unwrap_or(x.text(HOST)),
         };
+        let host = plain_host(host, https || split_https);
         if !host.is_empty() {
-            keys[HOSTS] = self.texts[HOSTS].key(host);
+            keys[HOSTS] = self.texts[HOSTS].key(&host);
         }
     }
 
@@ -785,11 +814,12 @@ impl Columns {
         self.time.extend(rows, q, |r| r.time, |r| r.request_seen);
         self.response_time
             .extend(rows, p, |r| r.response_time, |r| r.response_seen);
-        let both = |r: &Row| r.request_seen && r.response_seen;
+        let both = |r: &Row| r.request_seen && r.response_seen && !r.response_first;
+        let all = rows.iter().all(both);
         self.duration
-            .extend(rows, q && p, |r| r.last.wrapping_sub(r.time), both);
+            .extend(rows, all, |r| r.last.wrapping_sub(r.time), both);
         self.first_byte
-            .extend(rows, q && p, |r| r.response_time.wrapping_sub(r.time), both);
+            .extend(rows, all, |r| r.response_time.wrapping_sub(r.time), both);
         self.connection.extend(rows.iter().map(|r| r.connection));
         self.stream.extend(rows.iter().map(|r| r.stream));
         self.client_port.extend(rows.iter().map(|r| r.client_port));

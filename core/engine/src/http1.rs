@@ -712,6 +712,27 @@ fn transfer_encoding(known: Coding, value: &[u8]) -> Coding {
         })
 }
 
+/// What is known of a request whose first line is longer than what is kept of it.
+pub fn cut_request_line(b: &[u8]) -> Option<Head<'_>> {
+    let Start::Request(method) = start(b) else {
+        return None;
+    };
+    Some(Head {
+        kind: Kind::Request,
+        minor: 1,
+        method: &b[..method],
+        target: trim(&b[method + 1..]),
+        status: 0,
+        length: Length::None,
+        coding: Coding::None,
+        host: b"",
+        content_type: b"",
+        content_encoding: b"",
+        trace: b"",
+        anomaly: Anomaly::HeadCut,
+    })
+}
+
 /// End of the head that begins at 0, searching from `from`; the first line is never blank.
 pub fn head_end(b: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
