@@ -205,6 +205,10 @@ impl Fields {
     /// Some field holds what none may (RFC 9113 §8.2.1): as HTTP/1.1 it would be read as something else.
     pub fn hostile(&self) -> bool {
         memchr3(b'\r', b'\n', 0, &self.text).is_some()
+            && self.iter().any(|(name, value)| {
+                let odd = |text| memchr3(b'\r', b'\n', 0, text).is_some();
+                odd(name) || (odd(value) && binary(name, value).is_none())
+            })
     }
 
     /// Names and values of the fields that are known.
@@ -216,6 +220,13 @@ impl Fields {
             known.then(|| (&self.text[start..name], &self.text[name..value]))
         })
     }
+}
+
+/// The bytes of gRPC's binary metadata that is sent as it is, behind a NUL (gRPC over HTTP/2, "true binary metadata").
+pub fn binary<'a>(name: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+    name.ends_with(b"-bin")
+        .then(|| value.strip_prefix(&[0]))
+        .flatten()
 }
 
 /// What is wrong with a block: RFC 9113 §4.3 calls it COMPRESSION_ERROR.

@@ -11,11 +11,14 @@ use crate::exchange::{Ends, Exchange, Extra, Protocol, Side};
 use crate::filter::Redaction;
 use crate::grpc::Grpc;
 use crate::head;
-use crate::hpack::{Decoder, Fields};
+use crate::hpack::{self, Decoder, Fields};
 use crate::http1::Anomaly;
 use crate::message::Meta;
 use crate::websocket::WebSocket;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::Engine as _;
 use hashbrown::HashMap;
+use std::collections::VecDeque;
 
 /// RFC 9113 §3.4.
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -324,7 +327,16 @@ pub struct Http2 {
     fields: Fields,
     /// The connection's beginning was seen.
     whole: bool,
+    /// Streams that were reset, and when: what is on its way to them still arrives.
+    resets: VecDeque<(i64, u32)>,
+    /// Streams that have ended lately: what comes on them is no message of a request that was not captured.
+    ended: VecDeque<u32>,
 }
+
+/// So long after a reset frames of the other side may still arrive (RFC 9113 §5.1).
+const RESET_NS: i64 = 1_000_000_000;
+/// Ended streams remembered.
+const ENDED: usize = 128;
 
 /// The fields of a block that matter here.
 #[derive(Default)]
@@ -444,7 +456,11 @@ fn http1_head(fields: &Fields, n: &Named, server: bool) -> Vec<u8> {
 fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
+    match hpack::binary(name, value) {
+        // As gRPC sends it to peers that take text only.
+        Some(bytes) => out.extend_from_slice(STANDARD_NO_PAD.encode(bytes).as_bytes()),
+        None => out.extend_from_slice(value),
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -477,6 +493,8 @@ impl Http2 {
             streams: HashMap::new(),
             fields: Fields::default(),
             whole,
+            resets: VecDeque::new(),
+            ended: VecDeque::new(),
         }
     }
 
@@ -616,13 +634,15 @@ impl Http2 {
             begun,
         };
         lane.step = Step::Payload;
+        self.forget_resets(p.time, cx, sink);
+        let lane = &mut self.lanes[d];
         if lane.block.open && (kind != CONTINUATION || stream != lane.block.stream) {
             // RFC 9113 §6.10: nothing else may come in between.
             lane.lose_table(sink);
             self.drop_block(d, Cause::Malformed, sink);
         }
         if kind == DATA {
-            self.open_data(d, sink);
+            self.open_data(d, cx, sink);
         }
         if length == 0 {
             self.end_frame(d, cx, sink);
@@ -708,9 +728,17 @@ impl Http2 {
     }
 
     /// A DATA frame begins: its header is part of the message.
-    fn open_data(&mut self, d: usize, sink: &mut Sink) {
+    fn open_data(&mut self, d: usize, cx: &mut Context, sink: &mut Sink) {
         let server = d != self.client;
         let strange = self.strange();
+        let id = self.lanes[d].frame.stream;
+        if !self.streams.contains_key(&id) && self.is_new(id) && (server || !self.whole) {
+            // Its head was not captured.
+            self.insert_headless(id, cx, sink);
+            if let Some(s) = self.streams.get_mut(&id) {
+                s.x.flag(Anomaly::UndecodedHeaders);
+            }
+        }
         let lane = &mut self.lanes[d];
         let begun = std::mem::take(&mut lane.frame.begun);
         lane.last = lane.frame.stream;
@@ -719,6 +747,9 @@ impl Http2 {
                 s.x.link_bytes += begun.link;
                 s.x.retransmitted += begun.retransmitted;
                 let side = s.side(server);
+                if !side.seen {
+                    (side.seen, side.time, side.seq) = (true, begun.time, begun.seq);
+                }
                 side.wire += FRAME as u64;
                 side.packets += begun.packets;
                 side.end = begun.end;
@@ -817,7 +848,7 @@ impl Http2 {
                 sink.buffered -= lane.payload.len();
                 lane.payload.clear();
                 if kind == RST_STREAM {
-                    self.reset(stream, cx, sink);
+                    self.reset(stream, d != self.client, begun.end, cx, sink);
                 } else if let (GOAWAY, Some(last)) = (kind, last) {
                     // §6.8: what the sender of this has not taken up will not be answered.
                     let own = u32::from(d != self.client); // odd streams are the client's
@@ -825,7 +856,10 @@ impl Http2 {
                     ids.retain(|id| *id > last & 0x7fff_ffff && id & 1 == own);
                     ids.sort_unstable();
                     for id in ids {
-                        self.reset(id, cx, sink);
+                        if let Some(s) = self.streams.get_mut(&id) {
+                            s.x.flag(Anomaly::StreamReset);
+                        }
+                        self.over(id, cx, sink);
                     }
                 }
             }
@@ -953,18 +987,13 @@ impl Http2 {
         } else {
             let id = block.stream;
             if !self.streams.contains_key(&id) {
-                if self.whole {
-                    // After a reset, or on a stream that nobody opened.
+                if !self.is_new(id) {
                     sink.account
                         .add(Cause::ConnectionOverhead, block.begun.link);
                     return;
                 }
-                let mut s = Stream::new(Box::default(), id);
-                s.x.request.done = true;
-                s.x.denied = !sink.options.filters.passes_unknown();
-                s.x.set_request([b"", b"", b"", b""]);
-                s.x.id = cx.gor_id(id, sink);
-                self.insert(id, s, cx, sink);
+                // Its request was not captured.
+                self.insert_headless(id, cx, sink);
             }
             let begun = self.streams.get(&id).is_some_and(|s| s.x.response.seen);
             if begun {
@@ -975,6 +1004,32 @@ impl Http2 {
         }
         if block.end_stream {
             self.end_side(block.stream, server, cx, sink);
+        }
+    }
+
+    /// Whether nothing was seen of this stream yet.
+    fn is_new(&self, id: u32) -> bool {
+        id != 0 && !self.ended.contains(&id)
+    }
+
+    /// A stream whose beginning was not captured.
+    fn insert_headless(&mut self, id: u32, cx: &mut Context, sink: &mut Sink) {
+        let mut s = Stream::new(Box::default(), id);
+        s.x.request.done = true;
+        s.x.denied = !sink.options.filters.passes_unknown();
+        s.x.set_request([b"", b"", b"", b""]);
+        s.x.id = cx.gor_id(id, sink);
+        self.insert(id, s, cx, sink);
+    }
+
+    /// Streams that were reset a while ago are over.
+    fn forget_resets(&mut self, now: i64, cx: &mut Context, sink: &mut Sink) {
+        while let Some(&(time, id)) = self.resets.front() {
+            if now.saturating_sub(time) <= RESET_NS {
+                return;
+            }
+            self.resets.pop_front();
+            self.over(id, cx, sink);
         }
     }
 
@@ -1145,11 +1200,28 @@ impl Http2 {
         }
     }
 
-    /// A stream was reset or refused.
-    fn reset(&mut self, id: u32, cx: &mut Context, sink: &mut Sink) {
-        if let Some(s) = self.streams.get_mut(&id) {
+    /// One side gives a stream up; what the other one had sent before it knew still arrives.
+    fn reset(&mut self, id: u32, server: bool, time: i64, cx: &mut Context, sink: &mut Sink) {
+        let Some(s) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let answered = s.x.response.done && s.x.response.whole;
+        if !(server && answered) {
+            // A response that is whole needs no more of its request (§8.1): that is no failure.
             s.x.flag(Anomaly::StreamReset);
+        }
+        s.side(server).done = true;
+        let other_is_done = if server {
+            s.x.request.done
+        } else {
+            s.x.response.done
+        };
+        if other_is_done || self.resets.iter().any(|&(_, known)| known == id) {
             self.over(id, cx, sink);
+        } else if self.resets.len() >= ENDED {
+            self.over(id, cx, sink);
+        } else {
+            self.resets.push_back((time, id));
         }
     }
 
@@ -1158,6 +1230,10 @@ impl Http2 {
         let Some(mut s) = self.streams.remove(&id) else {
             return;
         };
+        if self.ended.len() == ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(id);
         if let Some(mut ws) = s.websocket.take() {
             ws.close(cx, sink);
         }

@@ -255,11 +255,21 @@ impl Decoder {
 
     /// What a datagram carries that came in fragments.
     pub fn inside<'a>(&mut self, w: &'a Whole, time: i64, lost: &mut u64) -> Decoded<'a> {
-        let b = &w.payload[..];
-        if w.protocol == 6 {
+        let mut b = &w.payload[..];
+        let mut protocol = w.protocol;
+        // RFC 8200 §4.5: destination options may be part of what was fragmented.
+        for _ in 0..MAX_LAYERS {
+            let (60, Some(&[next, length])) = (protocol, b.first_chunk::<2>()) else {
+                break;
+            };
+            let size = (usize::from(length) + 1) * 8;
+            protocol = next;
+            b = b.get(size..).unwrap_or(&[]);
+        }
+        if protocol == 6 {
             return segment(w.src, w.dst, time, b, b.len(), w.size, w.packets);
         }
-        let next = envelope::open(w.protocol, b, 0, &self.vxlan);
+        let next = envelope::open(protocol, b, 0, &self.vxlan);
         self.walk(next, time, b.len(), w.size, w.packets, b, lost)
     }
 
@@ -304,7 +314,9 @@ impl Decoder {
             };
             if d.fragment.is_some() {
                 return match d.protocol {
-                    4 | 6 | 17 | 41 | 47 => self.fragment(&d, time, size, packets, frame, lost),
+                    4 | 6 | 17 | 41 | 47 | 60 => {
+                        self.fragment(&d, time, size, packets, frame, lost)
+                    }
                     _ => Decoded::Other(Cause::NotTcp),
                 };
             }
