@@ -242,7 +242,7 @@ class Admission:
                 if friend is not None:
                     headers["Access-Control-Allow-Origin"] = friend
                     headers["Access-Control-Allow-Credentials"] = "true"
-                    headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
+                    headers["Access-Control-Expose-Headers"] = "ETag, Link, Retry-After, X-Total-Count"
             await send(message)
 
         return sending

@@ -14,6 +14,7 @@ export const WORDS = {
   tunnel: ['tunnel', '隧道'], talkers: ['Top talkers', '主要访客'], nobody: ['Nobody is connected.', '没有连接。'], rate_limit: ['Rate limit', '限速'],
   by_rule: ['Rate limit by a rule', '规则限速'], none: ['none', '无'], max_connections: ['Most connections', '最大连接数'], troubles: ['Troubles', '问题'],
   no_mappings: ['There is no mapping yet. Create one with POST /api/mapping/create.', '尚无映射。请使用 POST /api/mapping/create 创建。'],
+  nothing_found: ['Nothing was found.', '没有找到。'], refused: ['Nobody is let in', '拒绝连接的原因'], and_more: ['and {n} more', '还有 {n} 项'],
   top_endpoints: ['Top endpoints', '流量最大的接口'], endpoint: ['Endpoint', '接口'], share: ['Share', '占比'], requests: ['Requests', '请求数'],
   no_endpoints: ['No exchange was captured in this time. Try replaykit capture --to sqlite:///usage.db', '此时段没有捕获到请求。可运行 replaykit capture --to sqlite:///usage.db'],
   alerts: ['Exceeded now', '当前告警'], no_alerts: ['No limit is exceeded.', '没有超出限制。'],
