@@ -28,6 +28,9 @@ class Health:
         class Handler(http.server.BaseHTTPRequestHandler):
             timeout = 10
 
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
             def do_GET(self) -> None:
                 found = status()
                 if self.path == "/health":
@@ -45,7 +48,8 @@ class Health:
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Says nothing: probes come every few seconds."""
