@@ -234,7 +234,7 @@ def add_history(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
         """The same as a file."""
         begin, end = span(period, since, until)
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
-        missing = await run_in_threadpool(gaps, ledger, begin, end, selection)
+        missing = await run_in_threadpool(gaps, ledger, begin, end, selection, int(time.time()))
         title = f"Bandwidth by {by.removeprefix('label:')}, {calendar.show(begin, ledger.zone)[:16]} to {calendar.show(end, ledger.zone)[:16]}"
         zone, kind = (
             ledger.zone,

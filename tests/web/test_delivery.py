@@ -71,7 +71,9 @@ def test_compressed_and_not_sent_twice(many: Serving) -> None:
     assert status == 200 and len(whole) > 1_500_000 and headers["Content-Encoding"] is None
     status, headers, body = ask(many.api, path, Accept_Encoding="gzip, br")
     assert headers["Content-Encoding"] == "gzip" and gzip.decompress(body) == whole
-    assert len(body) < len(whole) / 10 and "Accept-Encoding" in headers["Vary"] and "Origin" in headers["Vary"]
+    assert (
+        len(body) < len(whole) / 10 and "Accept-Encoding" in headers["Vary"] and "Origin" in headers["Vary"]
+    )
     tag = headers["ETag"]
     assert re.fullmatch(r'W/"[0-9a-f]{24}"', tag) and headers["Cache-Control"] == "private, no-cache"
     for asked in (tag, f'"other", {tag}', tag.removeprefix("W/"), "*"):
@@ -186,14 +188,25 @@ def test_head_wherever_get(tmp_path: Path) -> None:
         routes = [p.format(**given) + "?" + needed.get(p, "") for p, ways in paths.items() if "get" in ways]
         assert len(routes) > 20 and "/api/stats/events?" in routes
         statuses = set()
-        for path in (*routes, "/", "/openapi.json", "/static/app.js", "/static/nothing", "/api/nothing", "/api/client/create"):
+        for path in (
+            *routes,
+            "/",
+            "/openapi.json",
+            "/static/app.js",
+            "/static/nothing",
+            "/api/nothing",
+            "/api/client/create",
+        ):
             begun = time.monotonic()
             status, head, body = ask(f.api, path, "HEAD")
             assert body == b"" and time.monotonic() - begun < 5, path
             asked = path + "most=1" if "events" in path else path
             expected, headers, body = ask(f.api, asked)
             assert status == expected, path
-            assert head["Content-Type"] == headers["Content-Type"] and head["X-Total-Count"] == headers["X-Total-Count"], path
+            assert (
+                head["Content-Type"] == headers["Content-Type"]
+                and head["X-Total-Count"] == headers["X-Total-Count"]
+            ), path
             assert (head["ETag"] is None) == (headers["ETag"] is None), path
             if "/stats" not in path and "report" not in path and status == 200:
                 assert abs(int(head["Content-Length"]) - len(body)) < 9, path  # times in it may have grown

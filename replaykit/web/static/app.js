@@ -30,7 +30,7 @@ createApp({
     cards() {
       const d = this.traffic, p = this.points.at(-1) || {};
       return [
-        { name: 'total_sent', bytes: d?.total_sent, rate: p.sent }, { name: 'total_received', bytes: d?.total_received, rate: p.received },
+        { name: 'total_sent', bytes: d && this.sum(d, 'bytes_sent'), rate: p.sent }, { name: 'total_received', bytes: d && this.sum(d, 'bytes_received'), rate: p.received },
         { name: 'tunnel_sent', bytes: d?.tunnel.bytes_sent, rate: p.tunnelSent }, { name: 'tunnel_received', bytes: d?.tunnel.bytes_received, rate: p.tunnelReceived },
       ];
     },
@@ -136,9 +136,10 @@ createApp({
       }
       setTimeout(() => this.poll(), POLL_MS);
     },
+    // A tunnel carries what its mappings move: a byte counts once, whatever the totals of document 000 add up.
+    sum(d, key) { return d.mappings.reduce((n, m) => n + m[key], 0); },
     took(now) {
-      // A tunnel carries what its mappings move: rates count a byte once, whatever the totals of document 000 add up.
-      const sum = (d, key) => d.mappings.reduce((n, m) => n + m[key], 0);
+      const sum = this.sum;
       const last = this.traffic, at = performance.now() / 1000, seconds = at - this.tookAt;
       if (last && seconds > .2) {
         const grown = (a, b) => Math.max(0, a - b) / seconds;
