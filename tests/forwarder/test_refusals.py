@@ -150,8 +150,8 @@ async def test_one_that_cannot_move_stays_where_it_was() -> None:
 
     async with forwarding(made := to(9)) as forwarder:
         name = str(made["source_port"])
-        with closing(socket.create_server(("127.0.0.2", int(name)))):
-            with pytest.raises(UsageError, match="in use"):
-                await forwarder.put(mapping({**made, "listen": "127.0.0.2"}))
+        taken = closing(socket.create_server(("127.0.0.2", int(name))))
+        with taken, pytest.raises(UsageError, match="in use"):
+            await forwarder.put(mapping({**made, "listen": "127.0.0.2"}))
         assert forwarder.refusals("mapping", name) == []
         socket.create_connection(("127.0.0.1", int(name))).close()  # it listens yet
