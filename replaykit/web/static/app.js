@@ -129,7 +129,7 @@ createApp({
     async poll() {
       if (!this.locked) {
         try {
-          if (!this.page || this.page === 'overview' || this.turns++ % 10 === 0) await this.look();
+          if (!this.page || this.page === 'overview' || this.turns++ % (this.page === 'machines' ? 3 : 10) === 0) await this.look();
           if (this.parts.forwarder && this.link !== 'live') { this.took(await this.get('/api/stats/traffic')); this.link = 'polling'; }
           await this.refresh();
         } catch { if (this.link !== 'live') this.link = 'off'; }
