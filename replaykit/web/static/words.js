@@ -24,7 +24,7 @@ export const WORDS = {
   overview: ['Overview', '总览'], users: ['Users', '用户'], user: ['User', '用户'], machines: ['Machines', '虚拟机'], machine: ['Machine', '虚拟机'],
   interfaces: ['Interfaces', '网络接口'], interface: ['Interface', '网络接口'], running: ['Running', '运行中'], total: ['Total', '合计'], about: ['About', '信息'],
   kind_endpoint: ['Endpoints', '接口'], kind_mapping: ['Port mappings', '端口映射'], kind_client: ['Clients', '客户端'], kind_tunnel: ['Tunnels', '隧道'], kind_host: ['Hosts', '主机'],
-  kind_user: ['Users', '用户'], kind_machine: ['Machines', '虚拟机'], kind_interface: ['Interfaces', '网络接口'],
+  kind_user: ['Users', '用户'], kind_machine: ['Machines', '虚拟机'], kind_interface: ['Interfaces', '网络接口'], kind_remainder: ['Rest of the interface', '接口其余流量'],
   nothing_yet: ['Nothing was moved in this time.', '此时段没有流量。'], behind: ['Endpoints behind it', '相关接口'], from: ['from', '从'], to: ['to', '到'], more: ['Show more', '显示更多'],
   state: ['State', '状态'], all_states: ['All states', '全部状态'], label_name: ['Name', '名称'], label_addresses: ['Addresses', '地址'], label_status: ['State', '状态'], label_node: ['Node', '节点'],
   label_type: ['Kind', '类型'], label_tags: ['Tags', '标签'], exchanges_of: ['Exchanges of', '请求明细:'], order: ['Order', '排序'], newest: ['Newest', '最新'], largest: ['Largest', '最大'],
