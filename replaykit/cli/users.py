@@ -140,6 +140,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _watch(args: argparse.Namespace) -> int:
     from replaykit.netfilter.control import UserControl
+    from replaykit.netfilter.ebpf import EbpfSource
     from replaykit.netfilter.marks import MarkSource
     from replaykit.netfilter.metrics import serve
     from replaykit.netfilter.traffic_control import FilterSource
@@ -173,6 +174,7 @@ def _watch(args: argparse.Namespace) -> int:
             source.addresses if isinstance(source, MarkSource) else None,
             every,
             _whole(source, args.interface),
+            source.links if isinstance(source, EbpfSource) else None,
         )
         if args.prometheus is not None:
             serve(watch, *place("--prometheus", args.prometheus), secret("REPLAYKIT_TOKEN"))

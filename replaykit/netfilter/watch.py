@@ -54,6 +54,8 @@ class _Line:
     stood: int = 0
     written: Counters | None = None
     written_at: int = 0
+    began: Counters | None = None
+    """What it stood at when the source began, where that is known and not written yet."""
 
     def began_anew(self, epoch: str, counts: Counters) -> bool:
         """Whether it stands at less than it stood, or in another epoch."""
@@ -80,7 +82,7 @@ class Watch:
     """began: whether the source's counters began at zero with it. addresses: what marks stand for, by mark. every_s: how often `step` is called.
 
     rest: whether the source counts all users of just these interfaces, so that what the interfaces counted beyond them is kept, too:
-    as `remainder`, which with the users adds up to the interfaces.
+    as `remainder`, which with the users adds up to the interfaces. links: what these stood at when the source began.
 
     What is measured is in `places`: totals since ever by user and address; `interfaces`: the same by interface.
     """
@@ -88,6 +90,7 @@ class Watch:
     def __init__(
         self, ledger: Ledger, source: Source, interfaces: Sequence[str], users: UserMap, began: bool = False,
         addresses: Mapping[str, set[str]] | None = None, every_s: float | None = None, rest: bool = False,
+        links: Mapping[str, tuple[str, Mapping[str, Counters]]] | None = None,
     ) -> None:  # fmt: skip
         self._every_s = every_s
         self._ledger, self._source, self.users, self._began = ledger, source, users, began
@@ -98,6 +101,7 @@ class Watch:
         # Of users and of interfaces, since the first reading.
         self._moved = self._moved_links = _ZERO
         self._rest = _Line(REST, f"remainder/{uuid.uuid4().hex}", _ZERO, True, 0) if rest else None
+        self._links_began = {} if links is None else links
         self._rest_names = " ".join(sorted(interfaces))
         self._map: tuple[object, int] | None = None
         self._addresses: dict[str, list[str]] = {}
@@ -121,10 +125,9 @@ class Watch:
     def step(self, now: int) -> None:
         """Reads everything once, and writes what moved to the ledger. Raises UsageError."""
         users = self.users.refresh()
-        # Between the two something moves: so the interfaces are never seen to have moved what the users are not seen to have.
-        links = [] if self._first else self._links_now()
+        # Between the two something moves: so, but for the first reading, nothing is the rest that is a user's.
+        links = self._links_now()
         epoch, found = self._source.read()
-        links = self._links_now() if self._first else links
         if self._first and self._source.exact:
             # A table that this ledger has seen before: what is new in it began since then.
             self._began = self._began or self._ledger.noted(f"epoch {self._source.name}") == epoch
@@ -156,7 +159,10 @@ class Watch:
             link = self._links.get(name)
             if link is None:
                 link = self._links[name] = _Line(name, epoch, counts, False, now, name)
-                moved = _ZERO
+                began = self._links_began.get(name, (epoch, {}))
+                if began[0] == epoch:
+                    link.began = began[1].get(name)
+                moved = Counters(*map(int.__sub__, counts, link.began or counts))
             else:
                 if link.began_anew(epoch, counts):
                     self.flush()
@@ -284,19 +290,16 @@ class Watch:
                 ]  # fmt: skip
         for name, line in self._links.items():
             if line.at > line.written_at:
+                begins: tuple[Counters, ...] = (
+                    () if line.began is None or line.written is not None else (line.began,)
+                )
                 yield (
                     line,
                     [
                         Reading(
-                            line.at,
-                            VANTAGE,
-                            "interface",
-                            name,
-                            {},
-                            *line.counts,
-                            epoch=line.epoch,
-                            counter=name,
+                            line.at, VANTAGE, "interface", name, {}, *counts, epoch=line.epoch, counter=name
                         )
+                        for counts in (*begins, line.counts)
                     ],
                 )
 
