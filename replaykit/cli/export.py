@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             rows, since, until = list(found.sums), found.since, found.until
         else:
             rows = history(ledger, args.period, since, until, selection(args), args.by)
-        zone, missing = ledger.zone, gaps(ledger, since, until, selection(args))
+        zone, missing = ledger.zone, gaps(ledger, since, until, selection(args), int(time.time()))
     finally:
         ledger.close()
     if args.top is not None:

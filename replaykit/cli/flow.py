@@ -63,6 +63,7 @@ class Flow:
     alerts: str | None = None
     alert_state: str | None = None
     health: str | None = None
+    health_open: bool = False
     log: str = "text"
     duration_s: float | None = None
 
@@ -81,6 +82,11 @@ def read_flow(path: str) -> Flow:
         value = top.get(name)
         if value is not None:
             setattr(flow, name, value.text())
+    everybody = top.get("health_open")
+    if everybody is not None:
+        flow.health_open = everybody.flag()
+        if flow.health is None:
+            raise everybody.error("health_open: there is no health page: give health: [HOST]:PORT")
     responses, log, duration = top.get("responses"), top.get("log"), top.get("duration")
     if responses is not None:
         flow.responses = responses.flag()

@@ -64,9 +64,11 @@ def run(args: argparse.Namespace) -> int:
             from replaykit.ledger.calendar import moment
             from replaykit.ledger.evaluate import explain
             from replaykit.ledger.rules import read_rules
+            from replaykit.ledger.states import kept
 
             now = int(time.time()) if args.at is None else moment(args.at, ledger.zone)
-            lines = explain(ledger, read_rules(rules).rules, args.subject, now)
+            states = kept(ledger) if args.at is None else None
+            lines = explain(ledger, read_rules(rules).rules, args.subject, now, states)
             if not lines:
                 raise UsageError(f"{args.subject}: the ledger knows no such subject")
             out(*lines)

@@ -26,10 +26,11 @@ from replaykit.cli.watching import LiveAlerts
 from replaykit.errors import UsageError
 from replaykit.plain import json_text, out, say
 from replaykit.ship.output import open_output
+from replaykit.ship.settings import secret
 from replaykit.traffic import pipeline
 from replaykit.traffic.limiter import Limiter
 from replaykit.traffic.modifier import Rules
-from replaykit.web.health import Health
+from replaykit.web.health import Health, place
 from replaykit.wire.message import Messages
 
 EXAMPLES = (
@@ -74,6 +75,8 @@ def check(flow: Flow) -> None:
                 raise target.where.error(str(error)) from None
     if flow.alerts is not None:
         read_rules(flow.alerts)
+    if flow.health is not None:
+        place(flow.health, secret("REPLAYKIT_TOKEN"), flow.health_open)
 
 
 def _shown(target: str) -> str:
@@ -166,7 +169,7 @@ class Running:
 
                 route.middleware = await open_middleware(flow.middleware, route.onwards, self.say)
             if flow.health is not None:
-                self._health = Health(flow.health, self.status)
+                self._health = Health(flow.health, self.status, secret("REPLAYKIT_TOKEN"), flow.health_open)
             _notify("READY=1")
             self.say(0, f"running: {len(flow.sources)} inputs, {len(flow.targets)} outputs")
             await self._move(route)

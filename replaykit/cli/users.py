@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="says which rules that set marks count a packet twice, and ends: 0 where none does, else 1",
+        help="says which rules that set marks (with --source tc: which filters) count a packet twice, and ends: 0 where none does, else 1",
     )
     parser.add_argument(
         "--ledger",
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         control.remove()
         return 0
     if args.check:
-        return _check(args.users)
+        return _check(args)
     if args.list:
         if table.installed() is None:
             raise UsageError("the table is not installed: replaykit users --install --interface NAME")
@@ -119,12 +119,18 @@ def run(args: argparse.Namespace) -> int:
     return _watch(args)
 
 
-def _check(users: str | None) -> int:
+def _check(args: argparse.Namespace) -> int:
     from replaykit.netfilter.marks import MarkSource
+    from replaykit.netfilter.traffic_control import FilterSource
     from replaykit.netfilter.users import UserMap
 
-    UserMap(users)  # it can be read
-    found = MarkSource().unclear()
+    UserMap(args.users)  # it can be read
+    if args.source == "tc":
+        if len(args.interface) != 1:
+            raise UsageError("users --check --source tc: name one interface, such as --interface wg0")
+        found = FilterSource(args.interface[0]).unclear()
+    else:
+        found = MarkSource().unclear()
     for pair in found:
         out(f"both count the same packets: {pair}")
     if not found:
@@ -134,8 +140,10 @@ def _check(users: str | None) -> int:
 
 def _watch(args: argparse.Namespace) -> int:
     from replaykit.netfilter.control import UserControl
+    from replaykit.netfilter.ebpf import EbpfSource
     from replaykit.netfilter.marks import MarkSource
     from replaykit.netfilter.metrics import serve
+    from replaykit.netfilter.traffic_control import FilterSource
     from replaykit.netfilter.users import UserMap
     from replaykit.netfilter.watch import Watch
 
@@ -147,6 +155,9 @@ def _watch(args: argparse.Namespace) -> int:
     if isinstance(source, MarkSource):
         for pair in source.unclear():
             say(f"warning: both rules count the same packets, so a user may be counted twice: {pair}")
+    if isinstance(source, FilterSource):
+        for pair in source.unclear():
+            say(f"warning: both filters may count the same packets, so a user may be counted twice: {pair}")
     if args.once:
         return _once(source, users)
     ledger = own_ledger(args)
@@ -162,6 +173,8 @@ def _watch(args: argparse.Namespace) -> int:
             began,
             source.addresses if isinstance(source, MarkSource) else None,
             every,
+            _whole(source, args.interface),
+            source.links if isinstance(source, EbpfSource) else None,
         )
         if args.prometheus is not None:
             serve(watch, *place("--prometheus", args.prometheus), secret("REPLAYKIT_TOKEN"))
@@ -194,6 +207,15 @@ def _watch(args: argparse.Namespace) -> int:
     finally:
         ledger.close()
     return 0
+
+
+def _whole(source: Source, interfaces: list[str]) -> bool:
+    """Whether it counts what these interfaces move, and nothing else, so that the rest is theirs alone."""
+    from replaykit.netfilter import table
+
+    return source.name == "ebpf" or (
+        source.name == "nftables" and set(table.installed() or ()) == set(interfaces)
+    )
 
 
 def open_source(wanted: str, interfaces: list[str]) -> tuple[Source, bool]:

@@ -73,6 +73,8 @@ def mapping(given: Dict[str, Any]) -> Mapping:
         raise UsageError(f"protocol: {protocol!r}: choose from {', '.join(PROTOCOLS)}")
     if (protocol == "host") != bool(values.get("host")):
         raise UsageError("host: give the host's name with protocol host, and only there")
+    if "host" in values:
+        values["host"] = values["host"].lower()  # as what is asked for is compared
     try:
         ipaddress.ip_address(values.get("listen", "127.0.0.1"))
     except ValueError:

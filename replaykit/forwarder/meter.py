@@ -79,6 +79,34 @@ class Meter:
             return TOO_MANY
         return "" if self.parent is None else self.parent.refusal()
 
+    def refusals(self) -> list[str]:
+        """All that refuses a connection now, here and above: whose limit it is, and how far it is used."""
+        who, found = f"{self.kind} {self.name}", []
+        if self.restraints:
+            found.append(f"{who}: blocked by a rule")
+        if self.spent and self.flow_limit_bytes is not None:
+            found.append(f"{who}: {EXCEEDED}: {self._flow(self.flow_limit_bytes)}")
+        if self.max_connections is not None and self.open >= self.max_connections:
+            found.append(f"{who}: {TOO_MANY}: {self._connections(self.max_connections)}")
+        return found if self.parent is None else found + self.parent.refusals()
+
+    def limits(self) -> list[str]:
+        """What each limit, here and above, stands at."""
+        who, found = f"{self.kind} {self.name}", []
+        if self.flow_limit_bytes is not None:
+            found.append(f"{who}: {self._flow(self.flow_limit_bytes)}")
+        if self.max_connections is not None:
+            found.append(f"{who}: {self._connections(self.max_connections)}")
+        if self.own.rate is not None:
+            found.append(f"{who}: rate_limit {self.own.rate:,.0f} bytes a second")
+        return found if self.parent is None else found + self.parent.limits()
+
+    def _flow(self, limit: int) -> str:
+        return f"{self.received + self.sent:,} of {limit:,} bytes used (flow_limit_mb {limit // MB})"
+
+    def _connections(self, most: int) -> str:
+        return f"{self.open:,} of {most:,} connections open (max_connections)"
+
     def begin(self, one: Running) -> None:
         """A connection begins."""
         self.connections += 1

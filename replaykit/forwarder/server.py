@@ -23,14 +23,15 @@ from replaykit.errors import UsageError
 from replaykit.forwarder.mapping import Client, client, plain
 from replaykit.forwarder.mapping import Mapping as Mapped
 from replaykit.forwarder.mapping import mapping as read_mapping
-from replaykit.forwarder.meter import EXCEEDED, MB, Meter
+from replaykit.forwarder.meter import EXCEEDED, MB, TOO_MANY, Meter
 from replaykit.forwarder.relay import Relay
 from replaykit.forwarder.tcp import Connection, HostListener, PortListener, Route, TunnelListener
 from replaykit.forwarder.tunnel import Line
-from replaykit.forwarder.udp import UdpListener
+from replaykit.forwarder.udp import MOST_SESSIONS, UdpListener
 from replaykit.ledger import calendar
 from replaykit.ledger.history import totals
 from replaykit.ledger.selection import Selection
+from replaykit.ledger.states import State, keep, kept
 from replaykit.ledger.store import Ledger
 from replaykit.ledger.usage import Usage
 from replaykit.ship.output import write_whole
@@ -51,6 +52,8 @@ class Forwarder:
         self.meters: dict[tuple[str, str], Meter] = {}
         self.tunnels: dict[str, Line] | None = None
         self.trouble = ""
+        self.closed: dict[str, str] = {}
+        """Mappings that are declared and could not be opened, and why."""
         self._configured: dict[tuple[str, str], Any] = {}
         self._listeners: dict[str, PortListener | UdpListener] = {}
         self._hosts: dict[tuple[str, int], HostListener] = {}
@@ -58,6 +61,7 @@ class Forwarder:
             (s.subject_kind, s.subject): (s.rx_bytes, s.tx_bytes)
             for s in totals(ledger, 0, calendar.LATEST, Selection(VANTAGE)).sums
         }
+        self._states = {(k, n): s for (v, k, n), s in kept(ledger).items() if v == VANTAGE}
         self._run = f"forward/{uuid.uuid4().hex}"
         self._minutes: dict[tuple[str, str], tuple[int, int, int, int]] = {}
         self._pending: dict[tuple[str, str, int], Usage] = {}
@@ -65,6 +69,7 @@ class Forwarder:
         self._tunnel_listener: TunnelListener | None = None
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._changing = asyncio.Lock()
+        self._ended = False
 
     # What is declared.
 
@@ -125,6 +130,7 @@ class Forwarder:
                         await self._put(each)
                 except UsageError as error:
                     self.mappings[each.name] = each
+                    self.closed[each.name] = str(error)
                     self.say(f"{each.name}: {error}")
         if clients or mappings:
             names = ", ".join(sorted(m.name for m in mappings)) or "none"
@@ -156,8 +162,7 @@ class Forwarder:
         if not one.use_tunnel:  # a tunnel's target is known at its other end
             await route.lookup()
         if before is None or _place(before) != _place(one) or one.name not in self.routes:
-            self._close(one.name)
-            self._open(one, route)
+            self._move(before, one, route)
         else:
             listener = self._listeners.get(one.name)
             if listener is not None:
@@ -173,6 +178,22 @@ class Forwarder:
         if meter.spent:
             meter.close_all(EXCEEDED)
         self.routes[one.name], self.mappings[one.name] = route, one
+        self.closed.pop(one.name, None)
+
+    def _move(self, before: Mapped | None, one: Mapped, route: Route) -> None:
+        """Opens it where it is now. Raises UsageError, and then it is where it was, if that can be had yet."""
+        was = self.routes.get(one.name)
+        self._close(one.name)
+        try:
+            self._open(one, route)
+        except UsageError:
+            if before is not None and was is not None:
+                try:
+                    self._open(before, was)
+                except UsageError as error:
+                    del self.routes[one.name]
+                    self.closed[one.name] = str(error)
+            raise
 
     def _open(self, one: Mapped, route: Route) -> None:
         if one.protocol == "host":
@@ -207,6 +228,7 @@ class Forwarder:
     def _remove(self, name: str) -> Mapped:
         self._close(name)
         self.routes.pop(name, None)
+        self.closed.pop(name, None)
         self.meter("mapping", name).close_all("the mapping was deleted")
         return self.mappings.pop(name)
 
@@ -257,7 +279,27 @@ class Forwarder:
         found = self.meters.get((kind, name))
         if found is None:
             found = self.meters[kind, name] = Meter(kind, name, before=self._before.get((kind, name), (0, 0)))
+            if (kind, name) in self._states:
+                found.last_update = self._states[kind, name].last_update
         return found
+
+    def refusals(self, kind: str, name: str) -> list[str]:
+        """Why nobody is let in at a mapping, or at any of a client's, now; empty: they are."""
+        if kind == "tunnel":
+            return []
+        one = self.mappings.get(name) if kind == "mapping" else self.clients.get(name)
+        if one is None:
+            return [f"there is no {kind} {name} any more"]
+        found = []
+        if isinstance(one, Mapped):
+            listener = self._listeners.get(name)
+            if name not in self.routes:
+                found.append(f"mapping {name}: cannot listen: {self.closed.get(name, 'it is not open')}")
+            if one.use_tunnel and self.line(one.client) is None:
+                found.append(f"mapping {name}: no tunnel{one.client and f' of {one.client}'} is connected")
+            if isinstance(listener, UdpListener) and listener.full:
+                found.append(f"mapping {name}: {TOO_MANY}: {MOST_SESSIONS:,} visitors at a time")
+        return found + self.meter(kind, name).refusals()
 
     # Tunnels.
 
@@ -317,22 +359,39 @@ class Forwarder:
     async def flush(self) -> None:
         """Writes what has grown. A ledger that is away is tried again next time; nothing is lost meanwhile."""
         self._records(int(time.time()))
-        if not self._pending:
+        records, states = dict(self._pending), self._changed(int(time.time()))
+        if not records and not states:
             return
-        records = dict(self._pending)
+
+        def write() -> None:
+            self.ledger.write(list(records.values()))
+            keep(self.ledger, states.values())
+
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._thread, self.ledger.write, list(records.values())
-            )
+            await asyncio.get_running_loop().run_in_executor(self._thread, write)
         except UsageError as error:
             if str(error) != self.trouble:
                 self.trouble = str(error)
                 self.say(f"the ledger cannot be written: {error}")
             return
         self.trouble = ""
+        self._states |= states
         for key, record in records.items():
             if self._pending.get(key) == record:
                 del self._pending[key]
+
+    def _changed(self, now: int) -> dict[tuple[str, str], State]:
+        """What is to be said of mappings, clients and tunnels, where it is not what was said last."""
+        found = {}
+        for (kind, name), meter in self.meters.items():
+            refusals = ("the forwarder has ended",) if self._ended else tuple(self.refusals(kind, name))
+            state = State(VANTAGE, kind, name, now, meter.last_update, tuple(meter.limits()), refusals)
+            before = self._states.get((kind, name))
+            if before is None and not meter.last_update and name not in (*self.mappings, *self.clients):
+                continue  # it was refused before it began
+            if before is None or replace(before, at=now) != state:
+                found[kind, name] = state
+        return found
 
     def sweep(self) -> None:
         """Ends connections of which one side died unnoticed."""
@@ -360,6 +419,7 @@ class Forwarder:
             self._tunnel_listener.close()
             for line in list((self.tunnels or {}).values()):
                 line.close()
+        self._ended = True
         await self.flush()
         self._thread.shutdown()
         if self._pending:

@@ -165,7 +165,7 @@ class UdpListener:
 
     def _begin(self, visitor: tuple[str, int]) -> Session | None:
         why = self.route.refusal(visitor[0])
-        if not why and len(self.sessions) >= MOST_SESSIONS:
+        if not why and self.full:
             why = TOO_MANY
         if why:
             self.route.trouble(why)
@@ -177,6 +177,11 @@ class UdpListener:
             return None
         self.sessions[visitor] = session
         return session
+
+    @property
+    def full(self) -> bool:
+        """Whether no more visitors are taken."""
+        return len(self.sessions) >= MOST_SESSIONS
 
     def passes(self, size: int) -> bool:
         """Whether a datagram may pass."""

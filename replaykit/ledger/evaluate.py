@@ -13,6 +13,7 @@ from replaykit.ledger import calendar
 from replaykit.ledger.history import Sum, subjects, totals
 from replaykit.ledger.rules import EFFECTS, Rule, Verdict, judge
 from replaykit.ledger.selection import Key, Selection, Subject, literally
+from replaykit.ledger.states import State
 from replaykit.ledger.store import Ledger
 from replaykit.ledger.usage import COUNTERS
 
@@ -126,23 +127,38 @@ def stricter(effect: str, one: Any, other: Any) -> bool:
     return effect == "rate_limit" and one < other
 
 
-def explain(ledger: Ledger, rules: Sequence[Rule], name: str, now: int) -> list[str]:
-    """Why what happens to the subjects of this name (or glob) happens, line by line; nothing for an unknown one."""
+def explain(
+    ledger: Ledger, rules: Sequence[Rule], name: str, now: int, states: Mapping[Key, State] | None = None
+) -> list[str]:
+    """Why what happens to the subjects of this name (or glob) happens, line by line; nothing for an unknown one.
+
+    states: what vantages say of their subjects now: limits of their own, and why somebody is refused.
+    """
     lines: list[str] = []
     found = verdicts(ledger, rules, now)
     wins = wanted(found)
-    for subject in subjects(ledger, Selection(names=(name,))):
+    said = states or {}
+    chosen = Selection(names=(name,))
+    known = {s.key: s for s in subjects(ledger, chosen)}
+    silent = {key: Subject(*key) for key in said if key not in known}  # what never moved anything
+    for subject in [*known.values(), *(s for s in silent.values() if chosen.matches(s))]:
         labels = "".join(f" {n}={v}" for n, v in sorted(subject.labels.items()))
         lines.append(f"{subject.vantage} {subject.kind} {subject.name}{labels}")
         for rule in rules:
             lines += [f"  {line}" for line in _explained(rule, subject, found, wins, ledger, now)]
+        state = said.get(subject.key)
+        if state is not None:
+            lines += [f"  {limit}" for limit in state.limits]
         held = [w for (key, _), w in wins.items() if key == subject.key]
         for w in held:
             more = f", stricter than {', '.join(w.others)}" if w.others else ""
             lines.append(
                 f"  => {effect_in_words(w.effect, w.value)} by {w.verdict.rule.name}{more}; {_until(w.verdict, ledger)}"
             )
-        if not held:
+        refusals = state.refusals if state is not None else ()
+        at = calendar.show(state.at, ledger.zone) if state is not None else ""
+        lines += [f"  => refused: {why}, as of {at}" for why in refusals]
+        if not held and not refusals:
             lines.append("  => nothing is restricted")
     return lines
 

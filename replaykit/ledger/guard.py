@@ -389,16 +389,39 @@ class Guard:
 
 
 def log(
-    ledger: Ledger, since: int = 0, until: int = 2**62, most: int = 1000, subject: str | None = None
-) -> list[Entry]:
-    """The newest entries, oldest first."""
+    ledger: Ledger, since: int = 0, until: int = 2**62, most: int = 1000, subject: str | None = None,
+    vantage: str | None = None, kind: str | None = None, offset: int = 0,
+) -> list[Entry]:  # fmt: skip
+    """The newest entries, oldest first. offset: without the newest so many."""
     t = schema.action
-    columns = [t.c[name] for name in Entry.__slots__]
-    query = sa.select(*columns).where(t.c.time >= since, t.c.time < until).order_by(t.c.id.desc()).limit(most)
-    if subject is not None:
-        query = query.where(t.c.subject == subject)
+    query = (
+        sa.select(*(t.c[name] for name in Entry.__slots__)).order_by(t.c.id.desc()).limit(most).offset(offset)
+    )
     with ledger.database.reading() as connection:
-        return [Entry(*row) for row in connection.execute(query)][::-1]
+        found = connection.execute(query.where(*_entries(since, until, subject, vantage, kind)))
+        return [Entry(*row) for row in found][::-1]
+
+
+def logged(
+    ledger: Ledger, since: int = 0, until: int = 2**62, subject: str | None = None, vantage: str | None = None, kind: str | None = None
+) -> int:  # fmt: skip
+    """How many entries there are."""
+    query = sa.select(sa.func.count()).select_from(schema.action)
+    with ledger.database.reading() as connection:
+        found = connection.execute(query.where(*_entries(since, until, subject, vantage, kind)))
+        return int(found.scalar_one())
+
+
+def _entries(
+    since: int, until: int, subject: str | None, vantage: str | None, kind: str | None
+) -> list[sa.ColumnElement[bool]]:
+    t = schema.action
+    named = ((t.c.subject, subject), (t.c.vantage, vantage), (t.c.kind, kind))
+    return [
+        t.c.time >= since,
+        t.c.time < until,
+        *(column == value for column, value in named if value is not None),
+    ]
 
 
 def effects(ledger: Ledger) -> list[dict[str, Any]]:

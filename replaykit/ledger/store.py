@@ -80,8 +80,21 @@ class Ledger:
 
     def note(self, name: str, value: str) -> None:
         """Something that a vantage has to know again after a restart. Raises UsageError."""
-        with self.database.writing() as connection:
-            self.database.put(connection, schema.meta, [{"name": f"note {name}", "value": value}], ("value",))
+        self.note_all({name: value})
+
+    def note_all(self, values: Mapping[str, str]) -> None:
+        """The same of several, by name. Raises UsageError."""
+        rows = [{"name": f"note {name}", "value": value} for name, value in sorted(values.items())]
+        if rows:
+            with self.database.writing() as connection:
+                self.database.put(connection, schema.meta, rows, ("value",))
+
+    def notes(self, prefix: str) -> dict[str, str]:
+        """What `note` kept under names that begin so."""
+        t, begin = schema.meta, f"note {prefix}"
+        query = sa.select(t.c.name, t.c.value).where(t.c.name.startswith(begin, autoescape=True))
+        with self.database.reading() as connection:
+            return {name.removeprefix("note "): value for name, value in connection.execute(query)}
 
     def kept_from(self, connection: sa.Connection, period: str) -> int:
         """Buckets of this length that began before were deleted by retention."""

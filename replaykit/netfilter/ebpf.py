@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from replaykit.errors import UsageError
-from replaykit.netfilter.counters import Counters
+from replaykit.netfilter.counters import Counters, InterfaceSource
 
 MOST = 65_536
 _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280}
@@ -110,6 +110,8 @@ class EbpfSource:
         self._epoch = uuid.uuid4().hex
         self._files: list[int] = []
         self._maps: list[tuple[bool, int]] = []
+        self.links = {name: InterfaceSource(name).read() for name in interfaces}
+        """What the interfaces stood at when this began to count: epoch, and counts by name."""
         try:
             for received in (True, False):
                 table = _bpf(_MAP_CREATE, struct.pack("=IIIII", _HASH, 16, 16, MOST, 0) + bytes(52))

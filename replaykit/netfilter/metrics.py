@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
 from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.netfilter.watch import Watch
+from replaykit.web.consent import consent, guarded
 
 _NAMES = (
     ("rx_bytes", "RX bytes"),
@@ -53,40 +53,12 @@ def serve(watch: Watch, address: str, port: int, token: str | None = None) -> An
         from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
     except ImportError:
         raise needs("--prometheus needs its client", "prometheus") from None
-    here = address == "localhost" or _loopback(address)
-    if not here and token is None:
-        raise UsageError(
-            f"--prometheus {address}:{port}: beyond this machine it needs a token: set REPLAYKIT_TOKEN, and give it to "
-            "Prometheus as authorization: {credentials: …}"
-        )
+    agreed = consent(f"--prometheus {address}:{port}", address, token, False, "")
     registry = CollectorRegistry()
     registry.register(UserMetrics(watch))
     try:
         server, _ = start_http_server(port, address, registry)
     except OSError as error:
         raise UsageError(f"--prometheus {address}:{port}: {(error.strerror or str(error)).lower()}") from None
-    server.set_app(_guarded(make_wsgi_app(registry), None if here else token))
+    server.set_app(guarded(make_wsgi_app(registry), agreed))
     return server
-
-
-def _loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-def _guarded(app: Any, token: str | None) -> Any:
-    """Without a token only who names this machine is answered: a page in a browser may have a name of its own lead here."""
-    from replaykit.web.admission import local, permitted
-
-    def answer(environ: Any, start: Any) -> Any:
-        host, given = environ.get("HTTP_HOST", ""), environ.get("HTTP_AUTHORIZATION", "")
-        if not (local(host) if token is None else permitted(given, token)):
-            start("403 Forbidden" if token is None else "401 Unauthorized", [("Content-Type", "text/plain")])
-            return [
-                b"for this machine only\n" if token is None else b"give the token: Authorization: Bearer\n"
-            ]
-        return app(environ, start)
-
-    return answer

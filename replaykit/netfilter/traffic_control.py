@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from replaykit.errors import UsageError
 from replaykit.netfilter.counters import Counters, boot_id
@@ -28,19 +28,8 @@ def parse(
 
     A class to which filters of several users lead appears as itself, `class:1:10`.
     """
-    try:
-        filters = json.loads(printed or "[]", object_pairs_hook=_object)
-    except ValueError:
-        raise UsageError("tc: what it printed is no JSON; iproute2 4.17 or later is needed") from None
     leading: dict[str, set[str]] = {}
-    for one in filters if isinstance(filters, list) else ():
-        options = one.get("options") if isinstance(one, dict) else None
-        if not isinstance(options, dict):
-            continue
-        kind = str(one.get("kind", ""))
-        key = _key(kind, str(one.get("protocol", "")), options, received)
-        if not key:
-            continue
+    for kind, key, one, options in _filters(printed, received):
         # Each action of a filter sees the same packets: the first is enough.
         stats = next(
             (a["stats"] for a in options.get("actions", ()) if isinstance(a.get("stats"), dict)), None
@@ -54,6 +43,96 @@ def parse(
     for place, keys in leading.items():
         key = keys.pop() if len(keys) == 1 else f"class:{place}"
         yield key, f"class {place}", _counters((classes or {})[place], received)
+
+
+def _filters(printed: str, received: bool) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+    """Kind, key, and as they were printed the filter and its options, of those that tell users apart. Raises UsageError."""
+    try:
+        filters = json.loads(printed or "[]", object_pairs_hook=_object)
+    except ValueError:
+        raise UsageError("tc: what it printed is no JSON; iproute2 4.17 or later is needed") from None
+    for one in filters if isinstance(filters, list) else ():
+        options = one.get("options") if isinstance(one, dict) else None
+        if isinstance(options, dict):
+            kind = str(one.get("kind", ""))
+            key = _key(kind, str(one.get("protocol", "")), options, received)
+            if key:
+                yield kind, key, one, options
+
+
+class Filter(NamedTuple):
+    """place: where it is, such as `egress` or `parent 1:`. goes_on: whether a packet that it counted is shown to the next there.
+
+    hands_on: whether what it counted goes on to other places.
+    """
+
+    key: str
+    place: str
+    received: bool
+    text: str
+    goes_on: bool
+    hands_on: bool
+
+
+def found_in(printed: str, place: str, received: bool) -> Iterator[Filter]:
+    """Of `tc -s -j filter show`, in their order. Raises UsageError."""
+    for kind, key, one, options in _filters(printed, received):
+        actions = [a for a in options.get("actions", ()) if isinstance(a, dict)]
+        last = actions[-1] if actions else {}
+        control = last.get("control_action", {})
+        ends = str(control.get("type", "")) if isinstance(control, dict) else ""
+        taken = ends in ("drop", "shot", "stolen", "queued", "trap") or "redirect" in str(
+            last.get("mirred_action", "")
+        )
+        yield Filter(
+            key,
+            place,
+            received,
+            f"{place} pref {one.get('pref')} {kind} {key}",
+            ends == "continue",
+            not taken,
+        )
+
+
+def unclear(filters: Sequence[Filter]) -> list[str]:
+    """Pairs that may count the same packets: of one place, where the first lets the second see them; of two, for the same user, or by
+    mark here and by address there. The cost grows with the filters of a key.
+    """
+    found: list[str] = []
+    marks_and_addresses: set[tuple[str, str]] = set()
+    keyed: dict[tuple[str, bool], list[Filter]] = {}
+    for one in filters:
+        keyed.setdefault((one.key, one.received), []).append(one)
+    for same in keyed.values():
+        for at, one in enumerate(same):
+            for other in same[at + 1 :]:
+                if one.goes_on if one.place == other.place else one.hands_on or other.hands_on:
+                    found.append(f"{one.text} | {other.text}")
+    kinds: dict[tuple[bool, bool], list[Filter]] = {}
+    for one in filters:
+        kinds.setdefault((one.received, one.key.startswith("mark:")), []).append(one)
+    for received in (True, False):
+        # One of each pair of places speaks for all.
+        marks = _one_a_place(kinds.get((received, True), []))
+        for one in marks:
+            for other in _one_a_place(kinds.get((received, False), [])):
+                places = one.place, other.place
+                if places not in marks_and_addresses and (
+                    one.goes_on or other.goes_on
+                    if one.place == other.place
+                    else one.hands_on or other.hands_on
+                ):
+                    marks_and_addresses.add(places)
+                    found.append(f"{one.text} | {other.text}")
+    return found
+
+
+def _one_a_place(filters: Sequence[Filter]) -> list[Filter]:
+    """The first of each place, and of each the first that lets others see its packets."""
+    kept: dict[tuple[str, bool, bool], Filter] = {}
+    for one in filters:
+        kept.setdefault((one.place, one.goes_on, one.hands_on), one)
+    return list(kept.values())
 
 
 def parse_classes(printed: str) -> dict[str, Moved]:
@@ -119,12 +198,26 @@ class FilterSource:
     def read(self) -> tuple[str, Mapping[str, Counters]]:
         sums: dict[str, Counters] = {}
         classes = self._classes()
-        for place, received in (*self._qdiscs(), ("egress", False), ("ingress", True)):
-            printed = run("tc", "-s", "-j", "filter", "show", "dev", self._interface, *place.split())
+        for place, received, printed in self._printed():
             for key, which, counts in parse(printed, received, {} if received else classes):
                 name = f"{key} {place} {which}"
                 sums[name] = sums.get(name, Counters()).plus(counts)
         return boot_id(), sums
+
+    def _printed(self) -> Iterator[tuple[str, bool, str]]:
+        """Each place where filters may be, whether it is of what is received, and its filters as tc prints them."""
+        for place, received in (*self._qdiscs(), ("egress", False), ("ingress", True)):
+            yield (
+                place,
+                received,
+                run("tc", "-s", "-j", "filter", "show", "dev", self._interface, *place.split()),
+            )
+
+    def unclear(self) -> list[str]:
+        """Pairs of filters that may count the same packets, so that who they are of is counted twice. Raises UsageError."""
+        return unclear(
+            [f for place, received, printed in self._printed() for f in found_in(printed, place, received)]
+        )
 
     def _qdiscs(self) -> list[tuple[str, bool]]:
         """Those of its egress that may have filters."""

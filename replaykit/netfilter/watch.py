@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import ipaddress
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from replaykit.errors import UsageError
 from replaykit.ledger import calendar
 from replaykit.ledger.history import totals
-from replaykit.ledger.selection import Selection
+from replaykit.ledger.selection import Selection, literally
 from replaykit.ledger.store import Ledger
 from replaykit.ledger.usage import Reading
 from replaykit.netfilter.counters import Counters, InterfaceSource, Source
@@ -26,6 +27,8 @@ from replaykit.netfilter.users import UserMap
 VANTAGE = "netfilter"
 NOBODY = "(not users)"
 """Multicast, link-local and unspecified addresses, all together: with the users they add up to the interface."""
+REST = "(rest of the interface)"
+"""What the interface counted and nobody's counter: headers of the link, what is not IP, addresses that found no room."""
 EVERY_S = 60.0
 _ALL_S = 600.0
 _SHARE = 0.02
@@ -51,6 +54,8 @@ class _Line:
     stood: int = 0
     written: Counters | None = None
     written_at: int = 0
+    began: Counters | None = None
+    """What it stood at when the source began, where that is known and not written yet."""
 
     def began_anew(self, epoch: str, counts: Counters) -> bool:
         """Whether it stands at less than it stood, or in another epoch."""
@@ -76,12 +81,16 @@ def nobodys(key: str) -> bool:
 class Watch:
     """began: whether the source's counters began at zero with it. addresses: what marks stand for, by mark. every_s: how often `step` is called.
 
+    rest: whether the source counts all users of just these interfaces, so that what the interfaces counted beyond them is kept, too:
+    as `remainder`, which with the users adds up to the interfaces. links: what these stood at when the source began.
+
     What is measured is in `places`: totals since ever by user and address; `interfaces`: the same by interface.
     """
 
     def __init__(
         self, ledger: Ledger, source: Source, interfaces: Sequence[str], users: UserMap, began: bool = False,
-        addresses: Mapping[str, set[str]] | None = None, every_s: float | None = None,
+        addresses: Mapping[str, set[str]] | None = None, every_s: float | None = None, rest: bool = False,
+        links: Mapping[str, tuple[str, Mapping[str, Counters]]] | None = None,
     ) -> None:  # fmt: skip
         self._every_s = every_s
         self._ledger, self._source, self.users, self._began = ledger, source, users, began
@@ -89,6 +98,11 @@ class Watch:
         self._marks = {} if addresses is None else addresses
         self._lines: dict[str, _Line] = {}
         self._links: dict[str, _Line] = {}
+        # Of users and of interfaces, since the first reading.
+        self._moved = self._moved_links = _ZERO
+        self._rest = _Line(REST, f"remainder/{uuid.uuid4().hex}", _ZERO, True, 0) if rest else None
+        self._links_began = {} if links is None else links
+        self._rest_names = " ".join(sorted(interfaces))
         self._map: tuple[object, int] | None = None
         self._addresses: dict[str, list[str]] = {}
         self._first = True
@@ -111,6 +125,8 @@ class Watch:
     def step(self, now: int) -> None:
         """Reads everything once, and writes what moved to the ledger. Raises UsageError."""
         users = self.users.refresh()
+        # Between the two something moves: so, but for the first reading, nothing is the rest that is a user's.
+        links = self._links_now()
         epoch, found = self._source.read()
         if self._first and self._source.exact:
             # A table that this ledger has seen before: what is new in it began since then.
@@ -136,31 +152,72 @@ class Watch:
                 moved = self._moves(there, epoch, counts)
             place = there.code, there.address
             self.places[place] = self.places.get(place, _ZERO).plus(moved)
+            self._moved = self._moved.plus(moved)
         for name in found:
             self._lines[name].at = now
+        for name, epoch, counts in links:
+            link = self._links.get(name)
+            if link is None:
+                link = self._links[name] = _Line(name, epoch, counts, False, now, name)
+                began = self._links_began.get(name, (epoch, {}))
+                if began[0] == epoch:
+                    link.began = began[1].get(name)
+                moved = Counters(*map(int.__sub__, counts, link.began or counts))
+            else:
+                if link.began_anew(epoch, counts):
+                    self.flush()
+                moved = self._moves(link, epoch, counts)
+            link.at = now
+            self.interfaces[name] = self.interfaces.get(name, _ZERO).plus(moved)
+            self._moved_links = self._moved_links.plus(moved)
+        self._at = now
+        if self._first:
+            self._catch_up(now)
+        else:
+            self._remain(now)
+            if time.monotonic() - self._wrote >= self._pause:
+                self.flush()
+        self._first = False
+
+    def _links_now(self) -> list[tuple[str, str, Counters]]:
+        """Name, epoch and counts of the interfaces; one that is not there may come back."""
+        found = []
         for interface in self._interfaces:
             try:
                 epoch, links = interface.read()
-            except UsageError as error:  # it may come back
+            except UsageError as error:
                 self.trouble = str(error)
                 continue
-            for name, counts in links.items():
-                link = self._links.get(name)
-                if link is None:
-                    link = self._links[name] = _Line(name, epoch, counts, False, now, name)
-                    moved = _ZERO
-                else:
-                    if link.began_anew(epoch, counts):
-                        self.flush()
-                    moved = self._moves(link, epoch, counts)
-                link.at = now
-                self.interfaces[name] = self.interfaces.get(name, _ZERO).plus(moved)
-        self._at = now
-        if self._first or time.monotonic() - self._wrote >= self._pause:
-            self.flush(self._first)
-            if self._first:
-                self._begin()
-        self._first = False
+            found += [(name, epoch, counts) for name, counts in links.items()]
+        return found
+
+    def _catch_up(self, now: int) -> None:
+        """The first reading counts what was moved while nobody read: the ledger says how much that was."""
+        places, links = self._sums()
+        self.flush(True)
+        self._begin()
+        after, links_after = self._sums()
+        self._moved = Counters(*map(int.__sub__, after, places))
+        self._moved_links = Counters(*map(int.__sub__, links_after, links))
+        self._remain(now)
+
+    def _sums(self) -> tuple[Counters, Counters]:
+        """What the ledger has of all users, and of the interfaces that are watched."""
+        kinds = []
+        for kind, names in (
+            ("host", ()),
+            ("interface", tuple(literally(i.interface) for i in self._interfaces)),
+        ):
+            rows = totals(self._ledger, 0, calendar.LATEST, Selection(VANTAGE, kind, names), "all").sums
+            kinds.append(Counters(*(sum(getattr(r, n) for r in rows) for n in Counters._fields)))
+        return kinds[0], kinds[1]
+
+    def _remain(self, now: int) -> None:
+        """It only grows: what is not yet seen of an interface is seen the next time."""
+        if self._rest is not None:
+            left = map(int.__sub__, self._moved_links, self._moved)
+            self._rest.counts = Counters(*map(max, self._rest.counts, left))
+            self._rest.at = now
 
     def _changed(self, epoch: str, found: Mapping[str, Counters]) -> tuple[list[tuple[str, Counters]], bool]:
         """Those that do not stand where they stood, and whether any of them began anew."""
@@ -233,21 +290,25 @@ class Watch:
                 ]  # fmt: skip
         for name, line in self._links.items():
             if line.at > line.written_at:
+                begins: tuple[Counters, ...] = (
+                    () if line.began is None or line.written is not None else (line.began,)
+                )
                 yield (
                     line,
                     [
                         Reading(
-                            line.at,
-                            VANTAGE,
-                            "interface",
-                            name,
-                            {},
-                            *line.counts,
-                            epoch=line.epoch,
-                            counter=name,
+                            line.at, VANTAGE, "interface", name, {}, *counts, epoch=line.epoch, counter=name
                         )
+                        for counts in (*begins, line.counts)
                     ],
                 )
+
+        if self._rest is not None and self._rest.at > self._rest.written_at:
+            reading = Reading(
+                self._rest.at, VANTAGE, "remainder", REST, {"interfaces": self._rest_names}, *self._rest.counts, counter=self._source.name,
+                epoch=self._rest.epoch, fresh=True,
+            )  # fmt: skip
+            yield self._rest, [reading]
 
     def flush(self, whole: bool = False) -> None:
         """To the ledger; what it cannot take now it gets next time. whole: what stands still too. Raises nothing."""

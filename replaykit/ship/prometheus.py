@@ -17,6 +17,8 @@ from replaykit.attribution.labels import MAX_ENDPOINTS, Labels, method
 from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.ship.output import Output, Rotation
+from replaykit.ship.settings import secret
+from replaykit.web.consent import consent, guarded
 from replaykit.wire.account import CAUSES
 from replaykit.wire.increment import ended
 from replaykit.wire.message import Messages
@@ -26,13 +28,21 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class PrometheusOutput:
-    """`prometheus://[HOST]:PORT[?max-endpoints=N]`: /metrics, on 127.0.0.1 unless told. Raises UsageError."""
+    """`prometheus://[HOST]:PORT[?max-endpoints=N]`: /metrics, on 127.0.0.1 unless told; beyond this machine with the token in
+    REPLAYKIT_TOKEN, or for everybody with `open=true`. Raises UsageError.
+    """
 
     wants_messages = False
 
     def __init__(self, target: str, rotation: Rotation) -> None:
         try:
-            from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+            from prometheus_client import (
+                CollectorRegistry,
+                Counter,
+                Histogram,
+                make_wsgi_app,
+                start_http_server,
+            )
         except ImportError:
             raise needs("prometheus:// needs its client", "prometheus") from None
         parts = urlsplit(target)
@@ -42,11 +52,23 @@ class PrometheusOutput:
             most = int(given.pop("max-endpoints", MAX_ENDPOINTS))
         except ValueError:
             port, most = -1, 0
+        everybody = given.pop("open", "false")
+        if everybody not in ("true", "false"):
+            raise UsageError(
+                f"{target}: open: write open=true, which lets everybody read it, or leave it out"
+            )
         if port < 0 or most < 1 or given or parts.path.strip("/"):
             raise UsageError(
                 f"{target}: write prometheus://[HOST]:{PORT}, with ?max-endpoints={MAX_ENDPOINTS}"
             )
         host = parts.hostname or "127.0.0.1"
+        agreed = consent(
+            target,
+            host,
+            secret("REPLAYKIT_TOKEN"),
+            everybody == "true",
+            f"prometheus://{parts.netloc}?open=true",
+        )
         registry = CollectorRegistry()
         labels = ["endpoint", "method", "status"]
 
@@ -72,6 +94,7 @@ class PrometheusOutput:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
             raise UsageError(f"{target}: cannot listen: {(error.strerror or str(error)).lower()}") from None
+        self._server.set_app(guarded(make_wsgi_app(registry), agreed))
         self.port = self._server.server_address[1]
         self.target = f"http://{host}:{self.port}/metrics"
 

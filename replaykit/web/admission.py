@@ -7,7 +7,6 @@ the danger: any page in it can send requests to 127.0.0.1. Programs send none of
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import time
 from collections import OrderedDict, deque
@@ -20,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from replaykit.errors import UsageError
+from replaykit.web.consent import local, permitted
 
 MOST_BODY_BYTES = 1 << 20
 MOST_STREAMS = 64
@@ -62,27 +62,8 @@ def _origin(text: str) -> str | None:
     return f"{parts.scheme}://{host}" + ("" if parts.port in (None, usual) else f":{parts.port}")
 
 
-def local(host: str) -> bool:
-    """Whether a Host header names this machine: a page of somebody else's could have its own name lead here."""
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def permitted(header: str, token: str | None) -> bool:
-    """Whether an Authorization header brings the token."""
-    if token is None:
-        return True
-    kind, _, given = header.partition(" ")
-    return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token.encode())
-
-
 class Brake:
-    """So many wrong tokens at once from a place, then one every few seconds; others from there are not looked at."""
+    """So many wrong tokens at once from a place, then one every few seconds; the right one is always let in."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -201,13 +182,13 @@ class Admission:
         if not given and scope["type"] == "websocket":  # a browser can set no headers here
             offered = headers.get("sec-websocket-protocol", "").rpartition(",")[2].strip()
             given = f"Bearer {offered}" if offered else ""
+        if permitted(given, self._token):
+            return None  # whatever else comes from there: an address may be many people's
         place = _place(scope)
         wait = self._brake.wait_s(place) if given else 0.0
         if wait:
             text = f"too many wrong tokens from {place}: try again in {wait:.0f} s"
             return _refused(429, text, {"Retry-After": f"{wait:.0f}"})
-        if permitted(given, self._token):
-            return None
         if given:
             self._brake.failed(place)
         return _refused(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
@@ -242,7 +223,7 @@ class Admission:
                 if friend is not None:
                     headers["Access-Control-Allow-Origin"] = friend
                     headers["Access-Control-Allow-Credentials"] = "true"
-                    headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
+                    headers["Access-Control-Expose-Headers"] = "ETag, Link, Retry-After, X-Total-Count"
             await send(message)
 
         return sending

@@ -22,6 +22,7 @@ from replaykit.ledger.rules import Rule
 from replaykit.ledger.store import Ledger
 from replaykit.web.admission import Admission, Timing
 from replaykit.web.answers import ERRORS, DataAnswer, Problem
+from replaykit.web.delivery import Delivery
 from replaykit.web.exchanges import add_exchanges
 from replaykit.web.forwarding import add_mappings, add_traffic
 from replaykit.web.machines import Machines, add_machines, silence
@@ -51,7 +52,7 @@ def create_app(
     if forwarder is not None:
         add_traffic(api, app, forwarder)
         add_mappings(api, forwarder, open_to_others=token is not None)
-    add_history(api, ledger)
+    add_history(api, ledger, None if machines is None else lambda: machines.now)
     trouble = None if machines is None else lambda: silence(machines)
     add_overview(
         api, ledger, {"forwarder": forwarder is not None, "exchanges": exchanges is not None}, trouble
@@ -78,6 +79,7 @@ def create_app(
         )
 
     app.state.timing = Timing()
+    app.add_middleware(Delivery)
     app.add_middleware(Admission, token=token, origins=origins, timing=app.state.timing)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)

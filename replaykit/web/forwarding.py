@@ -11,13 +11,16 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, FastAPI, Query, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 
 from replaykit.errors import UsageError
 from replaykit.forwarder.mapping import client as read_client
 from replaykit.forwarder.mapping import mapping as read_mapping
 from replaykit.forwarder.mapping import plain
-from replaykit.forwarder.server import Forwarder
+from replaykit.forwarder.server import VANTAGE, Forwarder
+from replaykit.ledger.guard import effects
 from replaykit.web.answers import Answer, DataAnswer, ListAnswer, Problem
+from replaykit.web.paging import Page
 
 PUSH_S = 1.0
 
@@ -31,9 +34,10 @@ class Moved(BaseModel):
 
 
 class PortMoved(BaseModel):
-    """The same of the mapping of a port."""
+    """The same of the mapping of a port; `name` where others may have the port too: `example.com:8443`, `5300/udp`."""
 
     port: int
+    name: str | None = None
     bytes_sent: int
     bytes_received: int
     last_update: int
@@ -101,6 +105,7 @@ def traffic(forwarder: Forwarder) -> Traffic:
         mappings.append(
             PortMoved(
                 port=one.source_port,
+                name=None if one.protocol == "tcp" else name,
                 bytes_sent=meter.sent,
                 bytes_received=meter.received,
                 last_update=meter.last_update,
@@ -119,7 +124,7 @@ def traffic(forwarder: Forwarder) -> Traffic:
 
 
 def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder) -> None:
-    @api.get("/api/stats/traffic")
+    @api.get("/api/stats/traffic", response_model_exclude_none=True)
     async def stats(request: Request) -> TrafficAnswer:
         chinese = request.headers.get("accept-language", "").lower().startswith("zh")
         return TrafficAnswer(message="获取流量统计成功" if chinese else "ok", data=traffic(forwarder))
@@ -137,7 +142,7 @@ def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder) -> None:
         async def lines() -> AsyncIterator[str]:
             count = 0
             while not await request.is_disconnected():
-                yield f"data: {traffic(forwarder).model_dump_json()}\n\n"
+                yield f"data: {traffic(forwarder).model_dump_json(exclude_none=True)}\n\n"
                 count += 1
                 if count == most:
                     return
@@ -154,7 +159,7 @@ def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder) -> None:
         await socket.accept(subprotocol=offered.partition(",")[0].strip() or None)
         try:
             while True:
-                await socket.send_text(traffic(forwarder).model_dump_json())
+                await socket.send_text(traffic(forwarder).model_dump_json(exclude_none=True))
                 await asyncio.sleep(PUSH_S)
         except WebSocketDisconnect:
             return
@@ -163,14 +168,32 @@ def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder) -> None:
 def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> None:
     """open_to_others: whether mappings may listen beyond this machine."""
 
-    def described(name: str) -> dict[str, Any]:
+    async def blocking() -> dict[tuple[str, str], str]:
+        """By which rules mappings and clients are blocked."""
+        if not any(meter.restraints for meter in forwarder.meters.values()):
+            return {}
+        held = await run_in_threadpool(effects, forwarder.ledger)
+        return {
+            (e["kind"], e["subject"]): e["rule"]
+            for e in held
+            if e["vantage"] == VANTAGE and e["effect"] != "rate_limit"
+        }
+
+    def refusals(kind: str, name: str, rules: dict[tuple[str, str], str]) -> list[str]:
+        found = forwarder.refusals(kind, name)
+        for (ruled, subject), rule in rules.items():
+            text = f"{ruled} {subject}: blocked by a rule"
+            found = [f"{text}: {rule}" if line == text else line for line in found]
+        return found
+
+    def described(name: str, rules: dict[tuple[str, str], str]) -> dict[str, Any]:
         one, meter = forwarder.mappings[name], forwarder.meter("mapping", name)
         route = forwarder.routes.get(name)
         return {
             **plain(one), "name": name, "protocol": one.protocol, "listen": one.listen, "port": one.source_port,
             "bytes_sent": meter.sent, "bytes_received": meter.received, "last_update": meter.last_update,
             "connections": meter.open, "running": route is not None, "refusal": meter.refusal(),
-            "rule_rate_limit": meter.ruled.rate, "troubles": route.troubles if route is not None else {},
+            "refusals": refusals("mapping", name, rules), "limits": meter.limits(), "rule_rate_limit": meter.ruled.rate, "troubles": route.troubles if route is not None else {},
             "top_talkers": talkers(forwarder, name),
         }  # fmt: skip
 
@@ -184,8 +207,22 @@ def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> 
             ) from None
 
     @api.get("/api/mapping/list")
-    async def list_mappings() -> ListAnswer:
-        return ListAnswer(data=[described(name) for name in sorted(forwarder.mappings)])
+    async def list_mappings(page: Page, search: Annotated[str, Query(max_length=300)] = "") -> ListAnswer:
+        """All of them, or those with this text in name, client, target or remark. `refusals`: why nobody is let in now."""
+        rules, word = await blocking(), search.lower()
+        found = [
+            name
+            for name, m in sorted(forwarder.mappings.items())
+            if not word or any(word in text.lower() for text in (name, m.client, m.target_host, m.remark))
+        ]
+        return ListAnswer(data=[described(name, rules) for name in page.of(found)])
+
+    @api.get("/api/mapping/{name:path}")
+    async def one_mapping(name: str) -> DataAnswer:
+        """One, as in the list."""
+        if name not in forwarder.mappings:
+            raise Problem(404, f"there is no mapping {name}{_sharing(forwarder, name)}")
+        return DataAnswer(data=described(name, await blocking()))
 
     @api.post("/api/mapping/create")
     async def create_mapping(given: NewMapping) -> DataAnswer:
@@ -201,10 +238,12 @@ def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> 
         await changed(lambda: forwarder.put(one))
         return DataAnswer(
             message=f"{one.name} is forwarded to {one.target_host}:{one.target_port}",
-            data=described(one.name),
+            data=described(one.name, await blocking()),
         )
 
     async def remove(name: str) -> DataAnswer:
+        if name not in forwarder.mappings:
+            raise Problem(404, f"there is no mapping {name}{_sharing(forwarder, name)}")
         await changed(lambda: forwarder.remove(name))
         return DataAnswer(message=f"{name} is deleted", data={"name": name})
 
@@ -219,27 +258,35 @@ def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> 
         return await remove(name)
 
     @api.get("/api/client/list")
-    async def list_clients() -> ListAnswer:
-        return ListAnswer(data=[of_client(name) for name in sorted(forwarder.clients)])
+    async def list_clients(page: Page) -> ListAnswer:
+        rules = await blocking()
+        return ListAnswer(data=[of_client(name, rules) for name in page.of(sorted(forwarder.clients))])
 
-    def of_client(name: str) -> dict[str, Any]:
+    def of_client(name: str, rules: dict[tuple[str, str], str]) -> dict[str, Any]:
         meter = forwarder.meter("client", name)
         owned = sorted(n for n, m in forwarder.mappings.items() if m.client == name)
         return {
             **plain(forwarder.clients[name]), "name": name, "bytes_sent": meter.sent, "bytes_received": meter.received,
-            "connections": meter.open, "mappings": owned, "refusal": meter.refusal(), "rule_rate_limit": meter.ruled.rate,
+            "connections": meter.open, "mappings": owned, "refusal": meter.refusal(),
+            "refusals": refusals("client", name, rules), "limits": meter.limits(), "rule_rate_limit": meter.ruled.rate,
         }  # fmt: skip
 
     @api.post("/api/client/create")
     async def create_client(given: NewClient) -> DataAnswer:
         one = read_client(given.model_dump(exclude_unset=True))
         await changed(lambda: forwarder.put_client(one))
-        return DataAnswer(data=of_client(one.name))
+        return DataAnswer(data=of_client(one.name, await blocking()))
 
     @api.delete("/api/client/{name:path}")
     async def delete_client(name: str) -> DataAnswer:
         await changed(lambda: forwarder.remove_client(name))
         return DataAnswer(message=f"{name} is deleted", data={"name": name})
+
+
+def _sharing(forwarder: Forwarder, name: str) -> str:
+    """The mappings of a port, where somebody named the port."""
+    there = sorted(n for n, m in forwarder.mappings.items() if str(m.source_port) == name)
+    return f"; on port {name} there are {', '.join(there)}" if there else ""
 
 
 def talkers(forwarder: Forwarder, name: str, most: int = 5) -> list[dict[str, Any]]:

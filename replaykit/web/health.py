@@ -1,4 +1,4 @@
-"""`/health` and `/metrics` of a running pipeline, on 127.0.0.1 unless told.
+"""`/health` and `/metrics` of a running pipeline, on 127.0.0.1 unless told, and beyond it only where that was agreed to.
 
 Owns the answers, not what they say: a function gives that, quickly, from any thread.
 """
@@ -12,25 +12,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from replaykit.errors import UsageError
+from replaykit.web.consent import Consent, consent
 
 
 class Health:
     """address: `[HOST]:PORT`. status: `ok` and whatever else is known; `metrics`: names with labels to numbers.
 
-    Raises UsageError where nothing can listen.
+    token: what must be brought beyond this machine; without it probes are told there whether all is well, and no more.
+    everybody: nothing must be brought. Raises UsageError where nothing can listen, or neither was agreed to.
     """
 
-    def __init__(self, address: str, status: Callable[[], Mapping[str, Any]]) -> None:
-        host, _, port = address.rpartition(":")
-        if not port.isdecimal() or int(port) > 65_535:
-            raise UsageError(f"health: {address!r}: write [HOST]:PORT, such as 127.0.0.1:9901")
+    def __init__(
+        self,
+        address: str,
+        status: Callable[[], Mapping[str, Any]],
+        token: str | None = None,
+        everybody: bool = False,
+    ) -> None:
+        host, port, agreed = place(address, token, everybody)
 
         class Handler(http.server.BaseHTTPRequestHandler):
             timeout = 10
 
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
             def do_GET(self) -> None:
                 found = status()
-                if self.path == "/health":
+                refused = agreed.refusal(self.headers.get("Host", ""), self.headers.get("Authorization", ""))
+                if refused is not None and (refused[0], self.path) == (401, "/health"):
+                    found, refused = {"ok": found["ok"]}, None
+                if refused is not None:
+                    self._say(refused[0], "text/plain; charset=utf-8", f"{refused[1]}\n".encode())
+                elif self.path == "/health":
                     body = json.dumps({k: v for k, v in found.items() if k != "metrics"}).encode()
                     self._say(200 if found["ok"] else 503, "application/json", body)
                 elif self.path == "/metrics":
@@ -44,16 +58,17 @@ class Health:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
+                if status == 401:
+                    self.send_header("WWW-Authenticate", "Bearer")
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Says nothing: probes come every few seconds."""
 
         try:
-            self._server = http.server.ThreadingHTTPServer(
-                (host.strip("[]") or "127.0.0.1", int(port)), Handler
-            )
+            self._server = http.server.ThreadingHTTPServer((host, port), Handler)
         except OSError as error:
             raise UsageError(
                 f"health: {address}: cannot listen: {(error.strerror or str(error)).lower()}"
@@ -65,6 +80,15 @@ class Health:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def place(address: str, token: str | None, everybody: bool) -> tuple[str, int, Consent]:
+    """Where it listens, and who is answered there. Raises UsageError."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or int(port) > 65_535:
+        raise UsageError(f"health: {address!r}: write [HOST]:PORT, such as 127.0.0.1:9901")
+    host = host.strip("[]") or "127.0.0.1"
+    return host, int(port), consent(f"health: {address}", host, token, everybody, "health_open: true")
 
 
 def exposition(metrics: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]) -> str:

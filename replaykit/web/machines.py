@@ -14,12 +14,13 @@ from starlette.concurrency import run_in_threadpool
 
 from replaykit.hypervisor.machine import Machine
 from replaykit.ledger import calendar, schema
-from replaykit.ledger.guard import log
+from replaykit.ledger.guard import Entry, log, logged
 from replaykit.ledger.history import Sum, history, subjects, totals
 from replaykit.ledger.rules import Rule
 from replaykit.ledger.selection import Selection, Subject
 from replaykit.ledger.store import Ledger
 from replaykit.web.answers import DataAnswer, ListAnswer, Problem
+from replaykit.web.paging import Page
 
 Direction = Literal["both", "rx", "tx", "upload", "download"]
 _WAYS = {"upload": "tx", "download": "rx"}
@@ -114,12 +115,12 @@ def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None)
         return max(current, key=lambda s: s.labels.get("created", ""))
 
     @api.get("/api/vms")
-    async def machines() -> ListAnswer:
+    async def machines(page: Page) -> ListAnswer:
         """All machines; netrx and nettx since their start."""
         there = await run_in_threadpool(known)
         wanted = [s for n, s in sorted(there.items()) if polled is None or n in polled.now]
         message = (silence(polled) if polled is not None else "") or "ok"
-        rows = [shown(s) for s in sorted(wanted, key=lambda s: _order(s.name))]
+        rows = [shown(s) for s in page.of(sorted(wanted, key=lambda s: _order(s.name)))]
         return ListAnswer(message=message, data=rows)
 
     def system() -> dict[str, Any]:
@@ -169,8 +170,8 @@ def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None)
 
     @api.get("/api/stats")
     async def stats(
-        period: Literal["minute", "hour", "day", "month"] = "day", direction: Direction = "both", start: str | None = None,
-        end: str | None = None,
+        page: Page, period: Literal["minute", "hour", "day", "month"] = "day", direction: Direction = "both",
+        start: str | None = None, end: str | None = None,
     ) -> StatsAnswer:  # fmt: skip
         """What each machine moved in this hour, day or month, or from `start` to `end`, the largest first."""
         if (start is None) != (end is None):
@@ -193,11 +194,14 @@ def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None)
                 "rx_bytes": row.rx_bytes, "tx_bytes": row.tx_bytes, "total_gb": round(total / _GIB, 6),
             })  # fmt: skip
         rows.sort(key=lambda r: -r["total_bytes"])
-        return StatsAnswer(period=period if start is None else "custom", direction=direction, data=rows)
+        return StatsAnswer(
+            period=period if start is None else "custom", direction=direction, data=list(page.of(rows))
+        )
 
     @api.get("/api/history/{vmid}")
     async def past(
         vmid: str,
+        page: Page,
         period: Literal["minute", "hour", "day", "month"] = "day",
         start: str | None = None,
         end: str | None = None,
@@ -219,31 +223,38 @@ def add_machines(api: APIRouter, ledger: Ledger, polled: Machines | None = None)
                 "rx_bytes": moved[at].rx_bytes if at in moved else 0, "tx_bytes": moved[at].tx_bytes if at in moved else 0,
                 "total_bytes": moved[at].bytes if at in moved else 0,
             }
-            for at in calendar.buckets(period, max(since, first), min(until, int(time.time()) + 1), ledger.zone)
+            for at in page.of(list(calendar.buckets(period, max(since, first), min(until, int(time.time()) + 1), ledger.zone)))
         ])  # fmt: skip
 
     @api.get("/api/logs")
     async def logs(
-        start: str | None = None, end: str | None = None, vmid: str | None = None,
+        page: Page, start: str | None = None, end: str | None = None, vmid: str | None = None,
         most: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     ) -> ListAnswer:  # fmt: skip
-        """What rules did to machines, the oldest first; of the last seven days where no time is given."""
+        """What rules did to machines, the oldest first; of the last seven days where no time is given. With `limit`, `offset`
+        leaves out the newest.
+        """
         until = int(time.time()) + 1 if end is None else calendar.moment(end, ledger.zone)
         since = max(0, until - 7 * 86_400) if start is None else calendar.moment(start, ledger.zone)
-        entries = await run_in_threadpool(log, ledger, since, until, most, vmid)
+
+        def asked() -> list[Entry]:
+            page.counted(logged(ledger, since, until, vmid, "hypervisor"))
+            newest = most if page.limit is None else page.limit
+            return log(ledger, since, until, newest, vmid, "hypervisor", offset=page.offset)
+
+        entries = await run_in_threadpool(asked)
         return ListAnswer(data=[
             {
                 "vmid": _number(e.subject.partition("@")[0]), "rule_name": e.rule, "action": e.action if e.outcome != "undone" else f"undo {e.action}",
                 "reason": e.reason, "timestamp": _iso(e.time, ledger.zone), "success": e.outcome in ("done", "undone"), "error": e.error,
             }
             for e in entries
-            if e.vantage == "hypervisor"
         ])  # fmt: skip
 
     @api.get("/api/rules")
-    async def configured() -> ListAnswer:
+    async def configured(page: Page) -> ListAnswer:
         """The rules as the configuration has them."""
-        return ListAnswer(data=[] if polled is None else [dict(r) for r in polled.given])
+        return ListAnswer(data=[dict(r) for r in page.of([] if polled is None else list(polled.given))])
 
 
 def _period(period: str, zone: tzinfo) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -12,15 +12,16 @@ from starlette.concurrency import run_in_threadpool
 
 from replaykit.ledger import calendar
 from replaykit.ledger.evaluate import effect_in_words, standing
-from replaykit.ledger.guard import alerts, effects, log
-from replaykit.ledger.history import buckets, gaps, history, subjects, totals
+from replaykit.ledger.guard import Entry, alerts, effects, log, logged
+from replaykit.ledger.history import Sum, Totals, buckets, gaps, history, subjects, totals
 from replaykit.ledger.rules import Rule, Verdict
 from replaykit.ledger.selection import Selection, literally
 from replaykit.ledger.store import Ledger
 from replaykit.report import usage as shown
 from replaykit.web.answers import DataAnswer, ListAnswer, Problem
+from replaykit.web.paging import MOST, Page
 
-MOST_ROWS = 100_000
+MOST_ROWS = MOST
 _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400}
 _SECONDS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
 _REPORT = (
@@ -121,7 +122,37 @@ def _limit(verdict: Verdict, ledger: Ledger) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def add_history(api: APIRouter, ledger: Ledger) -> None:
+def _idle(ledger: Ledger, selection: Selection, found: Totals, there: Collection[str] | None) -> list[Sum]:
+    """Nothing moved, of each subject that moved nothing; of machines that are polled here only those that are there yet."""
+    moved = {(s.vantage, s.subject_kind, s.subject) for s in found.sums}
+    return [
+        Sum(found.since, found.until, *s.key, s.labels, 0, 0, 0, 0, 0, 0)
+        for s in subjects(ledger, selection)
+        if s.key not in moved and (there is None or s.vantage != "hypervisor" or s.name in there)
+    ]
+
+
+def _wanted(rows: Sequence[Sum], search: str, labels: Sequence[tuple[str, str]]) -> Sequence[Sum]:
+    """Those with this text in their name or a label, and with these labels."""
+    word = search.lower()
+    return [
+        row
+        for row in rows
+        if all(row.labels.get(name) == value for name, value in labels)
+        and (not word or any(word in text.lower() for text in (row.subject, *row.labels.values())))
+    ]
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, mark, value = text.partition("=")
+    if not mark or not name:
+        raise Problem(400, f"label: {text[:100]!r}: write NAME=VALUE, such as status=stopped")
+    return name, value
+
+
+def add_history(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[str]] | None = None) -> None:
+    """polled: the machines that the last poll saw; None: nobody polls here."""
+
     def span(period: str, since: str | None, until: str | None) -> tuple[int, int]:
         begin, end = between(ledger, since, until, _LAST[period])
         if (end - begin) / _SECONDS[period] > MOST_ROWS:
@@ -135,6 +166,8 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         since: str | None = None,
         until: str | None = None,
         by: str = "subject",
+        *,
+        page: Page,
     ) -> DataAnswer:
         """What each moved in each hour, day or month; every bucket of the span, with how much of it was read; and where readings
         are missing: what was moved then is spread evenly.
@@ -145,7 +178,7 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         missing = await run_in_threadpool(gaps, ledger, begin, end, selection, now)
         every = await run_in_threadpool(buckets, ledger, period, begin, end, missing, now)
         return DataAnswer(data={
-            "period": period, "time_zone": ledger.time_zone, "rows": shown.records(rows, ledger.zone),
+            "period": period, "time_zone": ledger.time_zone, "rows": shown.records(page.of(rows), ledger.zone),
             "buckets": [
                 {**b._asdict(), "time": calendar.show(b.time, ledger.zone), "until": calendar.show(b.until, ledger.zone)} for b in every
             ],
@@ -154,15 +187,44 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
 
     @api.get("/api/totals")
     async def totals_of(
-        selection: Chosen, since: str | None = None, until: str | None = None, by: str = "subject"
+        selection: Chosen,
+        page: Page,
+        since: str | None = None,
+        until: str | None = None,
+        by: str = "subject",
+        search: Annotated[str, Query(max_length=300)] = "",
+        label: Annotated[list[str] | None, Query(max_length=20)] = None,
+        idle: bool = False,
+        tally: Annotated[str | None, Query(max_length=100)] = None,
     ) -> DataAnswer:
-        """What each moved in a span of time, the largest first; the span is the last day where none is given."""
+        """What each moved in a span of time, the largest first; the span is the last day where none is given.
+
+        `search`, `label` (`NAME=VALUE`): only those; `whole` is of all. `idle`: with those that moved nothing. `tally`: counts of
+        each value that this label has.
+        """
         begin, end = span("hour", since, until)
-        found = await run_in_threadpool(totals, ledger, begin, end, selection, by)
-        return DataAnswer(data={
-            "since": calendar.show(found.since, ledger.zone), "until": calendar.show(found.until, ledger.zone),
-            "rows": shown.records(found.sums, ledger.zone),
-        })  # fmt: skip
+        labels = [_label(text) for text in label or ()]
+        there = polled() if polled is not None else None
+
+        def asked() -> dict[str, Any]:
+            found = totals(ledger, begin, end, selection, by)
+            sums = [
+                *found.sums,
+                *(_idle(ledger, selection, found, there) if idle and by == "subject" else ()),
+            ]
+            counts: dict[str, int] = {}
+            for row in sums:
+                if tally in row.labels:
+                    counts[row.labels[tally]] = counts.get(row.labels[tally], 0) + 1
+            rx, tx = sum(s.rx_bytes for s in sums), sum(s.tx_bytes for s in sums)
+            return {
+                "since": calendar.show(found.since, ledger.zone), "until": calendar.show(found.until, ledger.zone),
+                "rows": shown.records(page.of(_wanted(sums, search, labels)), ledger.zone),
+                "whole": {"subjects": len(sums), "rx_bytes": rx, "tx_bytes": tx, "total_bytes": rx + tx},
+                **({} if tally is None else {"tally": dict(sorted(counts.items()))}),
+            }  # fmt: skip
+
+        return DataAnswer(data=await run_in_threadpool(asked))
 
     @api.get("/api/report", response_class=Response)
     async def report(
@@ -172,7 +234,7 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         """The same as a file."""
         begin, end = span(period, since, until)
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
-        missing = await run_in_threadpool(gaps, ledger, begin, end, selection)
+        missing = await run_in_threadpool(gaps, ledger, begin, end, selection, int(time.time()))
         title = f"Bandwidth by {by.removeprefix('label:')}, {calendar.show(begin, ledger.zone)[:16]} to {calendar.show(end, ledger.zone)[:16]}"
         zone, kind = (
             ledger.zone,
@@ -196,17 +258,36 @@ def add_history(api: APIRouter, ledger: Ledger) -> None:
         return Response(body, media_type=kind, headers=headers)
 
     @api.get("/api/rules/log")
-    async def rules_log(most: Annotated[int, Query(ge=1, le=10_000)] = 100) -> ListAnswer:
-        """What rules did, the newest last."""
-        entries = await run_in_threadpool(log, ledger, most=most)
+    async def rules_log(
+        page: Page,
+        most: Annotated[int, Query(ge=1, le=10_000)] = 100,
+        vantage: str | None = None,
+        kind: str | None = None,
+        subject: str | None = None,
+    ) -> ListAnswer:
+        """What rules did, the newest last; to one subject, where it is named. With `limit`, `offset` leaves out the newest."""
+
+        def asked() -> list[Entry]:
+            page.counted(logged(ledger, subject=subject, vantage=vantage, kind=kind))
+            newest = most if page.limit is None else page.limit
+            return log(ledger, most=newest, subject=subject, vantage=vantage, kind=kind, offset=page.offset)
+
+        entries = await run_in_threadpool(asked)
         return ListAnswer(data=[{n: getattr(e, n) for n in e.__slots__} for e in entries])
 
     @api.get("/api/alerts")
-    async def exceeded() -> ListAnswer:
+    async def exceeded(page: Page) -> ListAnswer:
         """Which rules are exceeded now, by whom, since when (seconds since the epoch), and how far."""
-        return ListAnswer(data=await run_in_threadpool(alerts, ledger))
+        return ListAnswer(data=list(page.of(await run_in_threadpool(alerts, ledger))))
 
     @api.get("/api/rules/effects")
-    async def rules_effects() -> ListAnswer:
-        """What rules hold now."""
-        return ListAnswer(data=json.loads(json.dumps(await run_in_threadpool(effects, ledger))))
+    async def rules_effects(
+        page: Page, vantage: str | None = None, kind: str | None = None, subject: str | None = None
+    ) -> ListAnswer:
+        """What rules hold now; of one subject, where it is named."""
+        wanted = {
+            k: v for k, v in (("vantage", vantage), ("kind", kind), ("subject", subject)) if v is not None
+        }
+        held = await run_in_threadpool(effects, ledger)
+        held = [e for e in held if all(e[k] == v for k, v in wanted.items())]
+        return ListAnswer(data=json.loads(json.dumps(page.of(held))))

@@ -726,6 +726,40 @@ def test_the_file_as_it_is(keys: Path, tmp_path: Path, monkeypatch: pytest.Monke
         found["storage"] = {"type": kind, "dsn": dsn}
         path.write_text(json.dumps(found))
         assert read_config(str(path)).ledger == ledger
+    for storage in (
+        {"type": "file", "dsn": "./data"},
+        {"type": "file", "file_path": "./data"},
+        {"dsn": "./data"},
+    ):
+        found["storage"] = storage
+        path.write_text(json.dumps(found))
+        assert read_config(str(path)).ledger == "files:./data"
+    found["storage"] = {"type": "file"}
+    path.write_text(json.dumps(found))
+    with pytest.raises(UsageError, match="is needed with type file"):
+        read_config(str(path))
+
+
+def test_files_named_by_a_dsn_are_written(keys: Path, cluster: Cluster, tmp_path: Path) -> None:
+    """By the command: the folder is the one that the dsn names."""
+    with pve(keys, cluster) as port, (tmp_path / "log").open("w") as out:
+        path = configured(tmp_path, keys, port)
+        found = json.loads(path.read_text())
+        found["storage"] = {"type": "file", "dsn": str(tmp_path / "kept")}
+        path.write_text(json.dumps(found))
+        command = [sys.executable, "-m", "replaykit", "machines", "-config", str(path)]
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            for _ in range(20):
+                with cluster.lock:
+                    cluster.guests[100].netin += 1_000_000
+                if list(tmp_path.glob("kept/vm_100/*.jsonl")):
+                    break
+                time.sleep(1)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+    assert list(tmp_path.glob("kept/vm_100/*.jsonl")), (tmp_path / "log").read_text()
 
 
 def test_its_data_folder_is_taken_over(ledger: Ledger, tmp_path: Path) -> None:
@@ -764,6 +798,18 @@ def test_the_wizard(keys: Path, cluster: Cluster, tmp_path: Path) -> None:
         and config.rules[0].name == "上限"
         and config.rules[0].anchored
         and path.stat().st_mode & 0o777 == 0o600
+    )
+    # Somebody who only presses Enter has a rule, and it is on.
+    with pve(keys, cluster) as port:
+        answers = iter([
+            "y", "127.0.0.1", str(port), "pve1", TOKEN, SECRET, "y", str(keys / "ca.pem"),
+            "", "", "", "", "", str(tmp_path / "w.db"), "", "", "9090", "",
+            "", "", "", "", "", "", "", "", "", "",
+        ])  # fmt: skip
+        assert wizard(path, lambda _: next(answers)) == 0
+    (rule,) = read_config(str(path)).rules
+    assert (
+        rule.enabled and rule.name == "rule_1" and json.loads(path.read_text())["rules"][0]["enabled"] is True
     )
     kept = iter(["n"])
     assert wizard(path, lambda _: next(kept)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from replaykit.errors import UsageError
 from replaykit.netfilter.counters import Counters
 from replaykit.netfilter.marks import parse
 from replaykit.netfilter.overlaps import overlaps
+from replaykit.netfilter.traffic_control import found_in, unclear
 from replaykit.netfilter.watch import NOBODY, nobodys
 from tests.netfilter.test_users import Net, net
 
@@ -104,6 +106,43 @@ def test_what_is_no_users_is_one(tmp_path: Path) -> None:
         ("10.0.0.2", "10.0.0.2"): 1, (NOBODY, NOBODY): 2, ("linked", "fe80::7"): 1,
     }  # fmt: skip
     ledger.close()
+
+
+def test_filters_by_mark_and_by_address() -> None:
+    """As tc prints them; whether they meet cannot be known, and one of each place is named."""
+
+    def marks(control: str) -> dict[str, Any]:
+        stats = {"bytes": 1, "packets": 1}
+        action = {"kind": "gact", "control_action": {"type": control}, "stats": stats}
+        return {"protocol": "ip", "pref": 9, "kind": "fw", "options": {"handle": "0x11", "actions": [action]}}
+
+    def address(number: int, **more: Any) -> dict[str, Any]:
+        keys = {"eth_type": "ipv4", "dst_ip": f"10.0.0.{number}"}
+        return {
+            "protocol": "ip",
+            "pref": number,
+            "kind": "flower",
+            "options": {"handle": 1, "keys": keys, **more},
+        }
+
+    def said(here: list[dict[str, Any]], there: list[dict[str, Any]], received: bool = False) -> list[str]:
+        found = [
+            *found_in(json.dumps(here), "egress", received),
+            *found_in(json.dumps(there), "parent 1:", False),
+        ]
+        return unclear(found)
+
+    many = [address(n) for n in range(1, 200)]
+    (line,) = said([marks("pass")], many)
+    assert line == "egress pref 9 fw mark:0x11 | parent 1: pref 1 flower 10.0.0.1"
+    assert said([marks("drop")], []) == said([*many, marks("pass")], []) == []
+    assert len(said([marks("continue"), *many], [])) == 1
+    assert said([marks("pass")], many, received=True) == []
+    # What is redirected in one place is seen in no other.
+    redirect = {"kind": "mirred", "mirred_action": "redirect", "control_action": {"type": "stolen"}}
+    taken = [address(7, actions=[redirect])]
+    (line,) = said(taken, [address(7)])  # the other may come first, and let it go on
+    assert said(taken, [address(7, actions=[redirect])]) == [] and "10.0.0.7" in line
 
 
 def test_nothing_to_count_is_said() -> None:

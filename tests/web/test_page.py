@@ -21,9 +21,10 @@ from selenium.webdriver.common.keys import Keys
 from ci.servers import free_port
 from tests.conftest import needs
 from tests.forwarder.test_command import Running, files, forward
+from tests.forwarder.test_tunnel import both, keys, mapped
 from tests.target import until
 
-assert files  # a fixture
+assert files and keys  # fixtures
 
 
 @pytest.fixture(scope="module")
@@ -247,4 +248,39 @@ def test_endpoints_and_rules(browser: Any, files: int, tmp_path: Path) -> None:
         until(lambda: f"mapping {port}: rate_limit" in text(browser, "main"), 15)
         until(lambda: "used 5.00 MB of 1.00 MB (500%)" in text(browser, "tbody"), 15)
         until(lambda: f"quota: mapping {port}" in text(browser, "[data-alerts] li"), 10)
+        quiet(browser)
+
+
+def test_through_a_tunnel_a_byte_counts_once(browser: Any, keys: Path, files: int, tmp_path: Path) -> None:
+    """Live, in total and in the chart: what a visitor took, though it went through the tunnel too."""
+    with both(keys, tmp_path) as (f, _):
+        port = mapped(f, files)
+        opened(browser, f)
+        until(lambda: text(browser, ".state") == "live", 20)
+        load = subprocess.Popen(
+            ["curl", "-s", "--limit-rate", "2M", "-o", "/dev/null", f"http://127.0.0.1:{port}/large"]
+        )
+
+        def live(card: str) -> float:
+            return float(
+                text(browser, f"[data-card={card}] .rate").split()[0].replace(",", "").replace("–", "0")
+            )
+
+        try:
+            until(lambda: live("total_sent") > 0, 15)
+            time.sleep(3)  # curl begins with what the sockets hold
+            rates = []
+            for _ in range(8):
+                rates.append((live("total_sent"), live("tunnel_received")))
+                time.sleep(1)
+        finally:
+            load.kill()
+            load.wait(10)
+        visitors, through = (sum(r) / len(rates) for r in zip(*rates, strict=True))
+        assert 1400 < visitors < 2700 and 1400 < through < 2800, rates  # KB/s; twice it would be 4096
+        until(lambda: f.ask("/api/mapping/list")[1]["data"][0]["connections"] == 0, 10)
+        moved, data = f.moved(port), f.ask("/api/stats/traffic")[1]["data"]
+        assert data["total_sent"] == moved[1] + data["tunnel"]["bytes_sent"]  # as document 000 adds
+        until(lambda: text(browser, "[data-card=total_sent] .number") == f"{moved[1] / 1e6:.3g} MB", 10)
+        assert text(browser, "[data-card=total_received] .number") == f"{moved[0]} B"
         quiet(browser)

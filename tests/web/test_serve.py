@@ -274,6 +274,30 @@ def test_a_report_opens_without_a_network(browser: Any, shop: Path, tmp_path: Pa
     assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
 
 
+def test_a_gap_that_lasts_is_in_reports_and_exports(tmp_path: Path) -> None:
+    """As in /api/history: nobody has read for two hours, and does not yet."""
+    now = int(time.time()) // 60 * 60
+    place = tmp_path / "usage.db"
+    with closing(Ledger(f"sqlite:///{place}")) as ledger:
+        for minutes, size in ((180, 0), (150, 90_000), (121, 100_000), (120, 200_000)):
+            ledger.read([Reading(now - 60 * minutes, "hypervisor", "machine", "100", {}, size)], 3600)
+    with serve(place, tmp_path) as s:
+        (there,) = s.ask("/api/history?kind=machine")[1]["data"]["gaps"]
+        (shown,) = s.ask("/api/report?kind=machine&format=json&period=hour")[1]["gaps"]
+        assert shown["since"] == there["since"] and shown["until"] >= there["until"]
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{s.api}/api/report?kind=machine&period=hour", timeout=20
+        ) as page:
+            assert b"no readings from" in page.read()
+    command = [sys.executable, "-m", "replaykit", "export", str(place), "--period", "hour"]
+    for form in ("json", "html", "table"):
+        done = subprocess.run([*command, "--format", form], capture_output=True, text=True, check=True)
+        assert ("no readings" if form != "json" else there["since"]) in done.stdout
+    # A span that was over before is whole.
+    before = [*command, "--format", "json", "--until", str(now - 7200)]
+    assert json.loads(subprocess.run(before, capture_output=True, text=True, check=True).stdout)["gaps"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

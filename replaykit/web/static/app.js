@@ -2,7 +2,7 @@
 // pushed it is asked for every three seconds. Nothing is loaded from another host.
 import { WORDS } from '/static/words.js';
 
-const POINTS = 20, POLL_MS = 3000;
+const POINTS = 20, POLL_MS = 3000, ROWS = 200;
 const RANGES = { hour: ['minute', 3600], day: ['hour', 86400], month: ['day', 31 * 86400], year: ['month', 366 * 86400] };
 // Pages that are a list of the ledger's subjects and what each moved.
 const SUBJECTS = {
@@ -19,7 +19,7 @@ createApp({
   data: () => ({
     zone: '', trouble: '',
     pages: ['rules'], page: '', parts: {}, kinds: [], subjectPages: SUBJECTS,
-    subjects: [], limits: [], subject: '', subjectPast: [], subjectRange: 'day', from: '', to: '', custom: null, behind: [], state: '', most: 200, order: 'newest', exchanges: [], exchange: -1, turns: 0, link: 'off', locked: false, refused: false, typed: '',
+    subjects: [], limits: [], subject: '', subjectPast: [], subjectRange: 'day', from: '', to: '', custom: null, behind: [], state: '', most: ROWS, found: 0, whole: null, tally: {}, one: null, beyond: {}, order: 'newest', exchanges: [], exchange: -1, turns: 0, link: 'off', locked: false, refused: false, typed: '',
     language: kept('language') || (navigator.language.startsWith('zh') ? 'zh' : 'en'),
     dark: kept('dark') ? kept('dark') === 'yes' : matchMedia('(prefers-color-scheme: dark)').matches,
     traffic: null, points: [], mappings: [], before: {}, opened: '', sought: '',
@@ -30,26 +30,17 @@ createApp({
     cards() {
       const d = this.traffic, p = this.points.at(-1) || {};
       return [
-        { name: 'total_sent', bytes: d?.total_sent, rate: p.sent }, { name: 'total_received', bytes: d?.total_received, rate: p.received },
+        { name: 'total_sent', bytes: d && this.sum(d, 'bytes_sent'), rate: p.sent }, { name: 'total_received', bytes: d && this.sum(d, 'bytes_received'), rate: p.received },
         { name: 'tunnel_sent', bytes: d?.tunnel.bytes_sent, rate: p.tunnelSent }, { name: 'tunnel_received', bytes: d?.tunnel.bytes_received, rate: p.tunnelReceived },
       ];
     },
-    shownMappings() {
-      const word = this.sought.toLowerCase();
-      return this.mappings.filter(m => !word || [m.name, m.client, m.target_host, m.remark].join(' ').toLowerCase().includes(word));
-    },
-    shownSubjects() {
-      const word = this.sought.toLowerCase();
-      return this.subjects.filter(s => (!this.state || s.labels.status === this.state)
-        && (!word || [s.subject, ...Object.values(s.labels)].join(' ').toLowerCase().includes(word)));
-    },
-    states() { return [...new Set(this.subjects.map(s => s.labels.status).filter(Boolean))].sort(); },
+    states() { return Object.keys(this.tally); },
     subjectCards() {
-      const sum = key => this.subjects.reduce((n, s) => n + s[key], 0), running = this.subjects.filter(s => s.labels.status === 'running').length;
-      return [{ name: this.page, value: this.subjects.length.toLocaleString() }, ...(this.page === 'machines' ? [{ name: 'running', value: running.toLocaleString() }] : []),
-        { name: 'received', value: this.size(sum('rx_bytes')) }, { name: 'sent', value: this.size(sum('tx_bytes')) }];
+      const all = this.whole || { subjects: 0 };
+      return [{ name: this.page, value: all.subjects.toLocaleString() }, ...(this.page === 'machines' ? [{ name: 'running', value: (this.tally.running || 0).toLocaleString() }] : []),
+        { name: 'received', value: this.size(all.rx_bytes) }, { name: 'sent', value: this.size(all.tx_bytes) }];
     },
-    subjectRow() { return this.subjects.find(s => s.subject === this.subject); },
+    subjectRow() { return this.subjects.find(s => s.subject === this.subject) || (this.one?.subject === this.subject ? this.one : undefined); },
     subjectName() { return this.subjectRow ? this.named(this.subjectRow) : this.subject; },
     subjectLabels() { return this.subjectRow?.labels || {}; },
     subjectAddresses() {
@@ -67,7 +58,8 @@ createApp({
   watch: {
     language(v) { keep('language', v); document.documentElement.lang = v; this.draw(); },
     dark(v) { keep('dark', v ? 'yes' : 'no'); document.documentElement.classList.toggle('dark', v); this.redraw(); },
-    range() { this.loadPast(); }, page() { this.sought = this.state = ''; this.subjects = []; this.most = 200; this.$nextTick(() => { this.redraw(); this.refresh(); }); },
+    range() { this.loadPast(); }, page() { this.sought = this.state = ''; this.subjects = []; this.whole = this.one = null; this.tally = {}; this.effects = []; this.log = []; this.most = ROWS; this.$nextTick(() => { this.redraw(); this.refresh(); }); },
+    sought() { this.sift(); }, state() { this.sift(); }, most() { this.sift(); },
     span() { this.refresh(); }, endpoint() { this.exchange = -1; this.exchanges = []; this.loadEndpoint(); }, order() { this.exchange = -1; this.loadEndpoint(); },
     subject() { this.loadSubject(); }, subjectRange() { this.from = this.to = ''; this.loadSubject(); },
   },
@@ -93,7 +85,7 @@ createApp({
     named(s) { return s.labels?.name && s.labels.name !== s.subject ? `${s.labels.name} (${s.subject})` : s.subject; },
     clock(text) { return text ? new Date(text).toLocaleTimeString(this.language) : '–'; },
     async look() {
-      const seconds = RANGES[this.span][1], since = Math.floor(Date.now() / 1000) - seconds;
+      const since = this.since(this.span);
       const found = await this.get(`/api/overview?since=${since}`);
       this.parts = found.parts; this.kinds = found.kinds; this.zone = found.time_zone; this.trouble = found.trouble;
       const shown = this.kinds.map(k => this.pageOf(k)).filter(Boolean);
@@ -121,6 +113,12 @@ createApp({
       return answer;
     },
     async get(path) { return (await (await this.ask(path)).json()).data; },
+    // Some rows of a list, and how many there are.
+    async some(path) { const answer = await this.ask(path); return [(await answer.json()).data, Number(answer.headers.get('X-Total-Count'))]; },
+    // Where a range begins: the same for a whole minute, so that what did not change is not sent again.
+    since(range) { return Math.floor(Date.now() / 60000) * 60 - RANGES[range][1]; },
+    // What is searched for is asked for when the typing rests.
+    sift() { clearTimeout(this.sifting); this.sifting = setTimeout(() => this.refresh().catch(() => {}), 200); },
     push() {
       if (this.locked) return;
       const token = this.token(), place = location.origin.replace(/^http/, 'ws') + '/api/stats/ws';
@@ -131,16 +129,17 @@ createApp({
     async poll() {
       if (!this.locked) {
         try {
-          if (!this.page || this.page === 'overview' || this.turns++ % 10 === 0) await this.look();
+          if (!this.page || this.page === 'overview' || this.turns++ % (this.page === 'machines' ? 3 : 10) === 0) await this.look();
           if (this.parts.forwarder && this.link !== 'live') { this.took(await this.get('/api/stats/traffic')); this.link = 'polling'; }
           await this.refresh();
         } catch { if (this.link !== 'live') this.link = 'off'; }
       }
       setTimeout(() => this.poll(), POLL_MS);
     },
+    // A tunnel carries what its mappings move: a byte counts once, whatever the totals of document 000 add up.
+    sum(d, key) { return d.mappings.reduce((n, m) => n + m[key], 0); },
     took(now) {
-      // A tunnel carries what its mappings move: rates count a byte once, whatever the totals of document 000 add up.
-      const sum = (d, key) => d.mappings.reduce((n, m) => n + m[key], 0);
+      const sum = this.sum;
       const last = this.traffic, at = performance.now() / 1000, seconds = at - this.tookAt;
       if (last && seconds > .2) {
         const grown = (a, b) => Math.max(0, a - b) / seconds;
@@ -155,7 +154,9 @@ createApp({
     async refresh() {
       if (this.page === 'mappings') {
         const at = performance.now() / 1000;
-        this.mappings = (await this.get('/api/mapping/list')).map(m => {
+        const [rows, found] = await this.some(`/api/mapping/list?limit=${this.most}&search=${encodeURIComponent(this.sought)}`);
+        this.found = found;
+        this.mappings = rows.map(m => {
           const moved = m.bytes_sent + m.bytes_received, last = this.before[m.name];
           const rate = last ? Math.max(0, moved - last.moved) / (at - last.at) : undefined;
           this.before[m.name] = { moved, at };
@@ -163,41 +164,48 @@ createApp({
         });
         if (this.range !== 'live') await this.loadPast();
       } else if (this.page === 'endpoints') {
-        const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1];
-        const rows = (await this.get(`/api/totals?vantage=wire&kind=endpoint&since=${since}`)).rows;
-        const whole = rows.reduce((sum, r) => sum + r.total_bytes, 0) || 1;
-        this.endpoints = rows.slice(0, 100).map(r => ({ ...r, share: r.total_bytes / whole }));
+        const { rows, whole } = await this.get(`/api/totals?vantage=wire&kind=endpoint&since=${this.since(this.span)}&limit=100`);
+        this.endpoints = rows.map(r => ({ ...r, share: r.total_bytes / (whole.total_bytes || 1) }));
         await this.loadEndpoint();
       } else if (SUBJECTS[this.page]) {
-        const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1], { vantage, kind } = SUBJECTS[this.page];
-        const rows = (await this.get(`/api/totals?vantage=${vantage}&kind=${kind}&since=${since}`)).rows;
-        const whole = rows.reduce((sum, r) => sum + r.total_bytes, 0) || 1;
-        if (kind === 'machine') { // those that moved nothing, such as one that is stopped, are there too
-          const all = await this.get('/api/vms'), moved = Object.fromEntries(rows.map(r => [r.subject, r]));
-          for (const m of all) {
-            const labels = { vmid: String(m.vmid), name: m.name, status: m.status, node: m.node, type: m.type, tags: m.tags.join(';') };
-            if (moved[m.subject]) Object.assign(moved[m.subject].labels, { status: m.status });
-            else rows.push({ subject: m.subject, labels: Object.fromEntries(Object.entries(labels).filter(l => l[1])), rx_bytes: 0, tx_bytes: 0, total_bytes: 0 });
-          }
-        }
-        this.subjects = rows.map(r => ({ ...r, share: r.total_bytes / whole }));
-        await this.loadRules();
-        if (this.subject && !this.custom) await this.loadSubject();
+        // Machines that moved nothing, such as one that is stopped, are there too.
+        const question = () => this.ofSubjects() + `&limit=${this.most}&search=${encodeURIComponent(this.sought)}` + (this.page === 'machines' ? '&tally=status' : '')
+          + (this.state ? `&label=${encodeURIComponent('status=' + this.state)}` : '');
+        const asked = question(), [{ rows, whole, tally }, found] = await this.some(asked);
+        if (!SUBJECTS[this.page] || asked !== question()) return; // something else is shown by now
+        this.whole = whole; this.tally = tally || {}; this.found = found;
+        this.subjects = rows.map(r => this.shared(r));
+        if (this.subject) await (this.custom ? this.loadRules() : this.loadSubject());
       } else if (this.page === 'rules') await this.loadRules(); else if (this.page === 'overview') await this.look();
     },
     async loadRules() {
-      if (this.page === 'rules') this.alerts = await this.get('/api/alerts');
-      this.effects = await this.get('/api/rules/effects');
-      this.log = (await this.get('/api/rules/log?most=200')).reverse();
+      const { vantage, kind } = SUBJECTS[this.page] || {};
+      if (kind && !this.subject) return;
+      const whose = kind ? `vantage=${vantage}&kind=${kind}&subject=${encodeURIComponent(this.subject)}&` : '', beyond = {};
+      if (!kind) { const [rows, all] = await this.some(`/api/alerts?limit=${ROWS}`); this.alerts = rows; beyond.alerts = all - rows.length; }
+      const [rows, all] = await this.some(`/api/rules/effects?${whose}limit=${ROWS}`);
+      this.effects = rows; beyond.effects = all - rows.length;
+      this.log = (await this.get(`/api/rules/log?${whose}most=${kind ? 10 : ROWS}`)).reverse();
+      this.beyond = beyond;
     },
+    ofSubjects() {
+      const { vantage, kind } = SUBJECTS[this.page];
+      return `/api/totals?vantage=${vantage}&kind=${kind}&since=${this.since(this.span)}` + (kind === 'machine' ? '&idle=true' : '');
+    },
+    shared(row) { return { ...row, share: row.total_bytes / (this.whole?.total_bytes || 1) }; },
     async loadSubject() {
       if (!this.subject || !SUBJECTS[this.page]) return;
       const { vantage, kind } = SUBJECTS[this.page], name = this.glob(this.subject);
       this.custom = this.from ? { from: this.from, to: this.to } : null;
+      if (!this.subjects.some(s => s.subject === this.subject)) {
+        const { rows } = await this.get(`/api/totals?vantage=${vantage}&kind=${kind}&since=${this.since(this.span)}&idle=true&limit=1&subject=${name}`);
+        this.one = rows.length ? this.shared(rows[0]) : null;
+      }
+      await this.loadRules();
       this.limits = await this.get(`/api/limits?vantage=${vantage}&kind=${kind}&subject=${encodeURIComponent(this.subject)}`).catch(() => []);
       this.subjectPast = await this.history(this.subjectRange, `vantage=${vantage}&kind=${kind}&subject=${name}`, this.custom);
       if (this.parts.exchanges && this.subjectAddresses.length) {
-        const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1], found = {};
+        const since = this.since(this.span), found = {};
         for (const address of this.subjectAddresses.slice(0, 8)) for (const e of await this.get(`/api/endpoints?address=${encodeURIComponent(address)}&since=${since}&most=20`)) {
           const at = found[e.endpoint] ||= { endpoint: e.endpoint, total_bytes: 0, requests: 0 };
           at.total_bytes += e.total_bytes; at.requests += e.requests;
@@ -220,7 +228,7 @@ createApp({
     },
     // The buckets and the span of a range, or of dates that were chosen.
     spanOf(range, custom) {
-      if (!custom) { const [period, seconds] = RANGES[range]; return [period, `since=${Math.floor(Date.now() / 1000) - seconds}`]; }
+      if (!custom) { const [period, seconds] = RANGES[range]; return [period, `since=${Math.floor(Date.now() / 60000) * 60 - seconds}`]; }
       const begin = Date.parse(custom.from), end = custom.to ? Date.parse(custom.to) + 864e5 : Date.now();
       return [end - begin > 3 * 864e5 ? 'day' : 'hour', `since=${custom.from}` + (custom.to ? `&until=${new Date(end).toISOString().slice(0, 10)}` : '')];
     },
@@ -243,7 +251,7 @@ createApp({
       if (!this.endpoint) return;
       this.endpointPast = await this.history(this.span, `vantage=wire&kind=endpoint&subject=${this.glob(this.endpoint)}`);
       if (this.parts.exchanges && this.exchange < 0) {
-        const since = Math.floor(Date.now() / 1000) - RANGES[this.span][1];
+        const since = this.since(this.span);
         this.exchanges = await this.get(`/api/exchanges?endpoint=${encodeURIComponent(this.endpoint)}&since=${since}&order=${this.order}&most=50`);
       }
       await this.$nextTick();
