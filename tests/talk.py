@@ -28,10 +28,11 @@ STEP = 100_000
 
 
 def layered(
-    envelope: Sequence[Layer], src: str, dst: str, sport: int, dport: int, flags: str, seq: int, ack: int, payload: bytes
+    envelope: Sequence[Layer], src: str, dst: str, sport: int, dport: int, flags: str, seq: int, ack: int, payload: bytes,
+    identification: int = 1,
 ) -> bytes:  # fmt: skip
     """A packet as scapy makes it."""
-    ip = IPv6(src=src, dst=dst) if ":" in src else IP(src=src, dst=dst)
+    ip = IPv6(src=src, dst=dst) if ":" in src else IP(src=src, dst=dst, id=identification & 0xFFFF)
     layers: Layer = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
     for layer in envelope:
         layers = layers / layer.copy()
@@ -43,7 +44,7 @@ def _empty(src: str, dst: str, sport: int, dport: int, flags: str) -> bytes:
     return layered((), src, dst, sport, dport, flags, 0, 0, b"")
 
 
-def filled(empty: bytes, seq: int, ack: int, payload: bytes) -> bytes:
+def filled(empty: bytes, seq: int, ack: int, payload: bytes, identification: int = 1) -> bytes:
     """The same packet with other numbers and contents; `empty` has no VLAN, options or extension headers."""
     out, four = bytearray(empty + payload), empty[14] >> 4 == 4
     tcp = 34 if four else 54
@@ -51,6 +52,7 @@ def filled(empty: bytes, seq: int, ack: int, payload: bytes) -> bytes:
     pack_into(">II", out, tcp + 4, seq, ack)
     if four:
         pack_into(">H", out, 16, 20 + length)
+        pack_into(">H", out, 18, identification & 0xFFFF)
         pack_into(">H", out, 24, 0)
         pack_into(">H", out, 24, _checksum(out[14:34]))
     else:
@@ -90,10 +92,14 @@ class Talk:
             src, dst, sport, dport, own, other = dst, src, dport, sport, other, own
         number = (own if seq is None else seq) & 0xFFFFFFFF
         answers = other & 0xFFFFFFFF if "A" in flags else 0
+        # A host numbers its packets: one that repeats another has a number of its own.
+        identification = len(self.packets) + 1
         if self.envelope:
-            raw = layered(self.envelope, src, dst, sport, dport, flags, number, answers, payload)
+            raw = layered(
+                self.envelope, src, dst, sport, dport, flags, number, answers, payload, identification
+            )  # fmt: skip
         else:
-            raw = filled(_empty(src, dst, sport, dport, flags), number, answers, payload)
+            raw = filled(_empty(src, dst, sport, dport, flags), number, answers, payload, identification)
         self.packets.append(Packet(self.start + STEP * len(self.packets), 1, len(raw), raw))
         if seq is None:
             length = len(payload) + ("S" in flags) + ("F" in flags)

@@ -28,6 +28,7 @@ PAGES = ("/", "/api/stats/monitor")
 _READING = ("GET", "HEAD")
 _TRIES = 5
 _SECONDS_A_TRY = 6.0
+_KNOWN_S = 3600.0
 _MOST_PLACES = 10_000
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -63,12 +64,17 @@ def _origin(text: str) -> str | None:
 
 
 class Brake:
-    """So many wrong tokens at once from a place, then one every few seconds; the right one is always let in."""
+    """So many wrong tokens at once from a place, then one every few seconds.
+
+    Where the right one has come from lately, somebody else's guesses do not lock out who has it.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """By place: how many tries it has used, and when that was so."""
+        self._right: OrderedDict[str, float] = OrderedDict()
+        """By place: when the right token came from there."""
 
     def wait_s(self, place: str) -> float:
         """How long until a token from there is looked at; 0: it is now."""
@@ -79,6 +85,17 @@ class Brake:
         self._spent.move_to_end(place)
         if len(self._spent) > _MOST_PLACES:
             self._spent.popitem(last=False)
+
+    def succeeded(self, place: str) -> None:
+        self._right[place] = self._clock()
+        self._right.move_to_end(place)
+        if len(self._right) > _MOST_PLACES:
+            self._right.popitem(last=False)
+
+    def is_known(self, place: str) -> bool:
+        """Whether the right token has come from there lately."""
+        at = self._right.get(place)
+        return at is not None and self._clock() - at < _KNOWN_S
 
     def _used(self, place: str) -> float:
         used, at = self._spent.get(place, (0.0, 0.0))
@@ -182,13 +199,18 @@ class Admission:
         if not given and scope["type"] == "websocket":  # a browser can set no headers here
             offered = headers.get("sec-websocket-protocol", "").rpartition(",")[2].strip()
             given = f"Bearer {offered}" if offered else ""
-        if permitted(given, self._token):
-            return None  # whatever else comes from there: an address may be many people's
         place = _place(scope)
+        right = permitted(given, self._token)
         wait = self._brake.wait_s(place) if given else 0.0
-        if wait:
+        if wait and not self._brake.is_known(place):
+            # Also the right token: else the answer would tell a guess from it, however many are made.
             text = f"too many wrong tokens from {place}: try again in {wait:.0f} s"
             return _refused(429, text, {"Retry-After": f"{wait:.0f}"})
+        if right:
+            self._brake.succeeded(place)
+            return None
+        if wait:
+            return _refused(429, f"too many wrong tokens from {place}", {"Retry-After": f"{wait:.0f}"})
         if given:
             self._brake.failed(place)
         return _refused(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})

@@ -16,6 +16,7 @@ MALFORMED = "malformed"
 UNKNOWN_PROTOCOL = "unknown_protocol"
 SWITCHED_PROTOCOL = "switched_protocol"
 UNPARSED = "unparsed"
+COPIES = "copies"
 DENIED = "denied"
 TRUNCATED = "truncated"
 MEMORY_BOUND = "memory_bound"
@@ -30,6 +31,7 @@ CAUSES = {
     UNKNOWN_PROTOCOL: "unknown protocol",
     SWITCHED_PROTOCOL: "after CONNECT or an upgrade",
     UNPARSED: "given to a plug-in that could not read it",
+    COPIES: "copies of packets that were captured more than once",
     DENIED: "denied by a filter",
     TRUNCATED: "cut by the snap length",
     MEMORY_BOUND: "cut by a memory bound",

@@ -181,7 +181,12 @@ def test_wrong_tokens_are_braked(tmp_path: Path) -> None:
         assert found.count(401) <= 6 and found.count(429) >= 34
         status, headers, body = ask(f.api, "/api/totals", Authorization="Bearer guess")
         assert status == 429 and int(headers["Retry-After"]) <= 6 and b"too many wrong tokens" in body
-        # Somebody else behind the same address has the right one, and is let in at once; the guesses stay braked.
+        # The right one is not told from a guess by who has never had it.
+        assert f.ask("/api/totals")[0] == 429
+    with forward(tmp_path / "other", token="a-long-secret") as f:
+        assert f.ask("/api/totals")[0] == 200
+        assert [f.ask("/api/totals", token=f"guess-{n}")[0] for n in range(40)].count(429) >= 34
+        # Somebody behind the same address has the right one, and is not locked out; the guesses stay braked.
         for _ in range(3):
             assert f.ask("/api/totals")[0] == 200
             assert f.ask("/api/totals", token="guess")[0] == 429
@@ -202,6 +207,10 @@ def test_the_brake() -> None:
     assert brake.wait_s("192.0.2.1") == 6 and brake.wait_s("192.0.2.2") == 0
     now[0] = 6.0
     assert brake.wait_s("192.0.2.1") == 0
+    brake.succeeded("192.0.2.1")
+    assert brake.is_known("192.0.2.1") and not brake.is_known("192.0.2.2")
+    now[0] = 4000.0
+    assert not brake.is_known("192.0.2.1")
     for n in range(20_000):
         brake.failed(f"place {n}")
     assert len(brake._spent) <= 10_000

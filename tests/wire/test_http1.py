@@ -133,28 +133,6 @@ def test_goreplays_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("switch", "answer"),
-    [
-        (b"CONNECT example.org:443 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"),
-        (b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
-    ],
-)
-def test_after_a_switch_bytes_are_counted_not_parsed(switch: bytes, answer: bytes) -> None:
-    talk = (
-        Talk()
-        .open()
-        .client(switch)
-        .server(answer + b"\x81\x05hello")
-        .client(b"GET / HTTP/1.1\r\n\r\n")
-        .close()
-    )
-    found = play(talk.packets)
-    row = found.only()
-    assert row["complete"] and row["response_body_bytes"] == 0
-    assert found.account["switched_protocol"] == 7 + 18 + 54
-
-
-@pytest.mark.parametrize(
     ("head", "anomaly"),
     [
         (b"Content-Length: 5\r\nTransfer-Encoding: chunked", "conflicting_framing"),

@@ -26,6 +26,8 @@ pub enum Cause {
     Switched,
     /// Given to a plug-in that could not read it.
     Unparsed,
+    /// The same packet again: from another interface, or twice from a mirror port.
+    Copy,
     /// A filter of the user's.
     Denied,
     /// The snap length cut away what was needed to understand it.
@@ -34,7 +36,7 @@ pub enum Cause {
     MemoryBound,
 }
 
-pub const CAUSES: [(Cause, &str); 12] = [
+pub const CAUSES: [(Cause, &str); 13] = [
     (Cause::NotTcp, "not_tcp"),
     (Cause::NotUnderstood, "not_understood"),
     (Cause::ConnectionOverhead, "connection_overhead"),
@@ -44,6 +46,7 @@ pub const CAUSES: [(Cause, &str); 12] = [
     (Cause::UnknownProtocol, "unknown_protocol"),
     (Cause::Switched, "switched_protocol"),
     (Cause::Unparsed, "unparsed"),
+    (Cause::Copy, "copies"),
     (Cause::Denied, "denied"),
     (Cause::Truncated, "truncated"),
     (Cause::MemoryBound, "memory_bound"),

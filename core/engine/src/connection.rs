@@ -740,6 +740,17 @@ impl Http {
             return 0;
         }
         let covered = seen.len() >= rest;
+        if !self.understood && covered && rest < 6 && seen.starts_with(&[22]) {
+            // A TLS record may begin here, and its first bytes come alone.
+            let lane = &mut self.lanes[d];
+            lane.begun = Begun::at(c.time, c.seq.wrapping_add(at as u32));
+            lane.begun.pay(cost.take(rest));
+            lane.head.clear();
+            lane.head.extend_from_slice(seen);
+            sink.buffered += seen.len();
+            lane.state = State::Head;
+            return rest;
+        }
         let (time, ack) = (c.time, c.ack);
         let seq = c.seq.wrapping_add(at as u32);
         if self.understood && d != self.client && !http1::may_respond(seen) {
@@ -839,6 +850,9 @@ impl Http {
         cost: &mut Cost,
         sink: &mut Sink,
     ) -> usize {
+        if !self.understood && self.lanes[d].head.first() == Some(&22) {
+            return self.tls_head(d, seen, rest, c, cost, sink);
+        }
         let lane = &mut self.lanes[d];
         let old = lane.head.len();
         lane.head.extend_from_slice(seen);
@@ -908,6 +922,47 @@ impl Http {
             }
         } else {
             self.check_head(d, sink);
+        }
+        rest
+    }
+
+    /// The first bytes of what may be TLS have come alone: they are read with those that follow.
+    fn tls_head(
+        &mut self,
+        d: usize,
+        seen: &[u8],
+        rest: usize,
+        c: &Chunks,
+        cost: &mut Cost,
+        sink: &mut Sink,
+    ) -> usize {
+        let lane = &mut self.lanes[d];
+        sink.buffered -= lane.head.len();
+        let mut head = std::mem::take(&mut lane.head);
+        let begun = lane.begun;
+        let (bytes, packets) = cost.take(rest);
+        let whole = head.len() + rest;
+        head.extend_from_slice(seen);
+        if head.len() < 6 && seen.len() == rest {
+            sink.buffered += head.len();
+            lane.head = head;
+            lane.begun.pay((bytes, packets));
+            return rest;
+        }
+        lane.state = State::Idle;
+        let chunks = Chunks {
+            data: &head,
+            len: whole,
+            time: begun.time,
+            seq: begun.seq,
+            ack: c.ack,
+            overhead: begun.link + bytes - whole as u64,
+            packets: (begun.packets + packets) as u32,
+        };
+        if self.prior_knowledge(d, &head, true, sink) {
+            self.feed(d, &chunks, sink);
+        } else {
+            self.refuse(d, self.broken(), begun.link + bytes, sink);
         }
         rest
     }
@@ -1506,13 +1561,9 @@ impl Http {
             self.cut_head(d, Cause::Malformed, sink);
         }
         if let State::Body(body) = self.lanes[d].state {
-            if d == self.client && self.is_answered() {
-                if self
-                    .current(d)
-                    .is_some_and(|x| x.expects && x.request.body == 0)
-                {
-                    return self.end_answered(sink);
-                }
+            let never_sent = |x: &mut Exchange| x.expects && x.request.body == 0;
+            if d == self.client && self.is_answered() && self.current(d).is_some_and(never_sent) {
+                return self.end_answered(sink);
             }
             let whole = closed && body == Body::UntilClose;
             if closed && !whole {

@@ -1206,7 +1206,7 @@ impl Http2 {
             return;
         };
         let answered = s.x.response.done && s.x.response.whole;
-        if !(server && answered) {
+        if !answered {
             // A response that is whole needs no more of its request (§8.1): that is no failure.
             s.x.flag(Anomaly::StreamReset);
         }
@@ -1216,9 +1216,8 @@ impl Http2 {
         } else {
             s.x.response.done
         };
-        if other_is_done || self.resets.iter().any(|&(_, known)| known == id) {
-            self.over(id, cx, sink);
-        } else if self.resets.len() >= ENDED {
+        let twice = self.resets.iter().any(|&(_, known)| known == id);
+        if other_is_done || twice || self.resets.len() >= ENDED {
             self.over(id, cx, sink);
         } else {
             self.resets.push_back((time, id));

@@ -9,6 +9,7 @@
 pub mod account;
 pub mod answer;
 pub mod connection;
+pub mod copies;
 pub mod endpoint;
 pub mod envelope;
 pub mod exchange;
@@ -40,6 +41,7 @@ use account::{Account, Cause};
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
 use connection::{Chunks, Http, Sink, State};
+use copies::Copies;
 use exchange::{Addresses, Columns, Counted, Ends, Exchange};
 use hashbrown::HashMap;
 use http1::Memos;
@@ -58,6 +60,7 @@ pub struct Engine {
     file: File,
     conversations: gor::Conversations,
     streams: HashMap<u64, Http>,
+    copies: Copies,
 }
 
 impl Engine {
@@ -68,6 +71,7 @@ impl Engine {
             file: File::default(),
             conversations: gor::Conversations::default(),
             streams: HashMap::default(),
+            copies: Copies::default(),
             sink: Sink {
                 columns: Columns::new(&options, options.slice_ns > 0),
                 messages: Messages::default(),
@@ -161,6 +165,9 @@ impl Engine {
         self.sink.account.bytes += orig;
         let mut lost = 0;
         match self.decoder.decode(entry, time, orig, frame, &mut lost) {
+            Decoded::Tcp(segment) if self.copies.is_copy(&segment) => {
+                self.sink.account.add(Cause::Copy, orig);
+            }
             Decoded::Tcp(segment) => self.table.segment(&segment, &mut self.sink),
             Decoded::Other(cause) => self.sink.account.add(cause, orig),
             Decoded::Held => {}

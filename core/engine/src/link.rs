@@ -50,6 +50,9 @@ pub struct Segment<'a> {
     /// Link bytes beside the payload: all headers and padding.
     pub overhead: u64,
     pub packets: u32,
+    /// Of the IP header, 0 where there is none; and TCP's.
+    pub identification: u16,
+    pub checksum: u16,
 }
 
 pub enum Decoded<'a> {
@@ -93,6 +96,7 @@ struct Datagram {
     at: usize,
     /// Length on the wire of what follows `at`; None where the header leaves it open (TSO).
     len: Option<usize>,
+    identification: u16,
     /// Identification, offset in bytes, more-fragments.
     fragment: Option<(u32, usize, bool)>,
 }
@@ -154,6 +158,7 @@ fn ipv4(b: &[u8], at: usize) -> Option<Datagram> {
         protocol: *b.get(at + 9)?,
         at: at + header,
         len: (total != 0).then(|| total - header),
+        identification: be16(b, at + 4)?,
         fragment: (offset != 0 || more).then_some((be16(b, at + 4)? as u32, offset, more)),
     })
 }
@@ -173,6 +178,7 @@ fn ipv6(b: &[u8], at: usize) -> Option<Datagram> {
         protocol: *b.get(at + 6)?,
         at: at + 40,
         len: None,
+        identification: 0,
         fragment: None,
     };
     // RFC 8200 §4: hop-by-hop, routing, fragment, AH, destination options, mobility, HIP, shim6.
@@ -267,7 +273,7 @@ impl Decoder {
             b = b.get(size..).unwrap_or(&[]);
         }
         if protocol == 6 {
-            return segment(w.src, w.dst, time, b, b.len(), w.size, w.packets);
+            return segment((w.src, w.dst, 0), time, b, b.len(), w.size, w.packets);
         }
         let next = envelope::open(protocol, b, 0, &self.vxlan);
         self.walk(next, time, b.len(), w.size, w.packets, b, lost)
@@ -325,7 +331,8 @@ impl Decoder {
                 let len = d.len.unwrap_or(rest).min(rest);
                 let captured = frame.get(d.at..).unwrap_or(&[]);
                 let captured = &captured[..captured.len().min(len)];
-                return segment(d.src, d.dst, time, captured, len, size, packets);
+                let from = (d.src, d.dst, d.identification);
+                return segment(from, time, captured, len, size, packets);
             }
             next = envelope::open(d.protocol, frame, d.at, &self.vxlan);
         }
@@ -468,12 +475,14 @@ fn plain(time: i64, orig: u64, frame: &[u8], at: usize) -> Option<Segment<'_>> {
         len: len as u32,
         overhead: orig - len as u64,
         packets: 1,
+        identification: half(4),
+        checksum: half(36),
     })
 }
 
+/// `ip`: source, destination and identification.
 fn segment<'a>(
-    src: Addr,
-    dst: Addr,
+    ip: (Addr, Addr, u16),
     time: i64,
     b: &'a [u8],
     len: usize,
@@ -506,8 +515,8 @@ fn segment<'a>(
     let len = len - header;
     Decoded::Tcp(Segment {
         time,
-        src,
-        dst,
+        src: ip.0,
+        dst: ip.1,
         sport,
         dport,
         seq,
@@ -517,5 +526,7 @@ fn segment<'a>(
         len: len as u32,
         overhead: bytes - len as u64,
         packets,
+        identification: ip.2,
+        checksum: be16(b, 16).unwrap_or(0),
     })
 }

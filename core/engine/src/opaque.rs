@@ -233,7 +233,13 @@ pub struct Opaque {
     keep: [bool; 2],
     tls: Option<Box<Tls>>,
     /// What the inside of a tunnel is called.
-    tunnel: Option<Box<(Protocol, Vec<u8>, Vec<u8>)>>,
+    tunnel: Option<Box<Inside>>,
+}
+
+struct Inside {
+    protocol: Protocol,
+    name: Vec<u8>,
+    host: Vec<u8>,
 }
 
 impl Opaque {
@@ -250,7 +256,11 @@ impl Opaque {
     /// The inside of a tunnel: its protocol's name and host, where these are known.
     pub fn tunnel(protocol: Protocol, name: &[u8], host: &[u8]) -> Self {
         Opaque {
-            tunnel: Some(Box::new((protocol, name.to_vec(), host.to_vec()))),
+            tunnel: Some(Box::new(Inside {
+                protocol,
+                name: name.to_vec(),
+                host: host.to_vec(),
+            })),
             ..Opaque::raw()
         }
     }
@@ -297,7 +307,7 @@ impl Opaque {
         let x = self.x.get_or_insert_with(|| {
             let mut x = Box::<Exchange>::default();
             x.protocol = match tunnel {
-                Some((protocol, ..)) => *protocol,
+                Some(inside) => inside.protocol,
                 None if raw => Protocol::Raw,
                 None => Protocol::Tls,
             };
@@ -305,7 +315,7 @@ impl Opaque {
             x.denied = !sink.options.filters.passes_unknown();
             x.id = cx.gor_id(x.stream as u32, sink);
             match tunnel {
-                Some((_, name, host)) => x.set_request([name, b"", host, b""]),
+                Some(inside) => x.set_request([&inside.name, b"", &inside.host, b""]),
                 None => x.set_request([b"", b"", b"", b""]),
             }
             x

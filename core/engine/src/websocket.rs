@@ -133,7 +133,13 @@ impl Inflate {
             at += taken;
             let made = self.stream.total_out() - made;
             self.out += made;
-            self.lost = !matches!(status, Ok(Status::Ok | Status::BufError)) || self.out > limit;
+            if matches!(status, Ok(Status::StreamEnd)) {
+                // RFC 7692 §7.2.3.5: a final block ends no message; another follows it.
+                self.stream.reset(false);
+            } else {
+                self.lost = !matches!(status, Ok(Status::Ok | Status::BufError));
+            }
+            self.lost |= self.out > limit;
             if (at == b.len() && made < scratch.len() as u64) || (taken == 0 && made == 0) {
                 return;
             }
