@@ -148,6 +148,7 @@ def test_bodies_and_streams_are_bounded(open_one: Running) -> None:
     except (BrokenPipeError, ConnectionResetError):  # it was cut amid the body
         status = 413
     assert open_one.ask("/health")[0] == 200
+    until(lambda: socket_of(open_one) == "0", 20)  # those of other tests have gone
 
     async def many() -> int:
         url, taken, refused = f"ws://127.0.0.1:{open_one.api}/api/stats/ws", [], 0
@@ -183,6 +184,7 @@ def test_wrong_tokens_are_braked(tmp_path: Path) -> None:
         assert status == 429 and int(headers["Retry-After"]) <= 6 and b"too many wrong tokens" in body
         # The right one is not told from a guess by who has never had it.
         assert f.ask("/api/totals")[0] == 429
+    (tmp_path / "other").mkdir()
     with forward(tmp_path / "other", token="a-long-secret") as f:
         assert f.ask("/api/totals")[0] == 200
         assert [f.ask("/api/totals", token=f"guess-{n}")[0] for n in range(40)].count(429) >= 34
