@@ -32,14 +32,29 @@ def parse_duration(text: str) -> float:
     return float(sum(float(n) * _SECONDS[u] for n, u in parts))
 
 
-def show_size(count: float) -> str:
-    """Bytes with three digits and a decimal unit: `1.23 MB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 999.5 or unit == "TB":
+def show_size(count: float, binary: bool = False) -> str:
+    """Bytes with three digits and a unit: `1.23 MB`, or `1.17 MiB` where they are counted in binary units."""
+    units, base = (
+        (("B", "KiB", "MiB", "GiB", "TiB"), 1024) if binary else (("B", "kB", "MB", "GB", "TB"), 1000)
+    )
+    for unit in units:
+        if abs(count) < 999.5 or unit == units[-1]:
             digits = 0 if unit == "B" or abs(count) >= 99.95 else 1 if abs(count) >= 9.995 else 2
             return f"{count:.{digits}f} {unit}"
-        count /= 1000
+        count /= base
     raise AssertionError("not reached")
+
+
+def is_binary(count: float) -> bool:
+    """Whether somebody has written this size in KiB, MiB or GiB: it is a round number of them, and of no decimal unit."""
+    return count >= 1024 and count % 1024 == 0 and count % 1000 != 0
+
+
+def show_set(count: float) -> str:
+    """A size that was set, in the units in which it was: `10 MiB`, `500 MB`."""
+    shown = show_size(count, is_binary(count))
+    number, unit = shown.split()
+    return f"{float(number):g} {unit}"
 
 
 def show_ns(ns: float) -> str:

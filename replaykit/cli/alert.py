@@ -16,6 +16,7 @@ from replaykit.alert.episodes import Source, Watch
 from replaykit.alert.rules import Rules, read_rules
 from replaykit.alert.sources import ElasticSource, ParquetSource
 from replaykit.attribution.sizes import parse_duration
+from replaykit.cli.asking import warn_of_rules
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
 from replaykit.ship import notify
@@ -56,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     rules = read_rules(args.rules)
+    warn_of_rules(args.rules, rules.notify)
     delay = parse_duration(args.delay)
     if args.check:
         if not args.quiet:

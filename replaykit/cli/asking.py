@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from replaykit.plain import say, visible
@@ -17,6 +18,12 @@ def agreed(question: str, yes: bool) -> bool:
         return True
     say("nothing was deleted")
     return False
+
+
+def warn_of_rules(path: str | Path, notify: Mapping[str, object]) -> None:
+    """Who is told, and how, is a secret: a webhook's URL lets anybody speak there."""
+    if notify:
+        warn_of_readers(path)
 
 
 def warn_of_readers(*paths: str | Path | None) -> None:

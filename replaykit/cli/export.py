@@ -9,6 +9,7 @@ from pathlib import Path
 
 from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
 from replaykit.errors import UsageError
+from replaykit.plain import say
 from replaykit.ship.output import write_whole
 
 EXAMPLES = (
@@ -70,7 +71,15 @@ def run(args: argparse.Namespace) -> int:
         rows = kept
     from replaykit.report import usage
 
-    title = f"Bandwidth by {args.by.removeprefix('label:')}, {calendar.show(since, zone)[:16]} to {calendar.show(until, zone)[:16]}"
+    def done(status: int) -> int:
+        """An empty span is said, and is no success."""
+        if rows or status:
+            return status
+        begin, end = calendar.show(since, zone)[:16], calendar.show(until, zone)[:16]
+        say(f"replaykit: nothing moved from {begin} to {end} ({zone}) in what was asked for")
+        return 1
+
+    title = f"Bandwidth by {args.by.removeprefix('label:')}, {calendar.show(since, zone)[:16]} to {calendar.show(until, zone)[:16]} ({zone})"
     period = "minute" if args.period == "total" else args.period
     if args.format == "table":
         from replaykit.report.terminal import as_text, show
@@ -78,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         table = usage.table(rows, zone, None if args.period == "total" else period, args.direction, missing)
         if args.output is None:
             show(table)
-            return 0
+            return done(0)
         text = as_text(table)
     elif args.format == "json":
         about = {
@@ -93,10 +102,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         if args.output is None and sys.stdout.isatty():
             raise UsageError("a picture is no text: give --output FILE.png")
-        return _write(
-            args.output, usage.as_png(rows, zone, period, args.direction, title, args.dark, missing)
+        return done(
+            _write(args.output, usage.as_png(rows, zone, period, args.direction, title, args.dark, missing))
         )
-    return _write(args.output, text.encode())
+    return done(_write(args.output, text.encode()))
 
 
 def _write(name: str | None, data: bytes) -> int:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaykit.cli.asking import warn_of_readers
+from replaykit.cli.asking import warn_of_readers, warn_of_rules
 from replaykit.cli.common import event_loops
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.ledgers import place as ledger_url
@@ -143,6 +143,7 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
     guard = None
     if args.rules is not None:
         guard = Guard(ledger, Path(args.rules), {"forwarder": ForwarderControl(forwarder)})
+        warn_of_rules(args.rules, guard.rules.notify)
     listening, token = listen(args.api)
     config = _read(args.config, extra)
     try:

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from replaykit.cli.asking import warn_of_rules
 from replaykit.cli.ledgers import open_ledger
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
@@ -94,6 +95,7 @@ def _run(args: argparse.Namespace, rules: str, ledger: object) -> int:
 
     assert isinstance(ledger, Ledger)
     guard = Guard(ledger, Path(rules), dry_run=args.dry_run)
+    warn_of_rules(rules, guard.rules.notify)
     kinds = {a.kind for r in guard.rules.rules for t in r.thresholds for a in t.actions} & set(EFFECTS)
     if kinds and not args.dry_run:
         say(
@@ -112,7 +114,7 @@ def _run(args: argparse.Namespace, rules: str, ledger: object) -> int:
 
 def _show(args: argparse.Namespace, ledger: object) -> int:
     from replaykit.ledger.calendar import show
-    from replaykit.ledger.guard import effects, log
+    from replaykit.ledger.guard import effects, log, value_in_words
     from replaykit.ledger.store import Ledger
     from replaykit.report import terminal
 
@@ -130,7 +132,12 @@ def _show(args: argparse.Namespace, ledger: object) -> int:
     if args.format == "json":
         emit(json_text(rows, indent=2) + "\n")
         return 0
-    table = terminal.PlainTable()
+    for row in rows:
+        kind = str(row.get("action") or row.get("effect"))
+        for name in ("value", "original"):
+            if name in row:
+                row[name] = value_in_words(kind, str(row[name] or ""))
+    table = terminal.PlainTable(caption=f"times: {ledger.zone}")
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:

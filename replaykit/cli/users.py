@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.attribution.sizes import parse_duration, show_size
-from replaykit.cli.asking import agreed
+from replaykit.cli.asking import agreed, warn_of_rules
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.serving import add_api, listen, origins, place, serve_beside, url
 from replaykit.errors import UsageError
@@ -187,6 +187,7 @@ def _watch(args: argparse.Namespace) -> int:
             if control.refused:
                 say(f"rates are limited by nftables: {control.refused}")
             guard = Guard(ledger, Path(args.rules), {"netfilter": control})
+            warn_of_rules(args.rules, guard.rules.notify)
             threading.Thread(target=follow, args=(guard, say, stop), daemon=True).start()
         listening, token = listen(args.api)
         if listening is not None:

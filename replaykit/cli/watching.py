@@ -17,6 +17,7 @@ from replaykit.alert.episodes import Watch
 from replaykit.alert.rules import read_rules
 from replaykit.alert.sources import LiveSource
 from replaykit.cli.alert import judging, step
+from replaykit.cli.asking import warn_of_rules
 from replaykit.errors import UsageError
 from replaykit.plain import say
 from replaykit.ship.output import cannot_write
@@ -36,6 +37,7 @@ class LiveAlerts:
 
     def __init__(self, path: str, folder: str | None, quiet: bool) -> None:
         rules = read_rules(path)
+        warn_of_rules(path, rules.notify)
         place = Path(folder) if folder else state_of("alerts", path)
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)

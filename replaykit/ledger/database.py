@@ -6,12 +6,17 @@ mode. Nothing here knows what the rows mean.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
@@ -52,14 +57,18 @@ class Database:
                 raise needs(f"{self.kind}:// needs {module}", extra) from None
             self.url = self.url.set(drivername=name)
         options: dict[str, Any] = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
+        self.read_only = False
+        self._copy: TemporaryDirectory[str] | None = None
         if self.kind == "sqlite":
             self._place()
             options = {"connect_args": {"timeout": _WAIT_S, "check_same_thread": False}}
             if self.url.database in (None, "", ":memory:"):
                 options["poolclass"] = sa.StaticPool
+            if self.read_only:
+                options["creator"] = self._read_only()
         self.engine = sa.create_engine(self.url, **options)
         if self.kind == "sqlite":
-            sa.event.listen(self.engine, "connect", _sqlite)
+            sa.event.listen(self.engine, "connect", _read_sqlite if self.read_only else _sqlite)
             sa.event.listen(self.engine, "begin", _begin)
         with self.errors():
             self._migrate()
@@ -75,7 +84,23 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES) and os.access(path, os.R_OK):
+                self.read_only = True
+                return
             raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+
+    def _read_only(self) -> Callable[[], sqlite3.Connection]:
+        """Opens a file that cannot be written. What its writer had not yet merged into it is beside it: both are copied then."""
+        path = Path(str(self.url.database))
+        log = path.with_name(f"{path.name}-wal")
+        how = "mode=ro&immutable=1"
+        if log.exists() and log.stat().st_size:
+            self._copy = TemporaryDirectory(prefix="replaykit-")
+            for name in (path, log):
+                shutil.copyfile(name, Path(self._copy.name) / name.name)
+            path, how = Path(self._copy.name) / path.name, "mode=rw"
+        place = f"file:{quote(str(path.absolute()))}?{how}"
+        return lambda: sqlite3.connect(place, uri=True, timeout=_WAIT_S, check_same_thread=False)
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -173,6 +198,8 @@ class Database:
         found = self._version()
         if found == HEAD:
             return
+        if self.read_only:
+            raise UsageError(f"{self.shown}: its schema must be brought up to date, and it cannot be written")
         from alembic import command
         from alembic.config import Config
         from alembic.util import CommandError
@@ -197,6 +224,8 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        if self._copy is not None:
+            self._copy.cleanup()
 
 
 def _sqlite(connection: Any, record: Any) -> None:
@@ -204,6 +233,11 @@ def _sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None
     for line in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_WAIT_S * 1000}"):
         connection.execute(f"PRAGMA {line}")
+
+
+def _read_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA query_only=ON")
 
 
 def _begin(connection: sa.Connection) -> None:

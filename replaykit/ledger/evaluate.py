@@ -212,10 +212,10 @@ def _unselected(selection: Selection, subject: Subject) -> str:
 
 def effect_in_words(kind: str, value: Any) -> str:
     """An action without secrets: a URL may hold one."""
-    from replaykit.attribution.sizes import show_size
+    from replaykit.attribution.sizes import show_set
 
     if kind == "rate_limit":
-        return f"rate_limit {show_size(value)}/s"
+        return f"rate_limit {show_set(value)}/s"
     return (
         kind
         if kind in EFFECTS

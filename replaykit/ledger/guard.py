@@ -20,9 +20,10 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from replaykit.attribution.sizes import show_set
 from replaykit.declared import stamp
 from replaykit.errors import UsageError
-from replaykit.ledger import schema
+from replaykit.ledger import calendar, schema
 from replaykit.ledger.actions import installed
 from replaykit.ledger.evaluate import Wanted, verdicts, wanted
 from replaykit.ledger.rules import EFFECTS, Action, Rule, Rules, Threshold, Verdict, read_rules
@@ -286,6 +287,8 @@ class Guard:
             "threshold": threshold.at * verdict.allowed, "window_s": max(60, now - verdict.since),
             "step": threshold.at, "vantage": subject.vantage, "subject_kind": subject.kind, "subject": subject.name, "labels": dict(subject.labels),
             "reason": verdict.reason, "top": _top(verdict, found),
+            "in_words": f"{rule.show(verdict.used)} since {calendar.show(verdict.since, self.ledger.zone)[:16].replace('T', ' ')}, "
+            f"more than {threshold.at:.0%} of {rule.describe()} ({rule.show(threshold.at * verdict.allowed)})",
         }  # fmt: skip
         dry = rule.dry_run or self._dry_run
         once = [a for a in threshold.actions if a.kind not in EFFECTS]
@@ -471,9 +474,14 @@ def watch(guard: Guard, say: Callable[[str], None], stop: threading.Event) -> No
 
 def show(entry: Entry) -> str:
     """One line."""
-    value = f" {entry.value}" if entry.value else ""
+    value = f" {value_in_words(entry.action, entry.value)}" if entry.value else ""
     error = f": {entry.error}" if entry.error else ""
     return f"{entry.rule}: {entry.kind} {entry.subject}: {entry.action}{value} {entry.outcome} ({entry.reason}){error}"
+
+
+def value_in_words(action: str, value: str) -> str:
+    """A rate as people set it; the ledger keeps it in bytes a second."""
+    return f"{show_set(int(value))}/s" if action == "rate_limit" and value.isdecimal() else value
 
 
 def _episode(verdict: Verdict, threshold: Threshold) -> str:

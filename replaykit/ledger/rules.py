@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any
 
-from replaykit.attribution.sizes import show_size
+from replaykit.attribution.sizes import is_binary, show_size
 from replaykit.declared import Section, Value, load, parse
 from replaykit.ledger import calendar
 from replaykit.ledger.selection import Selection, Subject
@@ -95,8 +95,13 @@ class Rule:
         return self.rate * seconds
 
     def show(self, value: float) -> str:
-        """A value of the metric as people read it."""
-        return show_size(value) if self.metric == "bytes" else f"{value:,.0f} {self.metric}"
+        """A value of the metric as people read it, in the units of the rule's own amount."""
+        return show_size(value, self.is_binary) if self.metric == "bytes" else f"{value:,.0f} {self.metric}"
+
+    @property
+    def is_binary(self) -> bool:
+        """Its amount was written in KiB, MiB or GiB."""
+        return self.metric == "bytes" and is_binary(self.limit or self.rate or 0)
 
     def describe(self) -> str:
         """What it allows, in words."""
@@ -105,7 +110,11 @@ class Rule:
             if self.direction == "both" or self.metric not in ("bytes", "packets")
             else f"{self.direction} {self.metric}"
         )
-        over = f"the last {self.window_s} s" if self.window_s is not None else f"a {self.period}"
+        over = (
+            f"the last {self.window_s} s"
+            if self.window_s is not None
+            else f"{'an' if self.period == 'hour' else 'a'} {self.period}"
+        )
         if self.period == "month" and self.window_s is None and self.start_day != 1:
             over += f" from day {self.start_day}"
         if self.limit is not None:

@@ -53,10 +53,12 @@ class Ledger:
 
     def __init__(self, url: str, time_zone: str | None = None) -> None:
         self.database = Database(url)
-        with self.database.writing() as connection:
+        opened = self.database.reading() if self.database.read_only else self.database.writing()
+        with opened as connection:
             wanted = time_zone or calendar.local_zone()
             calendar.zone(wanted)
-            self.database.put(connection, schema.meta, [{"name": "time_zone", "value": wanted}], ())
+            if not self.database.read_only:
+                self.database.put(connection, schema.meta, [{"name": "time_zone", "value": wanted}], ())
             self.time_zone = str(self.mark(connection, "time_zone"))
         if time_zone is not None and time_zone != self.time_zone:
             raise UsageError(

@@ -19,6 +19,9 @@ from replaykit.report.render import records_as_csv
 from replaykit.report.terminal import PlainTable
 
 _LINES = 8
+_ROWS_A_PAGE = 50
+COLORS = ["#b35900", "#0b62c4", "#2e9e6b", "#c2416b", "#7a5bd0", "#1798a8", "#b5a11a", "#7d8590", "#a3aab5"]
+"""The page's."""
 _MOST_BARS = 20_000
 _LINES_OF_GAPS = 10
 _HATCHED = {
@@ -26,6 +29,20 @@ _HATCHED = {
     "decal": {"symbol": "rect", "dashArrayX": [1, 0], "dashArrayY": [2, 5], "rotation": -0.785},
 }
 _NAMES = {"hour": "%Y-%m-%d %H:%M %z", "minute": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}
+
+
+def named(row: Sum) -> str:
+    """The subject, and the name that its labels give it: `101 web`."""
+    name = row.labels.get("name", "")
+    return f"{row.subject} {name}" if name and name != row.subject else row.subject
+
+
+def scale(most: float) -> tuple[float, str]:
+    """What to divide bytes by, and the unit, so that a chart's numbers are short."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if most >= factor:
+            return factor, unit
+    return 1.0, "B"
 
 
 def moved(row: Sum, direction: str) -> int:
@@ -77,7 +94,12 @@ def in_words(gaps: Sequence[Gap], zone: tzinfo) -> list[str]:
 
 
 def as_json(rows: Sequence[Sum], zone: tzinfo, about: Mapping[str, Any], gaps: Sequence[Gap] = ()) -> str:
-    found = {**about, "rows": records(rows, zone), "gaps": gap_records(gaps, zone)}
+    summary = {
+        "subjects": len({(r.vantage, r.subject_kind, r.subject) for r in rows}),
+        **{name: sum(getattr(r, name) for r in rows) for name in COUNTERS},
+        "total_bytes": sum(r.bytes for r in rows),
+    }
+    found = {**about, "summary": summary, "rows": records(rows, zone), "gaps": gap_records(gaps, zone)}
     return json.dumps(found, indent=2, ensure_ascii=False)
 
 
@@ -94,7 +116,7 @@ def table(
     rows: Sequence[Sum], zone: tzinfo, period: str | None, direction: str, gaps: Sequence[Gap] = ()
 ) -> PlainTable:
     """For a terminal. period: None for sums of one span."""
-    caption = "\n".join(in_words(gaps, zone)) or None
+    caption = "\n".join([*in_words(gaps, zone), f"times: {zone}"])
     out = PlainTable(caption=caption)
     if period is not None:
         out.add_column(period, no_wrap=True)
@@ -113,7 +135,7 @@ def table(
         shown = when
         share = moved(row, direction) / (whole[row.time] or 1)
         out.add_row(
-            *cells, row.subject_kind, row.subject or "(all)", f"{share:.1%}", show_size(moved(row, direction)),
+            *cells, row.subject_kind, named(row) or "(all)", f"{share:.1%}", show_size(moved(row, direction)),
             show_size(row.rx_bytes), show_size(row.tx_bytes), *(f"{getattr(row, n):,}" for n in counts),
         )  # fmt: skip
     return out
@@ -127,19 +149,28 @@ def label(time: int, zone: tzinfo, period: str) -> str:
 def series(
     rows: Sequence[Sum], direction: str, period: str, zone: tzinfo
 ) -> tuple[list[int], dict[str, list[int]]]:
-    """Every bucket's start from the first to the last, and for each of the largest subjects its bytes at each; the rest as `(other)`."""
+    """Every bucket's start from the first to the last, and for each of the largest subjects its bytes at each; the rest as `(other)`.
+
+    Of one subject alone there are two lines: received and sent.
+    """
     times = sorted({r.time for r in rows})
     if times:
         between = calendar.buckets(period, times[0], times[-1] + 1, zone)
         times = sorted({*times, *between}) if len(between) <= _MOST_BARS else times
+    at = {time: i for i, time in enumerate(times)}
+    if direction == "both" and len({(r.vantage, r.subject_kind, r.subject) for r in rows}) == 1:
+        lines = {"received": [0] * len(times), "sent": [0] * len(times)}
+        for row in rows:
+            lines["received"][at[row.time]] += row.rx_bytes
+            lines["sent"][at[row.time]] += row.tx_bytes
+        return times, lines
     sums: dict[str, int] = {}
     for row in rows:
-        sums[row.subject] = sums.get(row.subject, 0) + moved(row, direction)
+        sums[named(row)] = sums.get(named(row), 0) + moved(row, direction)
     largest = sorted(sums, key=lambda n: (-sums[n], n))[:_LINES]
-    at = {time: i for i, time in enumerate(times)}
     lines = {name: [0] * len(times) for name in largest}
     for row in rows:
-        line = lines.get(row.subject)
+        line = lines.get(named(row))
         if line is None:
             line = lines.setdefault("(other)", [0] * len(times))
         line[at[row.time]] += moved(row, direction)
@@ -154,7 +185,7 @@ def as_html(
     hatched = unread(rows, gaps)
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in in_words(gaps, zone))
     body = "".join(
-        f"<tr><td>{html.escape(label(r.time, zone, period))}<td>{html.escape(r.subject_kind)}<td>{html.escape(r.subject or '(all)')}"
+        f"<tr><td>{html.escape(label(r.time, zone, period))}<td>{html.escape(r.subject_kind)}<td>{html.escape(named(r) or '(all)')}"
         f"<td>{show_size(moved(r, direction))}<td>{show_size(r.rx_bytes)}<td>{show_size(r.tx_bytes)}<td>{r.requests:,}"
         for r in rows
     )
@@ -163,17 +194,18 @@ def as_html(
         f"<th scope=col>{name}"
         for name in (period, "kind", "subject", "total", "received", "sent", "requests")
     )
+    factor, unit = scale(max(map(sum, zip(*lines.values(), strict=True)), default=0))
     option = {
-        "animation": False, "textStyle": {"color": ink}, "legend": {"type": "scroll", "textStyle": {"color": ink}},
-        "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}}, "grid": {"left": 70, "right": 20, "bottom": 80},
+        "animation": False, "color": COLORS, "textStyle": {"color": ink}, "legend": {"type": "scroll", "textStyle": {"color": ink}},
+        "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}}, "grid": {"left": 20, "right": 20, "bottom": 60, "containLabel": True},
         "dataZoom": [{"type": "slider"}, {"type": "inside"}], "toolbox": {"feature": {"saveAsImage": {}, "magicType": {"type": ["line", "bar", "stack"]}}},
         "xAxis": {"type": "category", "data": [label(t, zone, period) for t in times], "axisLabel": {"color": ink}},
-        "yAxis": {"type": "value", "name": "MB", "axisLabel": {"color": ink}, "splitLine": {"lineStyle": {"color": rule}}},
+        "yAxis": {"type": "value", "name": unit, "nameTextStyle": {"color": ink}, "axisLabel": {"color": ink}, "splitLine": {"lineStyle": {"color": rule}}},
         "series": [
             {
                 "name": name or "all", "type": "bar", "stack": "all",
                 "data": [
-                    {"value": round(v / 1e6, 6), "itemStyle": _HATCHED} if t in hatched else round(v / 1e6, 6)
+                    {"value": round(v / factor, 6), "itemStyle": _HATCHED} if t in hatched else round(v / factor, 6)
                     for t, v in zip(times, values, strict=True)
                 ],
             }
@@ -194,11 +226,24 @@ th:nth-child(n+4), td:nth-child(n+4) {{ text-align: right; font-variant-numeric:
 <div id="chart" role="img" aria-label="{html.escape(title)}"></div>
 {notes}
 <table><thead><tr>{heads}</thead><tbody>{body}</tbody></table>
+<p id="pages"></p><p>times: {html.escape(str(zone))}</p>
 <script>{library}</script>
 <script>
 const chart = echarts.init(document.getElementById("chart"), null, {{ renderer: "svg" }});
 chart.setOption({_script(option)});
 addEventListener("resize", () => chart.resize());
+const rows = [...document.querySelectorAll("tbody tr")], most = {_ROWS_A_PAGE}, pages = document.getElementById("pages");
+function turn(page) {{
+  rows.forEach((row, n) => row.hidden = Math.floor(n / most) !== page);
+  pages.replaceChildren(...[...Array(Math.ceil(rows.length / most)).keys()].map(n => {{
+    const button = document.createElement("button");
+    button.textContent = n + 1;
+    button.disabled = n === page;
+    button.onclick = () => turn(n);
+    return button;
+  }}));
+}}
+if (rows.length > most) turn(0);
 </script>
 </html>
 """
@@ -229,11 +274,13 @@ def as_png(
     with pyplot.style.context("dark_background" if dark else "default"):
         figure, axes = pyplot.subplots(figsize=(11, 4.5), layout="constrained")
         below = [0.0] * len(times)
+        factor, unit = scale(max(map(sum, zip(*lines.values(), strict=True)), default=0))
+        axes.set_prop_cycle(color=COLORS)
         places = range(len(times))
         for name, values in lines.items():
-            megabytes = [v / 1e6 for v in values]
-            axes.bar(places, megabytes, bottom=below, label=_plain(name or "all"), width=0.8)
-            below = [a + b for a, b in zip(below, megabytes, strict=True)]
+            scaled = [v / factor for v in values]
+            axes.bar(places, scaled, bottom=below, label=_plain(name or "all"), width=0.8)
+            below = [a + b for a, b in zip(below, scaled, strict=True)]
         hatched = unread(rows, gaps)
         for n, time in enumerate(times):
             if time in hatched:
@@ -244,7 +291,8 @@ def as_png(
         axes.set_xticks(
             list(places)[::step], [label(t, zone, period) for t in times[::step]], rotation=30, ha="right"
         )
-        axes.set_ylabel("MB")
+        axes.set_ylabel(unit)
+        axes.set_xlabel(f"times: {zone}")
         axes.set_title(title.replace("$", r"\$"))
         axes.spines[["top", "right"]].set_visible(False)
         if lines:

@@ -110,7 +110,7 @@ def add_limits(api: APIRouter, ledger: Ledger, rules: Callable[[], Sequence[Rule
 def _limit(verdict: Verdict, ledger: Ledger) -> dict[str, Any]:
     rule = verdict.rule
     return {
-        "rule": rule.name, "allows": rule.describe(), "metric": rule.metric, "direction": rule.direction, "used": verdict.used,
+        "rule": rule.name, "allows": rule.describe(), "binary": rule.is_binary, "metric": rule.metric, "direction": rule.direction, "used": verdict.used,
         "allowed": verdict.allowed, "remaining": max(0.0, verdict.allowed - verdict.used),
         "share": verdict.used / verdict.allowed if verdict.allowed else None,
         "since": calendar.show(verdict.since, ledger.zone),

@@ -62,7 +62,7 @@ def test_what_a_file_says() -> None:
     assert fair.hold_s == fair.window_s == 600 and hourly.hold_s == 0
     assert (calls.enabled, calls.dry_run, calls.rate) == (False, True, 2)
     assert [r.describe() for r in rules.rules] == [
-        "10.0 MB in a month from day 15", "1.05 MB in a hour (tx bytes)", "60% of all bytes in the last 600 s",
+        "10.0 MB in a month from day 15", "1.00 MiB in an hour (tx bytes)", "60% of all bytes in the last 600 s",
         "2 requests a second over the last 3600 s (requests)",
     ]  # fmt: skip
 
@@ -174,8 +174,8 @@ def test_the_strictest_wins_and_says_why(ledger: Ledger) -> None:
         "forwarder mapping 30009 client=home",
         "  monthly: allows 10.0 MB in a month from day 15: used 10.7 MB of 10.0 MB (107%) since 2026-03-15T00:00:00+01:00",
         "    at 80% notify ops: reached",
-        "    at 100% notify ops, rate_limit 1.00 MB/s: reached",
-        "  hour tx: allows 1.05 MB in a hour (tx bytes): used 700 kB of 1.05 MB (67%) since 2026-03-29T13:00:00+02:00",
+        "    at 100% notify ops, rate_limit 1 MB/s: reached",
+        "  hour tx: allows 1.00 MiB in an hour (tx bytes): used 684 KiB of 1.00 MiB (67%) since 2026-03-29T13:00:00+02:00",
         "    at 50% rate_limit 500 kB/s: reached",
         "    at 200% block: not reached",
         "  fair: allows 60% of all bytes in the last 600 s: used 10.7 MB of 6.42 MB (167%) since 2026-03-29T12:51:00+02:00",
@@ -184,7 +184,7 @@ def test_the_strictest_wins_and_says_why(ledger: Ledger) -> None:
         "  => rate_limit 500 kB/s by hour tx, stricter than monthly; until 2026-03-29T14:00:00+02:00",
         "forwarder mapping 30012 client=x",
         "  monthly: does not apply: only with client=home|off*",
-        "  hour tx: allows 1.05 MB in a hour (tx bytes): used 0 B of 1.05 MB (0%) since 2026-03-29T13:00:00+02:00",
+        "  hour tx: allows 1.00 MiB in an hour (tx bytes): used 0 B of 1.00 MiB (0%) since 2026-03-29T13:00:00+02:00",
         "    at 50% rate_limit 500 kB/s: not reached",
         "    at 200% block: not reached",
         "  fair: allows 60% of all bytes in the last 600 s: used 5 B of 6.42 MB (0%) since 2026-03-29T12:51:00+02:00",
@@ -193,3 +193,12 @@ def test_the_strictest_wins_and_says_why(ledger: Ledger) -> None:
         "  => nothing is restricted",
     ])  # fmt: skip
     assert explain(ledger, rules.rules, "nobody", NOON) == []
+
+
+def test_what_was_set_in_binary_units_is_shown_in_them() -> None:
+    from replaykit.attribution.sizes import is_binary, show_set, show_size
+
+    assert show_set(300 * 2**30) == "300 GiB" and show_set(10 * 2**20) == "10 MiB"
+    assert show_set(500 * 10**6) == "500 MB" and show_set(1_500_000) == "1.5 MB" and show_set(512) == "512 B"
+    assert is_binary(2**20) and not is_binary(1_024_000) and not is_binary(700)
+    assert show_size(150 * 2**30, binary=True) == "150 GiB"

@@ -195,12 +195,15 @@ def test_a_report_marks_what_was_not_read(ledger: Ledger) -> None:
     said = "no readings from 2026-03-29 13:05 to 13:12 (vm): shown evenly"
     assert shown.in_words(missing, ledger.zone) == [said]
     page = shown.as_html(rows, ledger.zone, "minute", "both", "t", False, missing)
-    assert f"<p>{said}</p>" in page and page.count('"decal": {') == 7
+    assert (
+        f"<p>{said}</p>" in page and page.count('"decal": {') == 14
+    )  # received and sent of the one there is
     assert json.loads(shown.as_json(rows, ledger.zone, {}, missing))["gaps"] == [
         {"since": "2026-03-29T13:05:00+02:00", "until": "2026-03-29T13:12:00+02:00", "subjects": 1, "subject": "vm"}
     ]  # fmt: skip
     assert shown.as_png(rows, ledger.zone, "minute", "both", "t", True, missing)[:4] == b"\x89PNG"
-    assert str(shown.table(rows, ledger.zone, "minute", "both", missing).caption) == said
+    caption = str(shown.table(rows, ledger.zone, "minute", "both", missing).caption)
+    assert caption.splitlines() == [said, f"times: {ledger.zone}"]
 
 
 def test_wrong_records_are_refused_whole(ledger: Ledger) -> None:

@@ -95,10 +95,14 @@ createApp({
       if (!this.parts.forwarder) this.link = 'polling';
     },
     t(name) { return (WORDS[name] || [name, name])[this.language === 'zh' ? 1 : 0]; },
-    size(bytes) {
+    // In binary units what was set in them.
+    size(bytes, binary) {
       if (bytes === undefined || bytes === null) return '–';
-      for (const unit of ['B', 'kB', 'MB', 'GB']) { if (bytes < 999.5) return (unit === 'B' || bytes >= 99.95 ? bytes.toFixed(0) : bytes.toPrecision(3)) + ' ' + unit; bytes /= 1000; }
-      return bytes.toPrecision(3) + ' TB';
+      const units = binary ? ['B', 'KiB', 'MiB', 'GiB', 'TiB'] : ['B', 'kB', 'MB', 'GB', 'TB'];
+      for (const unit of units) {
+        if (bytes < 999.5 || unit === units[4]) return (unit === 'B' || bytes >= 99.95 ? bytes.toFixed(0) : bytes.toPrecision(3)) + ' ' + unit;
+        bytes /= binary ? 1024 : 1000;
+      }
     },
     rate(bytes) { return bytes === undefined || bytes === null ? '–' : (bytes / 1024).toLocaleString(this.language, { maximumFractionDigits: 1 }) + ' ' + this.t('kilobytes'); },
     when(seconds) { return new Date(seconds * 1000).toLocaleString(this.language); },
@@ -216,7 +220,7 @@ createApp({
       this.paint('subject-chart', this.subjectPast, this.custom || this.subjectRange !== 'hour');
     },
     usedOf(l) {
-      const show = n => l.metric === 'bytes' ? this.size(n) : Math.round(n).toLocaleString(this.language);
+      const show = n => l.metric === 'bytes' ? this.size(n, l.binary) : Math.round(n).toLocaleString(this.language);
       return this.t('used_of').replace('{u}', show(l.used)).replace('{a}', show(l.allowed)).replace('{r}', show(l.remaining));
     },
     glob(name) { return encodeURIComponent(name.replace(/[[*?]/g, '[$&]')); },
