@@ -34,6 +34,7 @@ from replaykit.ship.settings import state_folder
 from replaykit.ship.store import open_store
 from replaykit.traffic.left_out import LeftOut
 from replaykit.wire.engine import Engine
+from replaykit.wire.increment import movements, plain
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options, header_rule
 
@@ -486,6 +487,7 @@ class Reader:
     """Reads input files through one engine: batches and messages come out, troubles are kept.
 
     above: put around the engine. columns: those read of Parquet files, the others are null; None: all.
+    moved: is given all that moved, in slices of `chosen.slice_ns`; of what is no capture the exchanges.
     """
 
     def __init__(
@@ -494,7 +496,9 @@ class Reader:
         chosen: Options,
         above: Callable[[Engine], Engine] | None = None,
         columns: Collection[str] | None = None,
+        moved: Callable[[pa.RecordBatch], None] | None = None,
     ) -> None:
+        self._moved = moved
         self._rows = Chosen(chosen)
         self._columns = None if columns is None else {*columns, *self._rows.reads}
         if chosen.tls_keys is not None and not Path(chosen.tls_keys).exists():
@@ -551,7 +555,10 @@ class Reader:
                 if kind == "parquet":
                     if isinstance(file, CaptureFile):
                         file.close()
-                    yield from map(self._rows, archive.read(name, window, self._columns))
+                    for batch in map(self._rows, archive.read(name, window, self._columns)):
+                        if self._moved is not None:
+                            self._moved(batch)
+                        yield batch
                     continue
                 assert isinstance(file, CaptureFile)
                 if self.engine is None:
@@ -572,8 +579,12 @@ class Reader:
 
     def _drain(self, rows: int) -> Iterator[pa.RecordBatch | Messages]:
         assert self.engine is not None
-        if self.engine.rows >= rows:
-            yield self.engine.take_exchanges()
+        if self.engine.rows >= rows or self.engine.increments >= rows:
+            exchanges = self.engine.take_exchanges()
+            if self._moved is not None:
+                increments = self.engine.take_increments() if self.engine.increments else None
+                self._moved(movements(exchanges, increments))
+            yield plain(exchanges)
         while self.engine.message_bytes:
             yield self.engine.take_messages()
 

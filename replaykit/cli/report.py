@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from replaykit.attribution.over_time import OverTime
+from replaykit.attribution.sizes import parse_duration
 from replaykit.attribution.summary import MEASURES, Summary, columns, parse_keys
 from replaykit.cli import common
 from replaykit.errors import UsageError
@@ -17,6 +20,7 @@ from replaykit.report.conservation import conservation
 EXAMPLES = (
     "replaykit report traffic.pcap",
     "replaykit report monday.parquet --by host,endpoint --top 10",
+    "replaykit report traffic.pcap --over 1s --top 5",
     "tcpdump -w - port 80 | replaykit report -",
 )
 
@@ -31,6 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--savings", action="store_true",
         help="what could be spared per endpoint: compression, answers sent again unchanged, repeated requests",
+    )  # fmt: skip
+    parser.add_argument(
+        "--over", metavar="TIME",
+        help="in slices of so long (1s, 1m): what moved in each, also of exchanges that were still running",
     )  # fmt: skip
     parser.add_argument("--format", choices=render.FORMATS, default="table")
     common.add_filters(parser)
@@ -47,16 +55,57 @@ def run(args: argparse.Namespace) -> int:
         return _savings(args)
     keys = parse_keys(args.by)
     chosen = common.options(args, False, False, common.parse_ports(args.port))
-    reader = common.Reader(args, chosen, columns=columns(keys))
+    over = None
+    if args.over is not None:
+        length_s = parse_duration(args.over)
+        if not 0.001 <= length_s <= 365 * 86_400:
+            raise UsageError(f"--over {args.over}: give a time from 1ms to 365d")
+        over = OverTime(keys, args.measure, int(length_s * 1e9))
+        chosen = replace(chosen, slice_ns=over.slice_ns)
+    reader = common.Reader(
+        args,
+        chosen,
+        columns=columns(keys) | {"time", "response_time"},
+        moved=None if over is None else over.add,
+    )
     summary = Summary(keys, measure=args.measure)
     for piece in common.ahead(reader.read(args.files)):
         if isinstance(piece, pa.RecordBatch):
             summary.add(piece)
-    show(summary, args, reader)
+    if over is not None:
+        show_over(over, args, reader)
+    else:
+        show(summary, args, reader)
     status = common.print_troubles(reader.troubles)
     if not summary.total.requests:
         say("replaykit: no exchange was measured")
     return status or int(not summary.total.requests)
+
+
+def show_over(over: OverTime, args: argparse.Namespace, reader: common.Reader) -> None:
+    """Prints each slice's keys, and the line of conservation."""
+    found, account, length_s = over.rows(args.top or None), reader.account(), over.slice_ns / 1e9
+    data = [
+        {
+            "time": datetime.fromtimestamp(row.time_ns / 1e9, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
+            **dict(zip(over.by, row.key, strict=True)),
+            "requests": round(row.requests),
+            "bytes": round(row.bytes),
+            "bytes_per_second": round(row.bytes / length_s),
+        }
+        for row in found
+    ]
+    if args.format == "json":
+        document = {"measure": over.measure, "by": list(over.by), "slice_seconds": length_s, "rows": data}
+        emit(json_text(document | ({} if account is None else {"account": account}), indent=2) + "\n")
+    elif args.format == "csv":
+        emit(render.records_as_csv(data, ["time", *over.by, "requests", "bytes", "bytes_per_second"]))
+    else:
+        terminal.show(render.over_table(data, over.by, over.measure))
+    if account is not None and not args.quiet:
+        (out if args.format == "table" else say)("", *conservation(account))
 
 
 def _savings(args: argparse.Namespace) -> int:

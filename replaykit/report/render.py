@@ -173,6 +173,25 @@ _ESSENTIAL = 5
 """So many of them come before whole names."""
 
 
+def over_table(data: Sequence[Mapping[str, Any]], by: Sequence[str], measure: str) -> PlainTable:
+    """Keys in slices of time, for a terminal; a slice's time stands on its first line."""
+    out = PlainTable(caption="times: UTC")
+    out.add_column("from", no_wrap=True)
+    for name in by:
+        out.add_column(name.replace("_", " "), overflow="fold", min_width=12)
+    for name in ("requests", f"moved ({measure})", "rate"):
+        out.add_column(name, justify="right", no_wrap=True)
+    before = None
+    for row in data:
+        shown = "" if row["time"] == before else row["time"][:23].replace("T", " ")
+        before = row["time"]
+        out.add_row(
+            shown, *(visible(row[name]) for name in by), f"{row['requests']:,}", show_size(row["bytes"]),
+            f"{show_size(row['bytes_per_second'])}/s",
+        )  # fmt: skip
+    return out
+
+
 def as_csv(summary: Summary, top: int | None) -> str:
     return records_as_csv(rows(summary, top), [*summary.by, "requests"])
 

@@ -252,3 +252,31 @@ def test_wrong_places_and_spans(arguments: list[str], said: str, capture: Path) 
 def test_a_report_of_nothing_says_so(capture: Path) -> None:
     done = run("report", str(capture), "--allow-url", "no-such-thing")
     assert done.returncode == 1 and done.stderr == "replaykit: no exchange was measured\n"
+
+
+def test_report_over_time_counts_bytes_when_they_moved(tmp_path: Path) -> None:
+    """A download of 4 s in slices of a second; from Parquet, which holds exchanges alone, it counts when it began."""
+    from tests.mutate import write
+    from tests.talk import Talk
+
+    talk = Talk().open().client(b"GET /film HTTP/1.1\r\nHost: h\r\n\r\n")
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n")
+    for _ in range(40):
+        talk.start += 100_000_000  # a packet each tenth of a second
+        talk.server(b"x" * 1000)
+    capture, parquet = tmp_path / "film.pcap", tmp_path / "film.parquet"
+    capture.write_bytes(write(talk.close().packets))
+    assert run("exchanges", str(capture), "--quiet", "--to", str(parquet)).returncode == 0
+
+    def over(name: Path, *more: str) -> list[tuple[str, int, int]]:
+        done = run("report", str(name), "--over", "1s", "--format", "json", "--quiet", *more)
+        assert done.returncode == 0, done.stderr
+        return [(r["endpoint"], r["requests"], r["bytes"]) for r in json.loads(done.stdout)["rows"]]
+
+    found = over(capture, "--measure", "body")
+    assert [bytes_ for _, _, bytes_ in found] == [9000, 10_000, 10_000, 10_000, 1000]
+    assert [requests for _, requests, _ in found] == [0, 0, 0, 0, 1] and {e for e, _, _ in found} == {"/film"}
+    assert over(parquet, "--measure", "body") == [("/film", 1, 40_000)]
+    shown = run("report", str(capture), "--over", "2s")
+    assert "10.0 kB/s" in shown.stdout and "attributed 99.24%" in shown.stdout
+    assert run("report", str(capture), "--over", "never").returncode == 2
