@@ -31,6 +31,7 @@ COMMANDS = {
     "cleanup": "deletes usage from a ledger: a span, a subject, or what is too old",
     "gate": "fails a CI run that uses more bandwidth than it may",
     "diff": "what changed per endpoint between two recordings",
+    "verify": "a second opinion on capture files, by other people's libraries",
     "run": "a whole declared pipeline: inputs, filters, middleware, outputs, alerts",
     "demo": "serves and captures local traffic, and shows what came of it",
 }

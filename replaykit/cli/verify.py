@@ -1,0 +1,70 @@
+"""`replaykit verify`: the witness's second opinion on capture files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+
+from replaykit.cli import common
+from replaykit.extras import needs
+from replaykit.plain import emit, json_text, out, visible
+from replaykit.wire.options import Options
+
+EXAMPLES = ("replaykit verify traffic.pcap", "replaykit verify samples/shop.pcap.gz --format json")
+_SHOWN = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help=".pcap or .pcapng, gzip too")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    common.add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        from replaykit.witness.comparison import COLUMNS, compare
+    except ImportError as error:
+        raise needs(f"the witness needs {error.name}", "verify") from None
+    status, documents = 0, []
+    for name in args.files:
+        found = compare(name, _rows(args, name, COLUMNS))
+        status = max(status, int(bool(found.differences)))
+        documents.append(
+            {
+                "file": name, "agreed": found.agreed, "different": found.different,
+                "undecided": dict(found.undecided.most_common()), "differences": [asdict(d) for d in found.differences],
+            }
+        )  # fmt: skip
+        if args.format == "text":
+            _print(name, found)
+    if args.format == "json":
+        emit(json_text(documents, indent=2) + "\n")
+    return status
+
+
+def _rows(args: argparse.Namespace, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    reader = common.Reader(args, Options())
+    for piece in reader.read([name]):
+        if isinstance(piece, pa.RecordBatch):
+            yield from piece.select(list(columns)).to_pylist()
+
+
+def _print(name: str, found: Any) -> None:
+    out(f"{name}: {found.agreed:,} exchanges agree, {found.different:,} do not")
+    for why, count in found.undecided.most_common():
+        out(f"  undecided: {count:,} conversations: {why}")
+    for d in found.differences[:_SHOWN]:
+        out(f"  {d.client[0]}:{d.client[1]} to {d.server[0]}:{d.server[1]}")
+        for who, exchanges in (("engine", d.engine), ("witness", d.witness)):
+            for e in exchanges:
+                packets = f", packets {e.packets[0]} and {e.packets[1]}" if e.packets != (0, 0) else ""
+                out(
+                    f"    {who}: {visible(e.method)} {visible(e.target)} {e.status}: request {e.request_header_bytes:,} + "
+                    f"{e.request_body_bytes:,}, response {e.response_header_bytes:,} + {e.response_body_bytes:,} bytes{packets}"
+                )
+    if len(found.differences) > _SHOWN:
+        out(f"  and {len(found.differences) - _SHOWN:,} conversations more")
