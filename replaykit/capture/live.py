@@ -119,6 +119,8 @@ class Settings:
     """False: what this host asks of others on these ports is left out; where a host is named it never is."""
     slice_s: float = 0
     """Length of the slices in which exchanges in flight are told; 0: they are not."""
+    in_flight: bool = False
+    """Once a slice all of them are handed over with what they have moved, for whoever shows them."""
     report: Callable[[str], None] = print
     """Told of connections that a plug-in cannot read."""
 
@@ -152,10 +154,10 @@ class Worker(threading.Thread):
 
     def __init__(
         self, number: int, rings: list[Source], engine: Engine, results: queue.Queue[Result], messages: bool,
-        slice_s: float,
+        slice_s: float, in_flight: bool,
     ) -> None:  # fmt: skip
         super().__init__(daemon=True)
-        self._number, self._slice_s = number, slice_s
+        self._number, self._slice_s, self._in_flight = number, slice_s, in_flight
         self._looked = time.monotonic()
         self._rings, self.engine, self._results, self._messages = rings, engine, results, messages
         self.sources = len(rings)
@@ -236,7 +238,7 @@ class Worker(threading.Thread):
                 self._results.put(Result(plain(exchanges), moved=movements(exchanges, increments)))
             else:
                 self._results.put(Result(exchanges))
-        if self._slice_s and time.monotonic() - self._looked >= self._slice_s:
+        if self._in_flight and time.monotonic() - self._looked >= self._slice_s:
             self._looked = time.monotonic()
             self._results.put(Result(in_flight=(self._number, self.engine.in_flight())))
         while self._messages and self.engine.message_bytes:
@@ -286,7 +288,7 @@ class Capture:
             raise
         wants_messages = options.requests or options.responses
         self.workers = [
-            Worker(n, rings, engine, self.results, wants_messages, settings.slice_s)
+            Worker(n, rings, engine, self.results, wants_messages, settings.slice_s, settings.in_flight)
             for n, (rings, engine) in enumerate(zip(workers, engines, strict=True))
         ]
 

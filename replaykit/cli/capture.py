@@ -132,6 +132,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         common.bodies(args),
         tuple(args.vxlan_port or (4789, 8472)) if args.tunnels else None,
         slice_s=slice_s(args),
+        in_flight=args.stats or not args.quiet,
         report=lambda line: say(f"replaykit: {line}"),
     )
 

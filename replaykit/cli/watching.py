@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from replaykit.capture.live import Capture
 
 DELAY_S = 3.0
-"""Exchanges of a minute are there so long after its end; those that end later count when they end."""
+"""So long after its end all that moved in a minute is known."""
 _KEEP_S = 60.0
 _HEAR_S = 5.0
 

@@ -160,9 +160,21 @@ def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder) -> None:
         try:
             while True:
                 await socket.send_text(traffic(forwarder).model_dump_json(exclude_none=True))
-                await asyncio.sleep(PUSH_S)
+                await _silence(socket, PUSH_S)
         except WebSocketDisconnect:
             return
+
+
+async def _silence(socket: WebSocket, seconds: float) -> None:
+    """Waits; what a client says meanwhile is nothing to us, but that it has gone. Raises WebSocketDisconnect."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    raise WebSocketDisconnect(message.get("code", 1000))
+    except TimeoutError:
+        return
 
 
 def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> None:
