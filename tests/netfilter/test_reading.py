@@ -166,5 +166,5 @@ def test_a_map_that_changes(tmp_path: Path) -> None:
     assert UserMap(url).users.find("fd00::4") is not None
     server.shutdown()
     server.server_close()
-    with pytest.raises(UsageError, match="refused|reset"):
+    with pytest.raises(UsageError, match=r"refused|reset"):
         UserMap(url)
