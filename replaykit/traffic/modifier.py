@@ -8,7 +8,6 @@ RE2's, as in GoReplay.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,6 @@ class Rules:
 
     def __bool__(self) -> bool:
         return any(asdict(self).values())
-
-    def as_dict(self) -> dict[str, Any]:
-        """What the compiled core takes."""
-        return {name: list(rules) for name, rules in asdict(self).items()}
 
 
 def fnv(data: bytes) -> int:

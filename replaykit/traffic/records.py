@@ -37,7 +37,7 @@ class Records:
     """
 
     def __init__(self, rules: Rules, depth: int) -> None:
-        self._records = core.Records(rules.as_dict(), depth)
+        self._records = core.Records(rules, depth)
         self.feed: Callable[..., int] = self._records.feed
 
     def feed_messages(self, messages: Messages) -> None:

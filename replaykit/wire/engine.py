@@ -53,7 +53,7 @@ class Engine:
         plugins: Sequence[ProtocolPlugin] = (),
         report: Callable[[str], None] = print,
     ) -> None:
-        self._engine = core.Engine(options.as_dict())
+        self._engine = core.Engine(options)
         self._keys = keys
         self._streams: PluginStreams | None = None
         if plugins:

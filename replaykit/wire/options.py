@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,6 @@ class Options:
     deny_urls: tuple[str, ...] = ()
     redact_headers: tuple[str, ...] = field(default=())
     redact_parameters: tuple[str, ...] = field(default=())
-
-    def as_dict(self) -> dict[str, Any]:
-        """What the compiled engine takes."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 def header_rule(text: str) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""Path templates, in both engines."""
+"""Path templates."""
 
 from __future__ import annotations
 

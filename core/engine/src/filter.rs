@@ -3,7 +3,7 @@
 //! Owns allow and deny rules over a request's head, and redaction of header values and query
 //! parameters. Rules read the bytes of one head; what they deny is never copied.
 
-use crate::http1::fields;
+use crate::http1::syntax::fields;
 use regex::bytes::Regex;
 
 /// Header name and what its value must match; without a pattern, presence is enough.

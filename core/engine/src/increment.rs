@@ -4,7 +4,8 @@
 //! number, the slice, and whether the exchange has ended with it. An exchange that begins and ends within one slice has none:
 //! its row says all. The sum of an exchange's increments is its row.
 
-use crate::exchange::{Addresses, Columns, Counted, Ends, Exchange};
+use crate::exchange::columns::{Addresses, Columns};
+use crate::exchange::{Counted, Ends, Exchange};
 use crate::options::Options;
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, TimestampNanosecondArray};
 use arrow_schema::{ArrowError, Field, Schema};

@@ -1,64 +1,61 @@
 //! replaykit's compiled engine: captured bytes in, Arrow columns out.
 //!
-//! No I/O, no clock, no unsafe code. `source` finds the packets, `link` the segments, `tcp` the
-//! order, `connection`, `http1`, `http2`, `websocket` and `tls` the messages, `exchange` measures, `account` sees
-//! to it that every byte is booked.
+//! No I/O, no clock, no unsafe code. `bytes` finds packets and segments, `tcp` their order; `http1` reads what is
+//! said and hands on what is spoken otherwise (`http2`, `websocket`, `tls`, `tunnel`, `plugin`, `opaque`), each through
+//! the traits of `protocol`; `exchange` measures, `increment` tells what has moved, `account` sees to it that every byte is booked.
 #![forbid(unsafe_code)]
-#![allow(clippy::too_many_arguments)] // one chunk of bytes is described by where, when, what it cost
 
 pub mod account;
-pub mod answer;
-pub mod connection;
-pub mod copies;
+pub mod anomaly;
+pub mod bytes;
 pub mod endpoint;
-pub mod envelope;
 pub mod exchange;
 pub mod filter;
 pub mod gor;
-pub mod grpc;
-pub mod head;
-pub mod hpack;
 pub mod http1;
-pub mod http2;
+mod http2;
 pub mod increment;
-pub mod link;
-pub mod message;
-pub mod modifier;
-pub mod offsets;
-pub mod opaque;
+mod opaque;
 pub mod options;
-pub mod outgoing;
 pub mod plugin;
-pub mod proxy_protocol;
-pub mod records;
-pub mod source;
-pub mod tcp;
+pub mod protocol;
+mod proxy_protocol;
+mod tcp;
 pub mod tls;
-pub mod tunnel;
-pub mod websocket;
+mod tunnel;
+mod websocket;
 
 use account::{Account, Cause};
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
-use connection::{Chunks, Http, Sink, State};
-use copies::Copies;
-use exchange::{Addresses, Columns, Counted, Ends, Exchange};
+use bytes::copies::Copies;
+use bytes::decode::{Decoded, Decoder, Whole};
+use bytes::link;
+use bytes::segment::Addr;
+use bytes::source::Broken;
+use bytes::source::{Block, File, Step};
+use exchange::columns::{Addresses, Columns};
+use exchange::{Counted, Ends, Exchange};
+use gor::conversations::Conversations;
+use gor::message;
+use gor::message::Messages;
 use hashbrown::HashMap;
-use http1::Memos;
+use http1::connection::{Http, State};
+use http1::memo::Memos;
 use increment::{Clock, Increments};
-use link::{Addr, Decoded, Decoder, Whole};
-use message::Messages;
 use options::Options;
-use plugin::Pieces;
-use source::{Block, Broken, File, Step};
-use tcp::Table;
+use plugin::pieces::Pieces;
+use plugin::pieces::Reading;
+use plugin::reading::Message;
+use protocol::{Cost, Piece, Sink};
+use tcp::table::Table;
 
 pub struct Engine {
     decoder: Decoder,
     table: Table,
     sink: Sink,
     file: File,
-    conversations: gor::Conversations,
+    conversations: Conversations,
     streams: HashMap<u64, Http>,
     copies: Copies,
 }
@@ -69,7 +66,7 @@ impl Engine {
             decoder: Decoder::new(options.vxlan.clone()),
             table: Table::new(&options.ports, options.first_connection),
             file: File::default(),
-            conversations: gor::Conversations::default(),
+            conversations: Conversations::default(),
             streams: HashMap::default(),
             copies: Copies::default(),
             sink: Sink {
@@ -276,17 +273,14 @@ impl Engine {
         let Some(http) = self.streams.get_mut(&connection) else {
             return;
         };
-        let chunks = Chunks {
-            data,
-            len: data.len(),
-            time,
-            seq: 0,
-            ack: None,
-            overhead: 0,
-            packets: 0,
-        };
         self.sink.account.bytes += data.len() as u64;
-        http.feed(usize::from(server), &chunks, &mut self.sink);
+        let mut free = Cost::new(0, 0);
+        http.feed(
+            usize::from(server),
+            &Piece::of(data, time),
+            &mut free,
+            &mut self.sink,
+        );
     }
 
     /// Both sides of a stream have ended.
@@ -301,7 +295,7 @@ impl Engine {
         let before = self.sink.keys.added;
         self.sink.keys.feed(bytes, restart);
         if self.sink.keys.added > before {
-            self.table.again(&mut self.sink);
+            self.table.secrets_added(&mut self.sink);
         }
     }
 
@@ -311,7 +305,7 @@ impl Engine {
     }
 
     /// A plug-in has read a message of a connection; false: there are no such bytes.
-    pub fn plugin_message(&mut self, connection: u64, message: &plugin::Message) -> bool {
+    pub fn plugin_message(&mut self, connection: u64, message: &Message) -> bool {
         self.with_reading(connection, |reading, sink| reading.message(message, sink))
             .unwrap_or(false)
     }
@@ -335,7 +329,7 @@ impl Engine {
     fn with_reading<T>(
         &mut self,
         connection: u64,
-        work: impl FnOnce(&mut plugin::Reading, &mut Sink) -> T,
+        work: impl FnOnce(&mut Reading, &mut Sink) -> T,
     ) -> Option<T> {
         let mut reading = self.sink.handed.remove(&connection)?;
         let out = work(&mut reading, &mut self.sink);

@@ -1,7 +1,7 @@
 //! What a run may be told. Every bound has a sound default.
 
+use crate::bytes::envelope::Vxlan;
 use crate::endpoint::Templates;
-use crate::envelope::Vxlan;
 use crate::filter::{Filters, Redaction};
 
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Owns the header's syntax alone.
 
-use crate::link::Addr;
+use crate::bytes::segment::Addr;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";

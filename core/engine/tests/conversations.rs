@@ -2,7 +2,9 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use replaykit_engine::http1::{self, Chunk, Parsed};
+use replaykit_engine::http1::body::{self, Chunk};
+use replaykit_engine::http1::head::{Length, Parsed};
+use replaykit_engine::http1::syntax;
 use replaykit_engine::options::Options;
 use replaykit_engine::Engine;
 
@@ -112,16 +114,16 @@ fn a_head_is_read_the_same_however_long_it_is() {
             "GET /x HTTP/1.1\r\nX-Pad: {}\r\nHost: example\r\nContent-Length: 7\r\n\r\n",
             "p".repeat(pad)
         );
-        let Parsed::Whole(parsed, n) = http1::parse(head.as_bytes(), false) else {
+        let Parsed::Whole(parsed, n) = syntax::parse(head.as_bytes(), false) else {
             panic!("{head:?}");
         };
         assert_eq!(
             (n, parsed.host, parsed.length),
-            (head.len(), &b"example"[..], http1::Length::Some(7))
+            (head.len(), &b"example"[..], Length::Some(7))
         );
         for cut in 1..head.len() {
             assert!(matches!(
-                http1::parse(&head.as_bytes()[..cut], false),
+                syntax::parse(&head.as_bytes()[..cut], false),
                 Parsed::Partial
             ));
         }
@@ -133,8 +135,8 @@ fn chunks_may_be_cut_anywhere() {
     let body = b"5;name=value\r\nhello\r\n0\r\nTrailer: x\r\n\r\n";
     for cut in 0..body.len() {
         let mut state = Chunk::Size(0, 0);
-        let first = http1::chunk(&mut state, &body[..cut]);
-        let second = http1::chunk(&mut state, &body[cut..]);
+        let first = body::chunk(&mut state, &body[..cut]);
+        let second = body::chunk(&mut state, &body[cut..]);
         assert_eq!(
             (first.bytes, first.content + second.content, second.end),
             (cut, 5, true)

@@ -1,21 +1,21 @@
 //! The Python binding: buffers in, Arrow columns and counters out, and nothing else.
 
+mod options;
+
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use arrow_array::{Array, StructArray};
+use options::{EngineOptions, Rules};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
-use regex::bytes::Regex;
-use replaykit_engine::answer::Fed;
+use replaykit_engine::bytes::source;
 use replaykit_engine::endpoint::Templates;
-use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
-use replaykit_engine::message::Rows;
-use replaykit_engine::modifier::Modifier;
-use replaykit_engine::options::Options;
-use replaykit_engine::outgoing::{Outgoing, Target};
-use replaykit_engine::plugin::{Kind, Message};
-use replaykit_engine::{source, walk};
+use replaykit_engine::gor::message::Rows;
+use replaykit_engine::gor::outgoing::{Outgoing, Target};
+use replaykit_engine::http1::answer::Fed;
+use replaykit_engine::plugin::reading::{Kind, Message};
+use replaykit_engine::walk;
 use replaykit_parquet::JoinError;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -67,124 +67,6 @@ fn with_rows<T: Send>(
     .ok_or_else(|| PyValueError::new_err("a message lies outside its buffer"))
 }
 
-fn regex(pattern: &str) -> PyResult<Regex> {
-    Regex::new(pattern).map_err(|e| PyValueError::new_err(format!("{e}")))
-}
-
-fn regexes(patterns: Vec<String>) -> PyResult<Vec<Regex>> {
-    patterns.iter().map(|p| regex(p)).collect()
-}
-
-fn header_rules(rules: Vec<(String, Option<String>)>) -> PyResult<Vec<HeaderRule>> {
-    rules
-        .into_iter()
-        .map(|(name, value)| Ok((name, value.map(|v| regex(&v)).transpose()?)))
-        .collect()
-}
-
-/// Reads `options[name]`, keeping the default where it is absent.
-fn set<'py, T: for<'a> FromPyObject<'a, 'py>>(
-    options: &Bound<'py, PyDict>,
-    name: &str,
-    field: &mut T,
-) -> PyResult<()> {
-    if let Some(value) = options.get_item(name)? {
-        *field = value
-            .extract()
-            .map_err(|_| PyValueError::new_err(format!("bad value for option {name}")))?;
-    }
-    Ok(())
-}
-
-fn read_options(o: &Bound<'_, PyDict>) -> PyResult<Options> {
-    let mut out = Options::default();
-    set(o, "ports", &mut out.ports)?;
-    set(o, "real_ip_header", &mut out.real_ip_header)?;
-    set(o, "allow_incomplete", &mut out.allow_incomplete)?;
-    set(o, "weight", &mut out.weight)?;
-    set(o, "requests", &mut out.requests)?;
-    set(o, "responses", &mut out.responses)?;
-    set(o, "slice_ns", &mut out.slice_ns)?;
-    set(o, "first_connection", &mut out.first_connection)?;
-    set(o, "max_connections", &mut out.max_connections)?;
-    set(o, "max_ended", &mut out.max_ended)?;
-    set(o, "max_connection_bytes", &mut out.max_connection_bytes)?;
-    set(o, "max_head_bytes", &mut out.max_head_bytes)?;
-    set(o, "max_message_bytes", &mut out.max_message_bytes)?;
-    set(o, "max_buffer_bytes", &mut out.max_buffer_bytes)?;
-    set(o, "max_pipeline", &mut out.max_pipeline)?;
-    set(o, "max_held", &mut out.max_held)?;
-    set(o, "idle_ns", &mut out.idle_ns)?;
-    set(o, "linger_ns", &mut out.linger_ns)?;
-    set(o, "reorder_ns", &mut out.reorder_ns)?;
-    set(o, "hole_ns", &mut out.hole_ns)?;
-    set(o, "settle_ns", &mut out.settle_ns)?;
-    set(o, "settle_segments", &mut out.settle_segments)?;
-    set(o, "vxlan_ports", &mut out.vxlan.ports)?;
-    set(o, "vxlan_vnis", &mut out.vxlan.vnis)?;
-    set(o, "raw", &mut out.raw)?;
-    set(o, "protocols", &mut out.protocols)?;
-    set(o, "plugin_ports", &mut out.plugin_ports)?;
-    out.tls_keys = o.get_item("tls_keys")?.is_some_and(|v| !v.is_none());
-    let mut patterns: Vec<String> = Vec::new();
-    set(o, "endpoints", &mut patterns)?;
-    out.templates = Templates::new(&patterns);
-    out.filters = read_filters(o)?;
-    let mut redaction = Redaction::default();
-    set(o, "redact_headers", &mut redaction.headers)?;
-    set(o, "redact_parameters", &mut redaction.parameters)?;
-    out.redaction = redaction;
-    Ok(out)
-}
-
-fn read_filters(o: &Bound<'_, PyDict>) -> PyResult<Filters> {
-    let mut texts: [Vec<String>; 4] = Default::default();
-    for (name, field) in ["allow_methods", "deny_methods", "allow_urls", "deny_urls"]
-        .iter()
-        .zip(&mut texts)
-    {
-        set(o, name, field)?;
-    }
-    let [allow_methods, deny_methods, allow_urls, deny_urls] = texts;
-    let mut headers: [Vec<(String, Option<String>)>; 2] = Default::default();
-    set(o, "allow_headers", &mut headers[0])?;
-    set(o, "deny_headers", &mut headers[1])?;
-    let [allow_headers, deny_headers] = headers;
-    Ok(Filters {
-        allow_headers: header_rules(allow_headers)?,
-        deny_headers: header_rules(deny_headers)?,
-        allow_methods: regexes(allow_methods)?,
-        deny_methods: regexes(deny_methods)?,
-        allow_urls: regexes(allow_urls)?,
-        deny_urls: regexes(deny_urls)?,
-    })
-}
-
-fn read_modifier(o: &Bound<'_, PyDict>) -> PyResult<Modifier> {
-    let mut out = Modifier {
-        filters: read_filters(o)?,
-        ..Modifier::default()
-    };
-    set(o, "set_headers", &mut out.set_headers)?;
-    set(o, "set_params", &mut out.set_params)?;
-    set(o, "header_limits", &mut out.header_limits)?;
-    set(o, "param_limits", &mut out.param_limits)?;
-    let mut basic: Vec<String> = Vec::new();
-    set(o, "basic_auth", &mut basic)?;
-    out.basic_auth = regexes(basic)?;
-    let mut urls: Vec<(String, Vec<u8>)> = Vec::new();
-    set(o, "rewrite_urls", &mut urls)?;
-    for (pattern, with) in urls {
-        out.rewrite_urls.push((regex(&pattern)?, with));
-    }
-    let mut headers: Vec<(Vec<u8>, String, Vec<u8>)> = Vec::new();
-    set(o, "rewrite_headers", &mut headers)?;
-    for (name, pattern, with) in headers {
-        out.rewrite_headers.push((name, regex(&pattern)?, with));
-    }
-    Ok(out)
-}
-
 fn arrow<'py>(
     py: Python<'py>,
     batch: &dyn Array,
@@ -225,10 +107,9 @@ struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    fn new(options: &Bound<'_, PyDict>) -> PyResult<Self> {
-        Ok(Engine {
-            engine: replaykit_engine::Engine::new(read_options(options)?),
-        })
+    fn new(options: EngineOptions) -> PyResult<Self> {
+        let engine = replaykit_engine::Engine::new(options.try_into()?);
+        Ok(Engine { engine })
     }
 
     fn next_file(&mut self) {
@@ -452,14 +333,14 @@ impl Engine {
 /// See `replaykit/traffic/records.py`, which describes this class.
 #[pyclass]
 struct Records {
-    records: replaykit_engine::records::Records,
+    records: replaykit_engine::gor::records::Records,
 }
 
 #[pymethods]
 impl Records {
     #[new]
-    fn new(rules: &Bound<'_, PyDict>, depth: usize) -> PyResult<Self> {
-        let records = replaykit_engine::records::Records::new(read_modifier(rules)?, depth);
+    fn new(rules: Rules, depth: usize) -> PyResult<Self> {
+        let records = replaykit_engine::gor::records::Records::new(rules.try_into()?, depth);
         Ok(Records { records })
     }
 
@@ -523,7 +404,7 @@ impl Records {
 #[pyclass]
 #[derive(Default)]
 struct Answers {
-    answers: replaykit_engine::answer::Answers,
+    answers: replaykit_engine::http1::answer::Answers,
     used: usize,
 }
 

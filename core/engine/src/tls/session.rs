@@ -5,26 +5,25 @@
 //! stops where a secret is not known yet.
 
 use super::keys::{KeyLog, Keys, Label, Misfit, Random, Suite, EARLY_SUITES};
-use crate::opaque::Reader;
 use std::collections::VecDeque;
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
-const HANDSHAKE: u8 = 22;
-const APPLICATION: u8 = 23;
-const CLIENT_HELLO: u8 = 1;
-const SERVER_HELLO: u8 = 2;
-const END_OF_EARLY_DATA: u8 = 5;
-const ENCRYPTED_EXTENSIONS: u8 = 8;
-const FINISHED: u8 = 20;
-const KEY_UPDATE: u8 = 24;
-const ALPN: usize = 16;
-const EARLY_DATA: usize = 42;
-const SUPPORTED_VERSIONS: usize = 43;
-const TLS13: usize = 0x0304;
-const MAX_RECORD: usize = 5 + (1 << 14) + 2048;
-const MAX_HANDSHAKE: usize = 1 << 20;
+pub(super) const HANDSHAKE: u8 = 22;
+pub(super) const APPLICATION: u8 = 23;
+pub(super) const CLIENT_HELLO: u8 = 1;
+pub(super) const SERVER_HELLO: u8 = 2;
+pub(super) const END_OF_EARLY_DATA: u8 = 5;
+pub(super) const ENCRYPTED_EXTENSIONS: u8 = 8;
+pub(super) const FINISHED: u8 = 20;
+pub(super) const KEY_UPDATE: u8 = 24;
+pub(super) const ALPN: usize = 16;
+pub(super) const EARLY_DATA: usize = 42;
+pub(super) const SUPPORTED_VERSIONS: usize = 43;
+pub(super) const TLS13: usize = 0x0304;
+pub(super) const MAX_RECORD: usize = 5 + (1 << 14) + 2048;
+pub(super) const MAX_HANDSHAKE: usize = 1 << 20;
 /// The random of a HelloRetryRequest (RFC 8446 §4.1.3).
-const RETRY: Random = [
+pub(super) const RETRY: Random = [
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
@@ -48,20 +47,20 @@ pub struct Record {
 
 /// Where a direction of TLS 1.3 is in its secrets.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Early,
     Handshake,
     Application,
 }
 
-struct Side {
-    buffer: Vec<u8>,
+pub(super) struct Side {
+    pub(super) buffer: Vec<u8>,
     /// Of a handshake message that is not whole.
-    handshake: Vec<u8>,
-    keys: Option<Keys>,
+    pub(super) handshake: Vec<u8>,
+    pub(super) keys: Option<Keys>,
     /// TLS 1.2: ChangeCipherSpec has passed.
-    encrypted: bool,
-    stage: Stage,
+    pub(super) encrypted: bool,
+    pub(super) stage: Stage,
 }
 
 impl Side {
@@ -78,21 +77,21 @@ impl Side {
 
 /// What became of early data (RFC 8446 §4.2.10).
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Early {
+pub(super) enum Early {
     Undecided,
     Accepted,
     Refused,
 }
 
 pub struct Session {
-    sides: [Side; 2],
-    client_random: Random,
-    server_random: Option<Random>,
-    suite: Option<Suite>,
-    version: usize,
-    early: Early,
+    pub(super) sides: [Side; 2],
+    pub(super) client_random: Random,
+    pub(super) server_random: Option<Random>,
+    pub(super) suite: Option<Suite>,
+    pub(super) version: usize,
+    pub(super) early: Early,
     /// The client's records since its early data, until the server says what becomes of it.
-    held: VecDeque<(Record, bool)>,
+    pub(super) held: VecDeque<(Record, bool)>,
     /// The protocol inside (RFC 7301).
     pub alpn: Vec<u8>,
     /// The side (true: the server) whose next record's secret is not in the key log yet.
@@ -101,12 +100,12 @@ pub struct Session {
 
 /// What a record holds.
 struct Opened {
-    kind: u8,
-    content: Vec<u8>,
+    pub(super) kind: u8,
+    pub(super) content: Vec<u8>,
     /// It was sent before the handshake had ended.
-    early: bool,
+    pub(super) early: bool,
     /// It could not be decrypted.
-    unread: bool,
+    pub(super) unread: bool,
 }
 
 impl Opened {
@@ -134,8 +133,8 @@ impl Opened {
     }
 }
 
-impl Session {
-    pub fn new() -> Self {
+impl Default for Session {
+    fn default() -> Self {
         Session {
             sides: [Side::new(), Side::new()],
             client_random: [0; 32],
@@ -148,7 +147,9 @@ impl Session {
             blocked: None,
         }
     }
+}
 
+impl Session {
     /// Takes bytes in, and gives back what has become readable, record by record.
     ///
     /// Stops before a record whose secret is not known: feed nothing to go on once it is.
@@ -411,124 +412,5 @@ impl Session {
             side.keys = Some(keys.ok_or(Undecryptable)?);
         }
         Ok(true)
-    }
-
-    /// Reads the handshake messages of a side that have become whole.
-    fn handshake(&mut self, server: bool) -> Result<(), Undecryptable> {
-        let d = usize::from(server);
-        loop {
-            let buffer = &self.sides[d].handshake;
-            let Some(&[kind, a, b, c]) = buffer.first_chunk::<4>() else {
-                return Ok(());
-            };
-            let size = 4 + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c));
-            if size > MAX_HANDSHAKE {
-                return Err(Undecryptable);
-            }
-            if buffer.len() < size {
-                return Ok(());
-            }
-            let body: Vec<u8> = buffer[4..size].to_vec();
-            self.sides[d].handshake.drain(..size);
-            self.message(server, kind, &body).ok_or(Undecryptable)?;
-        }
-    }
-
-    /// None: it is cut off, or names what cannot be read.
-    fn message(&mut self, server: bool, kind: u8, body: &[u8]) -> Option<()> {
-        let d = usize::from(server);
-        match kind {
-            CLIENT_HELLO if !server => {
-                self.client_random = body.get(2..34)?.try_into().ok()?;
-            }
-            SERVER_HELLO if server => return self.server_hello(body),
-            ENCRYPTED_EXTENSIONS if server => {
-                let accepted = self.extensions(Reader::new(body))?;
-                if self.early == Early::Undecided {
-                    self.early = if accepted {
-                        Early::Accepted
-                    } else {
-                        Early::Refused
-                    };
-                    if !accepted && self.sides[0].stage == Stage::Early {
-                        self.sides[0].stage = Stage::Handshake;
-                        self.sides[0].keys = None;
-                    }
-                }
-            }
-            END_OF_EARLY_DATA if !server => {
-                self.sides[0].stage = Stage::Handshake;
-                self.sides[0].keys = None;
-            }
-            FINISHED if self.version == TLS13 && self.sides[d].stage == Stage::Handshake => {
-                self.sides[d].stage = Stage::Application;
-                self.sides[d].keys = None;
-            }
-            KEY_UPDATE if self.version == TLS13 => {
-                if let Some(keys) = &self.sides[d].keys {
-                    self.sides[d].keys = Some(keys.updated()?);
-                }
-            }
-            _ => {}
-        }
-        Some(())
-    }
-
-    fn server_hello(&mut self, body: &[u8]) -> Option<()> {
-        let mut r = Reader::new(body);
-        let mut version = r.number(2)?;
-        let random: Random = r.take(32)?.try_into().ok()?;
-        if random == RETRY {
-            // The ServerHello itself comes after another ClientHello; early data is refused by this.
-            self.version = TLS13;
-            self.early = Early::Refused;
-            self.sides[0].stage = Stage::Handshake;
-            self.sides[0].keys = None;
-            return Some(());
-        }
-        r.vector(1)?;
-        let suite = r.number(2)?;
-        r.take(1)?;
-        let listed = (!r.is_empty()).then_some(r);
-        if let Some(listed) = &listed {
-            let mut all = listed.clone().vector(2)?;
-            while !all.is_empty() {
-                let (kind, mut value) = (all.number(2)?, all.vector(2)?);
-                if kind == SUPPORTED_VERSIONS {
-                    version = value.number(2)?;
-                }
-            }
-        }
-        self.server_random = Some(random);
-        (self.version, self.suite) = (version, Suite::of(suite));
-        if version == TLS13 {
-            self.suite?;
-            for side in &mut self.sides {
-                if side.stage != Stage::Early {
-                    side.keys = None;
-                }
-            }
-        } else {
-            self.early = Early::Refused;
-        }
-        if let Some(listed) = listed {
-            self.extensions(listed)?;
-        }
-        Some(())
-    }
-
-    /// Reads the protocol that was chosen; whether early data is accepted.
-    fn extensions(&mut self, mut r: Reader) -> Option<bool> {
-        let mut accepted = false;
-        let mut all = r.vector(2)?;
-        while !all.is_empty() {
-            let (kind, mut value) = (all.number(2)?, all.vector(2)?);
-            match kind {
-                ALPN => self.alpn = value.vector(2)?.vector(1)?.rest().to_vec(),
-                EARLY_DATA => accepted = true,
-                _ => {}
-            }
-        }
-        Some(accepted)
     }
 }
