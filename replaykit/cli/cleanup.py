@@ -10,7 +10,7 @@ from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.cli.asking import agreed
 from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
 from replaykit.errors import UsageError
-from replaykit.plain import out
+from replaykit.plain import out, say
 
 EXAMPLES = (
     "replaykit cleanup usage.db --before 2026-01-01 --dry-run",
@@ -90,7 +90,10 @@ def _cleanup(args: argparse.Namespace) -> int:
             out("  " + ", ".join(f"{rows:,} {period}s" for period, rows in plan.rows.items()))
             if plan.names:
                 out("  " + ", ".join(plan.names[:8]) + (", …" if len(plan.names) > 8 else ""))
-        if args.dry_run or not plan.subjects:
+        if not plan.subjects:
+            say("nothing of what was chosen is in the ledger: nothing is deleted")
+            return 1
+        if args.dry_run:
             return 0
         if not args.yes and not _agreed():
             return 1

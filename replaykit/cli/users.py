@@ -213,10 +213,13 @@ def _watch(args: argparse.Namespace) -> int:
 def _whole(source: Source, interfaces: list[str]) -> bool:
     """Whether it counts what these interfaces move, and nothing else, so that the rest is theirs alone."""
     from replaykit.netfilter import table
+    from replaykit.netfilter.marks import MarkSource
 
-    return source.name == "ebpf" or (
-        source.name == "nftables" and set(table.installed() or ()) == set(interfaces)
-    )
+    if source.name == "nftables":
+        return set(table.installed() or ()) == set(interfaces)
+    if isinstance(source, MarkSource):
+        return {rule.interface for _, rule in source.rules()} == set(interfaces)
+    return True  # eBPF and tc are of the interfaces they were given
 
 
 def open_source(wanted: str, interfaces: list[str]) -> tuple[Source, bool]:

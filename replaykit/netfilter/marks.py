@@ -36,6 +36,8 @@ class MarkRule:
     bytes: int
     address: str
     text: str
+    interface: str = ""
+    """The one that it is for, where it names one."""
     plain: bool = True
     """Whether its chain sets marks and does nothing else, so that every packet sees all of it."""
 
@@ -77,6 +79,7 @@ def parse(saved: str) -> list[MarkRule]:
                     size,
                     _host(_after(words, "-s" if received else "-d")),
                     text,
+                    _after(words, "-i" if received else "-o") or "",
                     chain not in mixed,
                 )
             )

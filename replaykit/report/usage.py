@@ -196,7 +196,7 @@ def as_html(
     )
     factor, unit = scale(max(map(sum, zip(*lines.values(), strict=True)), default=0))
     option = {
-        "animation": False, "color": COLORS, "textStyle": {"color": ink}, "legend": {"type": "scroll", "textStyle": {"color": ink}},
+        "animation": False, "color": COLORS, "textStyle": {"color": ink}, "legend": {"type": "scroll", "left": 0, "right": 140, "textStyle": {"color": ink}},
         "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}}, "grid": {"left": 20, "right": 20, "bottom": 60, "containLabel": True},
         "dataZoom": [{"type": "slider"}, {"type": "inside"}], "toolbox": {"feature": {"saveAsImage": {}, "magicType": {"type": ["line", "bar", "stack"]}}},
         "xAxis": {"type": "category", "data": [label(t, zone, period) for t in times], "axisLabel": {"color": ink}},

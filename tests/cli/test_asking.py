@@ -13,14 +13,19 @@ import pytest
 from replaykit.cli.asking import warn_of_readers
 from replaykit.ledger.history import totals
 from replaykit.ledger.store import Ledger
+from tests.conftest import needs
 from tests.ledger.conftest import NOON, used
 
 
-def at_a_terminal(answer: str, *arguments: str, cwd: Path) -> tuple[int, str]:
+def at_a_terminal(answer: str, *arguments: str, cwd: Path, prefix: tuple[str, ...] = ()) -> tuple[int, str]:
     """Exit status and what was shown, with somebody who types this."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "replaykit", *arguments], stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd
+        [*prefix, sys.executable, "-m", "replaykit", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=cwd,
     )
     os.close(theirs)
     os.write(ours, answer.encode())
@@ -83,6 +88,23 @@ def test_what_is_old_is_asked_for_too(command: tuple[str, ...], tmp_path: Path) 
         [sys.executable, "-m", "replaykit", *command], cwd=tmp_path, stdin=subprocess.DEVNULL, check=False
     )
     assert done.returncode == 0
+
+
+def test_removing_the_table_of_users_is_asked_for() -> None:
+    """In a network namespace of its own, where there is none."""
+    needs("nft", "ip")
+    inside = ("ip", "netns", "exec", "rk-asking")
+    subprocess.run(["ip", "netns", "add", inside[3]], check=True)
+    try:
+        install = [*inside, sys.executable, "-m", "replaykit", "users"]
+        done = subprocess.run([*install, "--install", "--interface", "lo"], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        status, shown = at_a_terminal("n\n", "users", "--remove", cwd=Path.cwd(), prefix=inside)
+        assert status == 1 and "[y/N]" in shown
+        status, shown = at_a_terminal("y\n", "users", "--remove", cwd=Path.cwd(), prefix=inside)
+        assert status == 0 and "removed" in shown
+    finally:
+        subprocess.run(["ip", "netns", "delete", inside[3]], check=False)
 
 
 def test_who_may_read_a_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,3 +211,10 @@ def test_exchanges_into_a_ledger(tmp_path: Path) -> None:
         for r in report["rows"]
     }
     assert {(r["vantage"], r["subject_kind"]) for r in rows} == {("wire", "endpoint")}
+
+
+def test_a_cleanup_of_nothing_says_so(place: Path) -> None:
+    for chosen in (("--kind", "machine"), ("--subject", "nobody")):
+        done = run("cleanup", str(place), "--all", *chosen, "--yes")
+        assert done.returncode == 1 and "nothing is deleted" in done.stderr
+    assert run("cleanup", str(place), "--all", "--subject", "30009", "--yes").returncode == 0

@@ -203,6 +203,9 @@ rules:
     assert again.step(NOON + 3) == []
     (first,) = heard
     assert (first["kind"], first["subject"], first["value"], first["threshold"]) == ("firing", "a", 900, 800)
+    # In words: the period and threshold that are the rule's own, in the units in which it was written, in the ledger's zone.
+    said_of_it = "900 B since 2026-03-29 13:00, more than 80% of 1000 B in an hour (800 B)"
+    assert first["in_words"] == said_of_it
     assert [t["endpoint"] for t in first["top"]] == ["a", "b"] and "90%" in first["reason"]
     ledger.write([used("a", NOON, 1100)])
     assert [e.action for e in again.step(NOON + 4)] == ["block", "notify", "command"]

@@ -256,6 +256,29 @@ def test_a_table_of_other_interfaces_has_no_rest(net: Net) -> None:
     assert net.used()["alice"][2] == 3 and net.used("remainder") == {}
 
 
+@pytest.mark.parametrize("source", ["iptables", "tc"])
+def test_rules_of_one_interface_have_a_rest(net: Net, source: str) -> None:
+    """What an administrator's own rules or filters do not count is named, so that all adds up to the interface."""
+    if source == "iptables":
+        for chain, side, way in (("PREROUTING", "-s", "-i"), ("POSTROUTING", "-d", "-o")):
+            rule = ("-A", chain, way, "veth0", side, "10.77.0.11", "-j", "MARK", "--set-mark", "0x11")
+            net.sh("iptables-legacy", "-t", "mangle", *rule)
+    else:
+        net.sh("ip", "link", "add", "ifb9", "type", "ifb")
+        net.sh("ip", "link", "set", "ifb9", "up")
+        net.sh("tc", "qdisc", "add", "dev", "veth0", "clsact")
+        one = "tc filter add dev veth0 {} protocol ip u32 match ip {} 10.77.0.11/32 action mirred egress mirror dev ifb9"
+        net.sh(*one.format("ingress", "src").split())
+        net.sh(*one.format("egress", "dst").split())
+    with net.watching(source):
+        time.sleep(1)
+        net.ping("10.77.0.11", 30, 500)
+        net.ping("10.77.0.12", 20)
+    users, rest, interface = net.used()["alice"], net.used("remainder")[REST], net.used("interface")["veth0"]
+    assert users[2] >= 30 and rest[2] >= 20
+    assert [u + r for u, r in zip(users, rest, strict=True)] == list(interface)
+
+
 def test_filters_that_overlap_are_named(net: Net) -> None:
     """One that goes on, and one in another place; none where a packet is seen once."""
     net.sh("ip", "link", "add", "ifb9", "type", "ifb")
