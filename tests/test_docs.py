@@ -20,6 +20,7 @@ README = (ROOT / "README.md").read_text()
 RUNNABLE = list(re.findall(r"^    ((?:replaykit|gor) .*)$", README, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_readme_commands(tmp_path: Path) -> None:
     """In their order, in one directory; live ones are tested with real traffic elsewhere."""
     (tmp_path / "samples").mkdir()

@@ -47,6 +47,7 @@ def test_an_anomaly_teaches_nothing() -> None:
     assert not any(j.anomaly for j in after) and all(abs(j.expected - 100_000) < 100 for j in after)
 
 
+@pytest.mark.slow
 def test_the_lstm() -> None:
     past = [1000 * (2 + math.sin(2 * math.pi * n / 24)) for n in range(24 * 20)]
     ahead = forecast("lstm", (24,)).ahead(past, 24)
@@ -55,6 +56,7 @@ def test_the_lstm() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     """Hourly traffic of five days; one hour of the last has ten times as much."""
     begin = int(datetime(2026, 11, 15, tzinfo=UTC).timestamp())

@@ -12,6 +12,8 @@ import pytest
 from replaykit.cli.main import COMMANDS
 from replaykit.extras import install
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

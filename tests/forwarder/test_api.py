@@ -18,6 +18,7 @@ from tests.forwarder.test_command import files, forward
 assert files  # a fixture
 
 
+@pytest.mark.slow
 def test_its_description_holds(tmp_path: Path) -> None:
     """Schemathesis sends what the description allows, and what it does not; no answer is outside of it."""
     with forward(tmp_path, token="a-long-secret") as f:
@@ -35,6 +36,7 @@ def test_its_description_holds(tmp_path: Path) -> None:
         assert f.ask("/health")[0] == 200
 
 
+@pytest.mark.slow
 def test_pushed_every_second(tmp_path: Path) -> None:
     with forward(tmp_path, token="a-long-secret") as f:
         url = f"ws://127.0.0.1:{f.api}/api/stats/ws"
@@ -74,6 +76,7 @@ def test_pushed_every_second(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.slow
 def test_history_and_reports(files: int, tmp_path: Path) -> None:
     from ci.servers import free_port
 

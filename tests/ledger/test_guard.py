@@ -204,7 +204,7 @@ rules:
     (first,) = heard
     assert (first["kind"], first["subject"], first["value"], first["threshold"]) == ("firing", "a", 900, 800)
     # In words: the period and threshold that are the rule's own, in the units in which it was written, in the ledger's zone.
-    said_of_it = "900 B since 2026-03-29 13:00, more than 80% of 1000 B in an hour (800 B)"
+    said_of_it = "900 B since 2026-03-29 13:00, more than 80% of 1.00 kB in an hour (800 B)"
     assert first["in_words"] == said_of_it
     assert [t["endpoint"] for t in first["top"]] == ["a", "b"] and "90%" in first["reason"]
     ledger.write([used("a", NOON, 1100)])
@@ -251,6 +251,7 @@ def test_rules_are_read_again_when_their_file_changes(ledger: Ledger, tmp_path: 
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_quarter_of_crashes(tmp_path: Path, seed: int) -> None:
     """Simulated hours over three months and a change of the clock; the process dies at any call, before or after it took

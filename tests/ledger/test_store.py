@@ -252,6 +252,7 @@ def test_a_newer_schema_is_not_touched(tmp_path: Path) -> None:
         Ledger(url)
 
 
+@pytest.mark.slow
 def test_kill_9_a_hundred_times(tmp_path: Path) -> None:
     """Totals are what was flushed last, or one flush more: never less, never twice."""
     url = f"sqlite:///{tmp_path / 'usage.db'}"

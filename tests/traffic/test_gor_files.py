@@ -128,6 +128,7 @@ def test_globs_compression_and_order(tmp_path: Path) -> None:
     assert found[100:] == [f"/c{n ^ 3}" for n in range(20)]
 
 
+@pytest.mark.slow
 def test_pace_speed_and_longest_wait(tmp_path: Path) -> None:
     (tmp_path / "a.gor").write_bytes(gor([Rec(get(f"/{n}"), n * 400) for n in range(6)]))
 
@@ -262,6 +263,7 @@ def test_stats_as_json_lines(tmp_path: Path) -> None:
     assert found["total_requests"] == 5 and found["top_endpoints"][0]["path"] == "/big"
 
 
+@pytest.mark.slow
 def test_dummy_input() -> None:
     done = run_gor("--input-dummy", "", "--output-stdout", "--exit-after", "2500ms")
     assert done.returncode == 0

@@ -145,6 +145,7 @@ def test_a_crash_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     assert "has ended (status 3)" in said and "pass it by" in said
 
 
+@pytest.mark.slow
 def test_a_program_that_reads_nothing_is_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = tmp_path / "in.gor"
     big = b"x" * 5000
@@ -221,6 +222,7 @@ def test_what_a_program_holds_when_it_ends_early_always_goes_on(tmp_path: Path, 
         assert "has ended" in said and "that it held go on" in said
 
 
+@pytest.mark.slow
 def test_closed_pipes_and_full_disks(tmp_path: Path, recording: Path) -> None:
     read = ["--input-file", str(recording), "--output-stdout"]
     for arguments in (["--help"], read, [*read[:2], "--output-null", "--stats"]):

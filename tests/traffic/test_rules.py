@@ -185,6 +185,7 @@ RULES = st.builds(
     RULES,
     st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abc"), st.integers(-5, 5), PAYLOAD), max_size=6),
 )
+@pytest.mark.slow
 def test_each_record_is_judged_alone(rules: Rules, records: list[tuple[int, str, int, bytes]]) -> None:
     """Together or one at a time, and a second time: the same comes out, and what is sent is one row a record."""
     together, counts = read(gor(*records), rules)
