@@ -22,6 +22,9 @@ class KeyLogFile:
         except OSError as error:
             raise UsageError(f"--tls-keys {path}: {error.strerror}") from None
 
+    def __str__(self) -> str:
+        return f"--tls-keys {self._path}"
+
     def read(self) -> tuple[bytes, bool] | None:
         """What was added since the last time, and whether the log was begun anew; None: nothing.
 

@@ -302,7 +302,8 @@ class Capture:
                 options, ports=ports, weight=1 / settings.sample, first_connection=first,
                 slice_ns=int(settings.slice_s * 1e9),
             )  # fmt: skip
-            engine = open_reader(own, settings.report)
+            # Of several workers, one that saw no TLS says nothing about the key log.
+            engine = open_reader(own, settings.report if settings.workers <= 1 or own.protocols else _silent)
             engines.append(engine if settings.above is None else settings.above(engine))
         return engines
 
@@ -432,3 +433,7 @@ def drop_privileges(name: str) -> None:
     os.setgroups([g.gr_gid for g in grp.getgrall() if name in g.gr_mem])
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
+
+
+def _silent(line: str) -> None:
+    """Says nothing."""

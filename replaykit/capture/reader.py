@@ -19,7 +19,7 @@ def open_reader(options: Options, report: Callable[[str], None]) -> Engine:
     """
     keys = None if options.tls_keys is None else KeyLogFile(Path(options.tls_keys))
     if not options.protocols:
-        return Engine(options, keys)
+        return Engine(options, keys, report=report)
     from replaykit.wire.protocol import plugins  # loaded only here: most runs start without it
 
     known = {plugin.name: plugin for plugin in plugins()}

@@ -92,7 +92,8 @@ def _cleanup(args: argparse.Namespace) -> int:
                 out("  " + ", ".join(plan.names[:8]) + (", …" if len(plan.names) > 8 else ""))
         if not plan.subjects:
             say("nothing of what was chosen is in the ledger: nothing is deleted")
-            return 1
+            # A time in which nothing was counted is no mistake; a name that nobody has may be one.
+            return 0 if chosen.everything and (since or until is not None) else 1
         if args.dry_run:
             return 0
         if not args.yes and not _agreed():

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -56,7 +57,8 @@ class Gor:
             allow_url=f.http_allow_url,
             disallow_url=[*f.http_disallow_url, *f.http_black_list],
         )
-        return rewrites.rules(chosen, prefix="--http-")  # type: ignore[arg-type]
+        made = rewrites.rules(chosen, prefix="--http-")  # type: ignore[arg-type]
+        return replace(made, first_field_only=True)
 
     def open(self) -> None:
         """Outputs first, so that nothing is read that could not be put anywhere."""

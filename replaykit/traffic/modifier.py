@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 class Rules:
     """What the command line says, as text. Percent: of requests that pass, 0 to 100.
 
-    A header rule is a name and a pattern; without one, presence is asked for.
+    A header rule is a name and a pattern; without one, presence is asked for. first_field_only: of repeated fields it sees the
+    first, as GoReplay's rules do.
     """
 
     allow_headers: tuple[tuple[str, str | None], ...] = ()
@@ -23,6 +24,7 @@ class Rules:
     deny_methods: tuple[str, ...] = ()
     allow_urls: tuple[str, ...] = ()
     deny_urls: tuple[str, ...] = ()
+    first_field_only: bool = False
     basic_auth: tuple[str, ...] = ()
     header_limits: tuple[tuple[bytes, int], ...] = ()
     param_limits: tuple[tuple[bytes, int], ...] = ()
@@ -32,7 +34,7 @@ class Rules:
     rewrite_headers: tuple[tuple[bytes, str, bytes], ...] = ()
 
     def __bool__(self) -> bool:
-        return any(asdict(self).values())
+        return any(value for name, value in asdict(self).items() if name != "first_field_only")
 
 
 def fnv(data: bytes) -> int:

@@ -42,7 +42,8 @@ class Engine:
     """Captured bytes in, columns out. Times in ns since the epoch; no I/O, no clock.
 
     keys: asked for more before bytes are read. plugins: read the connections that `options.plugin_ports` names and
-    those that are not understood; `report` is told once of a connection that one cannot read.
+    those that are not understood; `report` is told once of a connection that one cannot read, and at the end if the key log
+    was of no use.
     Raises ValueError for a pattern that cannot be read.
     """
 
@@ -54,7 +55,7 @@ class Engine:
         report: Callable[[str], None] = print,
     ) -> None:
         self._engine = core.Engine(options)
-        self._keys = keys
+        self._keys, self._report = keys, report
         self._streams: PluginStreams | None = None
         if plugins:
             from replaykit.wire.plugin_streams import (
@@ -127,6 +128,11 @@ class Engine:
         self._more_keys()
         self._engine.finish()
         self._read_streams()
+        secrets, connections = self.keys
+        if self._keys is not None and not secrets:
+            self._report(f"{self._keys}: it holds no secrets, so TLS is counted and not read")
+        elif self._keys is not None and not connections:
+            self._report(f"{self._keys}: its {secrets:,} secrets fit no connection that was captured")
 
     def open_stream(self, connection: int, ends: Ends) -> None:
         """A stream whose bytes are fed as they are, without packets."""

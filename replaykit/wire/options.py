@@ -19,7 +19,7 @@ class Options:
     it, and without that. vxlan_*: see `envelope.Vxlan`. raw: every
     connection is a stream of bytes, no protocol is looked for. protocols: names of plug-ins, which read the connections of
     plugin_ports and those that are not understood. tls_keys: a key log's path; secrets are fed to the engine.
-    Header rules are (name, pattern or None).
+    Header rules are (name, pattern or None). first_field_only: of repeated fields they see the first, as GoReplay's do.
     """
 
     ports: tuple[int, ...] = ()
@@ -57,6 +57,7 @@ class Options:
     deny_methods: tuple[str, ...] = ()
     allow_urls: tuple[str, ...] = ()
     deny_urls: tuple[str, ...] = ()
+    first_field_only: bool = False
     redact_headers: tuple[str, ...] = field(default=())
     redact_parameters: tuple[str, ...] = field(default=())
 

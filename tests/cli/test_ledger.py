@@ -217,4 +217,6 @@ def test_a_cleanup_of_nothing_says_so(place: Path) -> None:
     for chosen in (("--kind", "machine"), ("--subject", "nobody")):
         done = run("cleanup", str(place), "--all", *chosen, "--yes")
         assert done.returncode == 1 and "nothing is deleted" in done.stderr
+    done = run("cleanup", str(place), "--before", "2001-01-01", "--yes")
+    assert done.returncode == 0 and "nothing is deleted" in done.stderr, done
     assert run("cleanup", str(place), "--all", "--subject", "30009", "--yes").returncode == 0

@@ -141,7 +141,8 @@ def test_order_of_time() -> None:
 
 TEXT = st.text(alphabet="aAb:%?&=/ \r\n$1{}é", max_size=12).map(str.encode)
 PAYLOAD = st.one_of(
-    st.binary(max_size=60),
+    # A head that has begun and does not end would wait for the rest of it.
+    st.binary(max_size=60).filter(lambda b: b"HTTP" not in b and b"ICY" not in b),
     st.builds(
         lambda m, t, lines, body: m + b" " + t + b" HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n\r\n" + body,
         st.sampled_from([b"GET", b"POST", b"HEAD", b"CONNECT", b"P{"]),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import hpack
@@ -13,9 +16,10 @@ from scapy.layers.inet import TCP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import Ether
 
+from replaykit.capture.reader import open_reader
 from replaykit.wire.options import Options
 from tests.mutate import Packet
-from tests.talk import Outcome, Talk, play
+from tests.talk import Outcome, Talk, outcome, play
 from tests.wire.test_websocket import frame, opened
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -379,3 +383,98 @@ def test_a_response_that_was_captured_first_has_no_durations() -> None:
         None,
         "response_first",
     )
+
+
+def frames(*parts: tuple[int, bytes]) -> bytes:
+    return b"".join(bytes([flag]) + len(data).to_bytes(4) + data for flag, data in parts)
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_grpc_web_says_its_status_in_a_last_frame(text: bool, chunked: bool) -> None:
+    body = frames((0, b"abc"), (0, b""), (0x80, b"grpc-status: 7\r\ngrpc-message: no\r\n"))
+    kind = "application/grpc-web-text" if text else "application/grpc-web+proto"
+    body = base64.b64encode(body) if text else body
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n".encode()
+    if chunked:
+        parts = [body[i : i + 7] for i in range(0, len(body), 7)]
+        body = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in [*parts, b""])
+        head += b"Transfer-Encoding: chunked\r\n\r\n"
+    else:
+        head += f"Content-Length: {len(body)}\r\n\r\n".encode()
+    row = play(Talk().open().client(get("/svc.S/Web")).server(head + body, 11).close().packets).only()
+    assert (row["grpc_status"], row["response_messages"], row["response_message_bytes"]) == (7, 2, 3)
+    assert row["request_messages"] is None and row["anomaly"] is None
+
+
+def test_a_page_in_answer_to_a_call_holds_no_messages() -> None:
+    page = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 11\r\n\r\n<p>No</p>\r\n"
+    ask = b"POST /svc.S/Web HTTP/1.1\r\nHost: h\r\nContent-Type: application/grpc-web\r\nContent-Length: 5\r\n\r\n\0\0\0\0\0"
+    row = play(Talk().open().client(ask).server(page).close().packets).only()
+    assert (row["request_messages"], row["response_messages"], row["grpc_status"]) == (1, None, None)
+
+
+def test_the_simple_request_of_http_0_9() -> None:
+    """RFC 1945 §4.1: a line, and a body until the server closes."""
+    talk = Talk().open().client(b"GET /old.html\r\n").server(b"<p>x</p>" * 400)
+    row = play(talk.close().packets).only()
+    assert (row["protocol"], row["method"], row["target"], row["status"]) == (
+        "http/0.9",
+        "GET",
+        "/old.html",
+        None,
+    )
+    assert (row["request_header_bytes"], row["response_header_bytes"], row["response_body_bytes"]) == (
+        15,
+        0,
+        3200,
+    )
+
+
+def relinked(packets: list[Packet], link: int, header: bytes, cut: int = 14) -> list[Packet]:
+    """The same packets as another kind of link has them."""
+    return [Packet(p.time, link, p.orig - cut + len(header), header + p.data[cut:]) for p in packets]
+
+
+NFLOG = bytes([2, 0, 0, 0]) + struct.pack("<HHI", 8, 0x0A, 7) + struct.pack("<HHHxx", 6, 1, 0x800)
+RADIO = bytes([0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+QOS_DATA = bytes([0x88, 0x01, 0, 0]) + bytes(20) + bytes(2) + b"\xaa\xaa\x03\0\0\0\x08\0"
+
+
+def test_links_of_netfilter_and_of_the_air() -> None:
+    packets = Talk().open().client(get("/a")).server(ok(5)).close().packets
+    for link, header in ((127, RADIO + QOS_DATA), (105, QOS_DATA)):
+        assert play(relinked(packets, link, header)).only()["status"] == 200
+    logged = [
+        Packet(p.time, 239, len(NFLOG) + 4 + len(p.data) - 14, NFLOG + struct.pack("<HH", len(p.data) - 10, 9) + p.data[14:])
+        for p in packets
+    ]  # fmt: skip
+    assert play(logged).only()["status"] == 200
+    secret = relinked(packets, 105, bytes([QOS_DATA[0], 0x41]) + QOS_DATA[2:])
+    assert play(secret).account["not_tcp"] == sum(p.orig for p in secret)
+
+
+def test_rules_over_repeated_fields() -> None:
+    """GoReplay's see the first alone."""
+    ask = b"GET /a HTTP/1.1\r\nHost: h\r\nX-Team: red\r\nX-Team: blue\r\n\r\n"
+    packets = Talk().open().client(ask).server(OK).close().packets
+    for first, rows in ((False, 0), (True, 1)):
+        options = Options(deny_headers=(("x-team", "blue"),), first_field_only=first)
+        assert len(play(packets, options).rows) == rows
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("no key log\n", "it holds no secrets, so TLS is counted and not read"),
+        (f"CLIENT_RANDOM {'ab' * 32} {'cd' * 48}\n", "its 1 secrets fit no connection that was captured"),
+    ],
+)
+def test_a_key_log_of_no_use_is_named(tmp_path: Path, log: str, said: str) -> None:
+    keys, heard = tmp_path / "keys", []
+    keys.write_text(log)
+    engine = open_reader(Options(tls_keys=str(keys)), heard.append)
+    for p in Talk().open().client(get("/a")).server(OK).close().packets:
+        engine.feed_packet(p.link, p.time, p.orig, p.data)
+    assert outcome(engine).only()["status"] == 200
+    assert heard == [f"--tls-keys {keys}: {said}"]

@@ -19,6 +19,8 @@ pub struct Filters {
     pub deny_methods: Vec<Regex>,
     pub allow_urls: Vec<Regex>,
     pub deny_urls: Vec<Regex>,
+    /// Of repeated fields the first alone counts, as GoReplay has it.
+    pub first_field_only: bool,
 }
 
 impl Filters {
@@ -51,10 +53,10 @@ impl Filters {
             return false;
         }
         let present = |rule: &HeaderRule| {
-            fields(head).any(|(name, value)| {
-                name.eq_ignore_ascii_case(rule.0.as_bytes())
-                    && rule.1.as_ref().is_none_or(|r| r.is_match(value))
-            })
+            let named = |(name, _): &(&[u8], &[u8])| name.eq_ignore_ascii_case(rule.0.as_bytes());
+            let most = if self.first_field_only { 1 } else { usize::MAX };
+            let mut values = fields(head).filter(named).take(most);
+            values.any(|(_, value)| rule.1.as_ref().is_none_or(|r| r.is_match(value)))
         };
         self.allow_headers.iter().all(present) && !self.deny_headers.iter().any(present)
     }

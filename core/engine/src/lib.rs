@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod exchange;
 pub mod filter;
 pub mod gor;
+mod grpc;
 pub mod http1;
 mod http2;
 pub mod increment;

@@ -49,6 +49,7 @@ pub struct EngineOptions {
     deny_methods: Vec<String>,
     allow_urls: Vec<String>,
     deny_urls: Vec<String>,
+    first_field_only: bool,
     redact_headers: Vec<String>,
     redact_parameters: Vec<String>,
 }
@@ -62,6 +63,7 @@ pub struct Rules {
     deny_methods: Vec<String>,
     allow_urls: Vec<String>,
     deny_urls: Vec<String>,
+    first_field_only: bool,
     basic_auth: Vec<String>,
     header_limits: Vec<(Vec<u8>, u32)>,
     param_limits: Vec<(Vec<u8>, u32)>,
@@ -120,6 +122,7 @@ impl TryFrom<EngineOptions> for Options {
                 deny_methods: regexes(&o.deny_methods)?,
                 allow_urls: regexes(&o.allow_urls)?,
                 deny_urls: regexes(&o.deny_urls)?,
+                first_field_only: o.first_field_only,
             },
             redaction: Redaction {
                 headers: o.redact_headers,
@@ -150,6 +153,7 @@ impl TryFrom<Rules> for Modifier {
                 deny_methods: regexes(&rules.deny_methods)?,
                 allow_urls: regexes(&rules.allow_urls)?,
                 deny_urls: regexes(&rules.deny_urls)?,
+                first_field_only: rules.first_field_only,
             },
             basic_auth: regexes(&rules.basic_auth)?,
             header_limits: rules.header_limits,

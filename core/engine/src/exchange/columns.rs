@@ -14,6 +14,7 @@ use crate::exchange::{
     HOST, METHOD, TARGET, TRACE,
 };
 use crate::filter::Redaction;
+use crate::http1::syntax::SIMPLE;
 use crate::options::Options;
 
 /// A connection's addresses in the dictionary of one batch.
@@ -196,6 +197,7 @@ impl Columns {
         let minor = if q.seen { q.minor } else { r.minor };
         keys[PROTOCOL] = self.texts[PROTOCOL].key(match x.protocol {
             Protocol::Http1 if minor == 0 => b"http/1.0",
+            Protocol::Http1 if minor == SIMPLE => b"http/0.9",
             Protocol::Http1 => b"http/1.1",
             Protocol::H2 => b"h2",
             Protocol::WebSocket => b"websocket",

@@ -142,3 +142,31 @@ pub fn chunk(state: &mut Chunk, b: &[u8]) -> Took {
     }
     took
 }
+
+impl Body {
+    /// Hands the content of the next `n` bytes of this body to `take`, of which `seen` were captured.
+    pub fn each_content(self, seen: &[u8], n: usize, mut take: impl FnMut(&[u8], usize)) {
+        let Body::Chunked(mut state) = self else {
+            return take(seen, n);
+        };
+        let mut at = 0;
+        while at < n {
+            let rest = seen.get(at..).unwrap_or(&[]);
+            if let Chunk::Data(left) = state {
+                let k = left.min((n - at) as u64) as usize;
+                take(&rest[..rest.len().min(k)], k);
+                state = if k as u64 == left {
+                    Chunk::End
+                } else {
+                    Chunk::Data(left - k as u64)
+                };
+                at += k;
+                continue;
+            }
+            if rest.is_empty() || chunk(&mut state, &rest[..1]).broken {
+                return;
+            }
+            at += 1;
+        }
+    }
+}

@@ -8,6 +8,7 @@ use crate::anomaly::Anomaly;
 use crate::bytes::segment::Addr;
 use crate::exchange::columns::Addresses;
 use crate::exchange::{Ends, Exchange, Secure};
+use crate::grpc::Grpc;
 use crate::http1::body::{Body, Chunk};
 use crate::http1::head::Kind;
 use crate::http1::syntax;
@@ -36,6 +37,8 @@ pub struct Lane {
     pub(super) keep: bool,
     /// A response without its request has just start: it may answer HEAD.
     pub(super) unasked: bool,
+    /// The message is gRPC-Web's.
+    pub(super) grpc: Option<Box<Grpc>>,
     /// Where a hole between messages began.
     pub(super) hole: Option<u32>,
     pub(super) closed: bool,
@@ -50,6 +53,7 @@ impl Lane {
             message: Vec::new(),
             keep: false,
             unasked: false,
+            grpc: None,
             hole: None,
             closed: false,
         }

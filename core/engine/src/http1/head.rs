@@ -44,6 +44,26 @@ pub struct Head<'a> {
     pub anomaly: Anomaly,
 }
 
+impl Head<'_> {
+    /// A head that says nothing.
+    pub fn empty(kind: Kind, minor: u8) -> Self {
+        Head {
+            kind,
+            minor,
+            method: b"",
+            target: b"",
+            status: 0,
+            length: Length::None,
+            coding: Coding::None,
+            host: b"",
+            content_type: b"",
+            content_encoding: b"",
+            trace: b"",
+            anomaly: Anomaly::None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub enum Parsed<'a> {
     /// A head and its length, blank line included.

@@ -1,9 +1,12 @@
 //! Heads of HTTP/1 messages as they arrive: whole, over several segments, cut, or none at all.
 
 use crate::account::Cause;
+use crate::exchange::Exchange;
+use crate::http1::body::Body;
 use crate::http1::connection::{Http, State};
 use crate::http1::head::{Kind, Parsed};
 use crate::http1::syntax;
+use crate::http1::syntax::SIMPLE;
 use crate::http2::connection::Http2;
 use crate::http2::frame::PREFACE;
 use crate::plugin::handover::Handover;
@@ -58,6 +61,10 @@ impl Http {
             lane.state = State::Head;
             return rest;
         }
+        if self.answers_simply(direction) {
+            self.begin_simple_response(direction, piece, sink);
+            return 0;
+        }
         if self.understood && direction != self.client && !syntax::may_respond(seen) {
             return self.stray(direction, piece, cost, sink);
         }
@@ -99,6 +106,13 @@ impl Http {
                 self.understood = true;
                 self.switch(Some(Box::new(Handover::default())), sink);
                 0
+            }
+            Parsed::Invalid if !self.understood && syntax::simple_request(seen).is_some() => {
+                if let Some(head) = syntax::simple_request(seen) {
+                    self.fits(head.kind, direction);
+                    self.message(direction, &head, seen, start(cost.take(rest)), sink);
+                }
+                rest
             }
             Parsed::Whole(..) | Parsed::Invalid => self.stray(direction, piece, cost, sink),
         }
@@ -270,5 +284,23 @@ impl Http {
                 _ => self.refuse(direction, cause, start.link, sink),
             },
         }
+    }
+
+    /// Whether what comes next responds to a request of HTTP/0.9: a body, and nothing before it.
+    fn answers_simply(&self, direction: usize) -> bool {
+        let simple = |x: &Exchange| x.request.minor == SIMPLE && !x.response.seen;
+        direction != self.client && self.queue.front().is_some_and(|x| simple(x))
+    }
+
+    fn begin_simple_response(&mut self, direction: usize, piece: &Piece, sink: &mut Sink) {
+        if let Some(exchange) = self.queue.front_mut() {
+            exchange.response.seen = true;
+            exchange.response.minor = SIMPLE;
+            exchange.response.time = piece.time;
+            exchange.response.end = piece.time;
+            exchange.response.seq = piece.seq;
+        }
+        sink.account.messages_cut += u64::from(sink.options.responses);
+        self.lanes[direction].state = State::Body(Body::UntilClose);
     }
 }

@@ -2,8 +2,10 @@
 
 use crate::account::Cause;
 use crate::anomaly::Anomaly;
+use crate::exchange::Extra;
 use crate::exchange::{Exchange, Side, TARGET};
 use crate::gor::message::{gor_id, Meta};
+use crate::grpc::{self, Grpc};
 use crate::http1::body::{Body, Chunk};
 use crate::http1::connection::{Http, State};
 use crate::http1::head::{Head, Kind};
@@ -86,6 +88,8 @@ impl Http {
         lane.state = State::Body(body);
         lane.unasked = unasked;
         lane.hole = None;
+        lane.grpc = Grpc::new(head.content_type).map(Box::new);
+        let is_grpc = lane.grpc.is_some();
         let wanted = if head.kind == Kind::Request {
             sink.options.requests
         } else {
@@ -97,6 +101,16 @@ impl Http {
         exchange.link_bytes += start.link;
         exchange.retransmitted += start.retransmitted;
         exchange.flag(head.anomaly);
+        if is_grpc {
+            exchange.grpc = true;
+            let mut fields = syntax::fields(bytes);
+            let field = fields.find(|(name, _)| name.eq_ignore_ascii_case(b"grpc-status"));
+            if let (Kind::Response, Some(code)) =
+                (head.kind, field.and_then(|(_, v)| grpc::status(v)))
+            {
+                exchange.extra_mut().set(Extra::GRPC_STATUS, false, code);
+            }
+        }
         let wanted = wanted && !exchange.denied;
         let client = if sink.options.real_ip_header.is_empty() {
             String::new()
@@ -251,6 +265,9 @@ impl Http {
             sink.account.add(Cause::Malformed, bytes);
         }
         let lane = &mut self.lanes[direction];
+        if let Some(grpc) = &mut lane.grpc {
+            body.each_content(piece.upto(used).seen(), used, |part, n| grpc.feed(part, n));
+        }
         lane.state = State::Body(next);
         if lane.keep && used > 0 {
             let room = sink
@@ -311,9 +328,18 @@ impl Http {
         let id = self.id;
         let lane_keep = self.lanes[direction].keep;
         let message = std::mem::take(&mut self.lanes[direction].message);
+        let grpc = self.lanes[direction].grpc.take();
         let Some(exchange) = self.current(direction) else {
             return;
         };
+        if let Some(grpc) = grpc.filter(|grpc| !grpc.lost) {
+            let extra = exchange.extra_mut();
+            extra.set(Extra::MESSAGES, server, grpc.messages);
+            extra.set(Extra::MESSAGE_BYTES, server, grpc.bytes);
+            if let (true, Some(code)) = (server, grpc.status()) {
+                extra.set(Extra::GRPC_STATUS, false, code);
+            }
+        }
         let (kind, side) = if server {
             (2, &mut exchange.response)
         } else {

@@ -94,6 +94,23 @@ pub fn stray_prefix(method: &[u8]) -> usize {
     prefix.map_or(0, <[u8]>::len)
 }
 
+/// The minor version of HTTP/0.9, which has none.
+pub const SIMPLE: u8 = 9;
+
+/// A request of HTTP/0.9, which is one line alone: `GET /target` (RFC 1945 §4.1).
+pub fn simple_request(b: &[u8]) -> Option<Head<'_>> {
+    let line = strip_cr(b.strip_suffix(b"\n")?);
+    let target = line.strip_prefix(b"GET /")?;
+    if target.iter().any(|c| *c <= b' ' || *c >= 0x7f) {
+        return None;
+    }
+    Some(Head {
+        method: &line[..3],
+        target: &line[4..],
+        ..Head::empty(Kind::Request, SIMPLE)
+    })
+}
+
 /// A start so clear that reading may begin here after a hole: a whole first line, or a usual
 /// method and the beginning of a target.
 pub fn clear_start(b: &[u8]) -> Option<Kind> {
@@ -182,20 +199,7 @@ pub fn parse_with<'a>(b: &'a [u8], cut: bool, memos: Option<(&mut Memos, u32)>) 
     let Some(end) = memchr(b'\n', b) else {
         return Parsed::Partial;
     };
-    let mut head = Head {
-        kind,
-        minor: 1,
-        method: b"",
-        target: b"",
-        status: 0,
-        length: Length::None,
-        coding: Coding::None,
-        host: b"",
-        content_type: b"",
-        content_encoding: b"",
-        trace: b"",
-        anomaly: Anomaly::None,
-    };
+    let mut head = Head::empty(kind, 1);
     let line = strip_cr(&b[..end]);
     if kind == Kind::Response {
         let Some((minor, status)) = status_line(line) else {

@@ -1,5 +1,6 @@
 //! The fields of an HTTP/2 message, by name, and as HTTP/1.1 writes them (RFC 9113 §8).
 
+use crate::grpc;
 use crate::http1::field;
 use crate::http2::hpack;
 use crate::http2::hpack::Fields;
@@ -70,7 +71,7 @@ impl<'a> Named<'a> {
     }
 
     pub(super) fn is_grpc(&self) -> bool {
-        self.content_type.starts_with(b"application/grpc")
+        grpc::is_grpc(self.content_type)
     }
 }
 

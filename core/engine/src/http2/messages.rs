@@ -416,6 +416,9 @@ impl Http2 {
                 let extra = stream.exchange.extra.get_or_insert_default();
                 extra.set(Extra::MESSAGES, server, grpc.messages);
                 extra.set(Extra::MESSAGE_BYTES, server, grpc.bytes);
+                if let (true, Some(code)) = (server, grpc.status()) {
+                    extra.set(Extra::GRPC_STATUS, false, code);
+                }
             }
         }
         stream.exchange.request.done = true;

@@ -3,7 +3,6 @@
 pub mod connection;
 pub mod fields;
 pub mod frame;
-pub mod grpc;
 pub mod hpack;
 pub mod lane;
 pub mod messages;

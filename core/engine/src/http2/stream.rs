@@ -4,9 +4,9 @@ use super::fields::Named;
 use crate::exchange::{Exchange, Extra, Protocol, Side};
 use crate::filter::Redaction;
 use crate::gor::message::Meta;
+use crate::grpc::{self, Grpc};
 use crate::http1::edit;
 use crate::http2::fields::line;
-use crate::http2::grpc::Grpc;
 use crate::protocol::{Context, Sink};
 use crate::websocket::connection::WebSocket;
 use hashbrown::HashMap;
@@ -67,9 +67,7 @@ impl Stream {
         sink: &mut Sink,
     ) {
         let flow = &mut self.flows[usize::from(server)];
-        if self.exchange.grpc {
-            flow.grpc = Some(Grpc::default());
-        }
+        flow.grpc = Grpc::new(named.content_type);
         let wanted = wanted && !self.exchange.denied;
         flow.keep = wanted && sound;
         sink.account.messages_cut += u64::from(wanted && !sound);
@@ -81,13 +79,10 @@ impl Stream {
     }
 
     pub(super) fn grpc_status(&mut self, named: &Named) {
-        let text = std::str::from_utf8(named.grpc_status).unwrap_or("");
-        if text.len() <= 3 && text.bytes().all(|c| c.is_ascii_digit()) {
-            if let Ok(code) = text.parse() {
-                self.exchange
-                    .extra_mut()
-                    .set(Extra::GRPC_STATUS, false, code);
-            }
+        if let Some(code) = grpc::status(named.grpc_status) {
+            self.exchange
+                .extra_mut()
+                .set(Extra::GRPC_STATUS, false, code);
         }
     }
 
