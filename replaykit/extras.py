@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from replaykit.errors import UsageError
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 
 def needs(what: str, extra: str) -> UsageError:
@@ -38,6 +41,8 @@ def missing(error: ModuleNotFoundError) -> UsageError | None:
 
 def _distribution() -> metadata.Distribution | None:
     """The installed distribution that this package came with, whatever its name."""
+    from importlib import metadata  # slow to load, and needed only where something is missing
+
     for name in metadata.packages_distributions().get(__package__, ()):
         found = metadata.distribution(name)
         if "replaykit.cli.main" in (found.read_text("entry_points.txt") or ""):

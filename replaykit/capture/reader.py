@@ -12,12 +12,16 @@ from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
 
 
+def key_log(options: Options) -> KeyLogFile | None:
+    return None if options.tls_keys is None else KeyLogFile(Path(options.tls_keys))
+
+
 def open_reader(options: Options, report: Callable[[str], None]) -> Engine:
-    """An engine. `report` is told of connections that a plug-in cannot read.
+    """An engine. `report` is told of connections that a plug-in cannot read, and of a key log of no use.
 
     Raises UsageError, and ValueError for a pattern that cannot be read.
     """
-    keys = None if options.tls_keys is None else KeyLogFile(Path(options.tls_keys))
+    keys = key_log(options)
     if not options.protocols:
         return Engine(options, keys, report=report)
     from replaykit.wire.protocol import plugins  # loaded only here: most runs start without it

@@ -29,7 +29,7 @@ from replaykit.plain import emit, out, say
 from replaykit.report import render
 from replaykit.report.conservation import conservation
 from replaykit.report.terminal import LiveView, show, width
-from replaykit.ship.output import open_output, openers
+from replaykit.ship.output import load_outputs, open_output
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 
@@ -100,7 +100,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--buffer-size", default="128MiB", metavar="SIZE", help="of each ring (default 128MiB)"
     )
     group.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="threads that share the connections (default 1)"
+        "--workers", type=int, metavar="N", help="threads that share the connections (default 1)"
     )
     group.add_argument(
         "--tunnels", action="store_true", help="also looks into VXLAN, GRE, Geneve, MPLS, GTP-U, IP in IP"
@@ -116,7 +116,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
     """How to capture, from the command line. Raises UsageError."""
     if not 0 < args.sample <= 1:
         raise UsageError(f"--sample {args.sample:g}: give a share above 0 and up to 1, such as 0.1")
-    if not 1 <= args.workers <= 256:
+    workers = 1 if args.workers is None else args.workers
+    if not 1 <= workers <= 256:
         raise UsageError(f"--workers {args.workers}: give 1 to 256")
     for host in args.host:
         _check_address(host)
@@ -126,7 +127,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         args.filter,
         args.sample,
         args.headers_only,
-        args.workers,
+        workers,
         parse_size(args.buffer_size),
         args.user,
         common.bodies(args),
@@ -183,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
         responses = args.decode or (wants and not args.no_responses)
         chosen = common.options(args, wants or args.decode, responses)
         common.engine(chosen)  # says what is wrong with a pattern before anything is opened
-        openers()  # everything is loaded before privileges are dropped
+        load_outputs()  # everything is loaded before privileges are dropped
         alerts = _alerts(args, chosen, wants)
         capture = Capture(settings, chosen)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import queue
 import re
@@ -19,8 +18,8 @@ import pyarrow as pa
 from replaykit.attribution.folding import Folding, KeptFolding
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.attribution.summary import MEASURES
-from replaykit.capture.files import CaptureFile, Reading
-from replaykit.capture.reader import open_reader
+from replaykit.capture.files import PIECE, CaptureFile, Reading
+from replaykit.capture.reader import key_log, open_reader
 from replaykit.cli import rewrites
 from replaykit.cli.rewrites import REWRITES
 from replaykit.errors import UsageError
@@ -34,11 +33,17 @@ from replaykit.ship.settings import state_folder
 from replaykit.ship.store import open_store
 from replaykit.traffic.left_out import LeftOut
 from replaykit.wire.engine import Engine
+from replaykit.wire.engines import Engines
 from replaykit.wire.increment import movements, plain
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options, header_rule
 
 BATCH_ROWS = 65_536
+SHARED_PIECE = 16 << 20
+"""Bytes that several engines read before their exchanges are taken."""
+SHARED_FROM = 64 << 20
+"""Captures of so many bytes are read by several engines."""
+MOST_WORKERS = 4
 T = TypeVar("T")
 
 
@@ -142,6 +147,10 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
             help=f"of Parquet files: only exchanges {text}: 2026-11-21T08:00, 2h (ago), now",
         )
     parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N",
+        help=f"threads that read capture files, each its connections (default: the cores, at most {MOST_WORKERS}, from {SHARED_FROM >> 20} MiB on)",
+    )  # fmt: skip
 
 
 def add_measure(parser: argparse.ArgumentParser) -> None:
@@ -268,10 +277,19 @@ def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Se
     )
 
 
+def _report(line: str) -> None:
+    say(f"replaykit: {line}")
+
+
 def engine(chosen: Options) -> Engine:
     """An engine. Raises UsageError."""
+    return _readable(lambda: open_reader(chosen, _report))
+
+
+def _readable(opened: Callable[[], T]) -> T:
+    """What was opened. Raises UsageError for a pattern that cannot be read."""
     try:
-        return open_reader(chosen, lambda line: say(f"replaykit: {line}"))
+        return opened()
     except ValueError as error:
         reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip(" ^"))
         raise UsageError(f"a filter's regular expression cannot be read: {reason}") from None
@@ -456,7 +474,7 @@ _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
         "Parquet holds none of what this needs: headers, bodies, packets",
         (
             "allow_header", "disallow_header", "redact", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections",
-            "max_connection_buffer", "max_buffer", "max_message", "idle_timeout", "decode", "prettify", "savings",
+            "max_connection_buffer", "max_buffer", "max_message", "idle_timeout", "workers", "decode", "prettify", "savings",
             *(name.replace("-", "_") for name, _, _ in REWRITES),
         ),
     ),
@@ -464,7 +482,7 @@ _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
         "a .gor file holds messages: no packets, no ports",
         (
             "port", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections", "max_connection_buffer", "max_buffer",
-            "idle_timeout", "since", "until",
+            "idle_timeout", "workers", "since", "until",
         ),
     ),
     "capture": ("--since and --until are for Parquet files and directories", ("since", "until")),
@@ -506,7 +524,7 @@ class Reader:
         self._args = args
         self._above = above
         self._options = chosen
-        self.engine: Engine | None = None
+        self.engine: Engine | Engines | None = None
         self.troubles: list[str] = []
         self.left_out = LeftOut()
 
@@ -562,11 +580,10 @@ class Reader:
                     continue
                 assert isinstance(file, CaptureFile)
                 if self.engine is None:
-                    self.engine = engine(self._options)
-                    if self._above is not None:
-                        self.engine = self._above(self.engine)
+                    self.engine = self._open(files)
                 reading = Reading()
-                for progress in file.feed(self.engine, reading):
+                piece = SHARED_PIECE if isinstance(self.engine, Engines) else PIECE
+                for progress in file.feed(self.engine, reading, piece):
                     step(file, progress.done)
                     yield from self._drain(BATCH_ROWS)
                 file.close()
@@ -577,14 +594,29 @@ class Reader:
             self.engine.finish()
             yield from self._drain(1)
 
+    def _open(self, files: Sequence[str | CaptureFile]) -> Engine | Engines:
+        alone = self._above is not None or bool(self._options.protocols)
+        wanted = getattr(self._args, "workers", None)
+        if alone and (wanted or 1) > 1:
+            raise UsageError(f"--workers {wanted}: bodies and plug-ins' protocols are read by one")
+        captures = [f for f in files if isinstance(f, CaptureFile) and f.kind == "capture"]
+        if wanted is None:
+            large = sum(f.size or 0 for f in captures) >= SHARED_FROM
+            wanted = min(max(len(os.sched_getaffinity(0)) - 1, 1), MOST_WORKERS) if large else 1
+        if alone or not captures or wanted == 1:
+            one = engine(self._options)
+            return one if self._above is None else self._above(one)
+        return _readable(lambda: Engines(self._options, wanted, key_log(self._options), _report))
+
     def _drain(self, rows: int) -> Iterator[pa.RecordBatch | Messages]:
         assert self.engine is not None
-        if self.engine.rows >= rows or self.engine.increments >= rows:
-            exchanges = self.engine.take_exchanges()
-            if self._moved is not None:
-                increments = self.engine.take_increments() if self.engine.increments else None
-                self._moved(movements(exchanges, increments))
-            yield plain(exchanges)
+        for engine in self.engine.all if isinstance(self.engine, Engines) else (self.engine,):
+            if engine.rows >= rows or engine.increments >= rows:
+                exchanges = engine.take_exchanges()
+                if self._moved is not None:
+                    increments = engine.take_increments() if engine.increments else None
+                    self._moved(movements(exchanges, increments))
+                yield plain(exchanges)
         while self.engine.message_bytes:
             yield self.engine.take_messages()
 
@@ -624,11 +656,3 @@ def parse_ports(text: str | None) -> tuple[int, ...]:
     from replaykit.capture.live import parse_place
 
     return parse_place(f"any:{text}").ports
-
-
-def event_loops() -> asyncio.Runner:
-    """A runner of the fast event loop."""
-    os.environ.setdefault("UV_USE_IO_URING", "0")  # by it epoll_ctl costs a relay a fifth of its CPU
-    import uvloop
-
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.cli.asking import warn_of_readers, warn_of_rules
-from replaykit.cli.common import event_loops
+from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.ledgers import place as ledger_url
 from replaykit.cli.serving import add_api, listen, origins, place, url, uvicorn_server

@@ -441,7 +441,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags["input_file_dry_run"] and flags["input_file"]:
             return _dry_run(flags)
 
-        from replaykit.cli.common import event_loops
+        from replaykit.cli.event_loop import event_loops
 
         with event_loops() as runner:
             return runner.run(_run(flags, log))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.cli import common, rewrites
+from replaykit.cli.event_loop import event_loops
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
 from replaykit.replay.compare import Comparison
@@ -243,7 +244,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--save {args.save}: the name ends in .gor or .gor.gz")
         saved = GorOutput(args.save, Rotation(existing=common.existing(args)))
         plan.saved = saved.messages
-    with common.event_loops() as runner:
+    with event_loops() as runner:
         try:
             replay = runner.run(_go(plan, args))
         finally:

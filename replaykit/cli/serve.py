@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replaykit.cli.common import event_loops
+from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import add_ledger, open_ledger
 from replaykit.cli.serving import add_api, listen, origins, url, uvicorn_server
 from replaykit.errors import UsageError

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from replaykit.cli.asking import warn_of_readers
-from replaykit.cli.common import event_loops
+from replaykit.cli.event_loop import event_loops
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from replaykit.wire import http1
-from replaykit.wire.engine import core
+from replaykit.wire.core import core
 
 MORE, INVALID = 0, -1
 

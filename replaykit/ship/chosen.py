@@ -6,7 +6,6 @@ no packets, the command refuses (`cli.common.refuse_unfit`). Cost: one look at e
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replaykit.errors import UsageError
+from replaykit.wire.core import core
 from replaykit.wire.filter import Redaction
 from replaykit.wire.options import Options
 
@@ -74,7 +74,7 @@ class Chosen:
         if not pa.types.is_dictionary(paths.type):
             paths = paths.dictionary_encode()
         known = [v or "" for v in paths.dictionary.to_pylist()]
-        names = importlib.import_module("replaykit._core").endpoints(list(self._options.endpoints), known)
+        names = core.endpoints(list(self._options.endpoints), known)
         fresh = pa.array(names, pa.string()).take(paths.indices)
         ours = pc.is_in(batch.column("protocol").cast(pa.string()), pa.array(_TEMPLATED))
         named = pc.if_else(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -208,14 +208,22 @@ Opener = Callable[[str, Rotation], Output | None]
 
 
 @cache
-def openers() -> tuple[Opener, ...]:
-    """All outputs that are installed."""
-    return tuple(entry.load() for entry in entry_points(group="replaykit.outputs"))
+def _entries() -> tuple[EntryPoint, ...]:
+    """All outputs that are installed, those of files first, since they load fast and are wanted most."""
+    found = entry_points(group="replaykit.outputs")
+    return tuple(sorted(found, key=lambda entry: entry.name not in ("files", "gor")))
+
+
+def load_outputs() -> None:
+    """Loads all of them, where it must be done before anything is opened."""
+    for entry in _entries():
+        entry.load()
 
 
 def open_output(target: str, rotation: Rotation) -> Output:
     """The output for a target such as `out.parquet`, `out.gor.gz`, `directory/`. Raises UsageError."""
-    for opener in openers():
+    for entry in _entries():
+        opener: Opener = entry.load()
         output = opener(target, rotation)
         if output is not None:
             return output

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import os
 import shutil
 import time
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 
 from replaykit.errors import UsageError
 from replaykit.ship.output import Existing, NotWritten, cannot_write, create, exclusive, write_whole
+from replaykit.wire.core import core
 
 ROW_GROUP = 65_536
 """Rows: large enough to compress, small enough to skip by its statistics."""
@@ -215,7 +215,7 @@ class ParquetFile:
         aside = self._folder / "joining"
         os.close(create(aside))
         try:
-            importlib.import_module("replaykit._core").join_parquet(parts, aside)
+            core.join_parquet(parts, aside)
         except ValueError as error:
             raise UsageError(f"{self.path}: {error}; its parts are in {self._folder}") from None
         write_whole(self._folder / "joined", str(aside.stat().st_ino).encode())

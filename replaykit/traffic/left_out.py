@@ -7,7 +7,6 @@ Bodies that look like one are written escaped, as every body is that holds a sep
 
 from __future__ import annotations
 
-import mmap
 import re
 import time
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ class LeftOut:
         return f"not in the file, since it was incomplete or no HTTP message: {self.exchanges:,} exchanges, {self.wire_bytes:,} wire bytes"
 
 
-def find(data: bytes | bytearray | mmap.mmap, begin: int, end: int) -> LeftOut:
+def find(data: bytes | bytearray, begin: int, end: int) -> LeftOut:
     """What the whole records from `begin` to `end` say."""
     found = LeftOut()
     at = begin if data[begin : begin + len(_BEGIN)] == _BEGIN else -1

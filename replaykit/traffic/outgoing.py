@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from replaykit.wire.engine import core
+from replaykit.wire.core import core
 from replaykit.wire.message import Messages
 
 # What a row is. Not to be sent: no request, one that is not whole, a method that needs a tunnel, a request

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from replaykit.errors import UsageError
 from replaykit.traffic.modifier import Rules
-from replaykit.wire.engine import core
+from replaykit.wire.core import core
 from replaykit.wire.engine import messages as engine_messages
 from replaykit.wire.message import Messages
 

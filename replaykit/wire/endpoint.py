@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from replaykit.wire.engine import core
+from replaykit.wire.core import core
 
 
 class Templates:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from replaykit.errors import UsageError
+from replaykit.wire.core import core
 from replaykit.wire.message import Messages
 from replaykit.wire.options import Options
 from replaykit.wire.source import BrokenCapture
@@ -15,16 +15,6 @@ from replaykit.wire.source import BrokenCapture
 if TYPE_CHECKING:
     from replaykit.wire.plugin_streams import PluginStreams
     from replaykit.wire.protocol import ProtocolPlugin
-
-try:
-    from replaykit import _core  # type: ignore[attr-defined,unused-ignore]
-except ImportError as _error:
-    raise UsageError(
-        f"the compiled core is missing ({_error}): install a wheel that is made for this platform, or a Rust "
-        "toolchain and then replaykit again"
-    ) from None
-
-core: Any = _core
 
 
 Ends = tuple[tuple[str, int], tuple[str, int]]
@@ -54,7 +44,7 @@ class Engine:
         plugins: Sequence[ProtocolPlugin] = (),
         report: Callable[[str], None] = print,
     ) -> None:
-        self._engine = core.Engine(options)
+        self.core = self._engine = core.Engine(options)
         self._keys, self._report = keys, report
         self._streams: PluginStreams | None = None
         if plugins:
@@ -128,11 +118,8 @@ class Engine:
         self._more_keys()
         self._engine.finish()
         self._read_streams()
-        secrets, connections = self.keys
-        if self._keys is not None and not secrets:
-            self._report(f"{self._keys}: it holds no secrets, so TLS is counted and not read")
-        elif self._keys is not None and not connections:
-            self._report(f"{self._keys}: its {secrets:,} secrets fit no connection that was captured")
+        if self._keys is not None:
+            judge_keys(self._keys, *self.keys, self._report)
 
     def open_stream(self, connection: int, ends: Ends) -> None:
         """A stream whose bytes are fed as they are, without packets."""
@@ -197,6 +184,14 @@ class Engine:
     def account(self) -> dict[str, int]:
         """Every counter: bytes by cause, exchanges, connections, what bounds cut."""
         return dict(self._engine.account())
+
+
+def judge_keys(keys: Keys, secrets: int, connections: int, report: Callable[[str], None]) -> None:
+    """Says so where a key log was of no use: `connections` were read with its `secrets`."""
+    if not secrets:
+        report(f"{keys}: it holds no secrets, so TLS is counted and not read")
+    elif not connections:
+        report(f"{keys}: its {secrets:,} secrets fit no connection that was captured")
 
 
 def messages(gor: Any, index: Any) -> Messages:

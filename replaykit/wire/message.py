@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from replaykit.wire.core import core
+
 SEPARATOR = "\n🐵🙈🙉\n".encode()
 _MARK = SEPARATOR.strip(b"\n")
 ESCAPED = b"escaped"
@@ -111,7 +113,7 @@ class Messages:
         A payload that holds the separator would be read back as two records, the second of whoever
         sent it; only such ones are escaped.
         """
-        if not len(self) or bytes(self.blob()).count(_MARK) == len(self):
+        if not len(self) or core.occurrences(self.blob(), _MARK) == len(self):
             return self, 0
         out, count = Builder(), 0
         rows = zip(self, self.index["record"].tolist(), self.index["start"].tolist(), strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sysconfig
 import tomllib
 import venv
 from pathlib import Path
@@ -27,6 +29,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     subprocess.run([python, "-m", "pip", "install", "--quiet", *base], check=True)
     [packages] = folder.glob("lib/python3*/site-packages")
     (packages / "replaykit.pth").write_text(f"{ROOT}\n")
+    [about] = Path(sysconfig.get_path("purelib")).glob("replaykit_*.dist-info")
+    shutil.copytree(about, packages / about.name)
     return [python, "-m", "replaykit"]
 
 

@@ -8,6 +8,7 @@
 pub mod account;
 pub mod anomaly;
 pub mod bytes;
+pub mod dealer;
 pub mod endpoint;
 pub mod exchange;
 pub mod filter;
@@ -32,9 +33,9 @@ use arrow_schema::ArrowError;
 use bytes::copies::Copies;
 use bytes::decode::{Decoded, Decoder, Whole};
 use bytes::link;
-use bytes::segment::Addr;
+use bytes::segment::{Addr, Segment};
 use bytes::source::Broken;
-use bytes::source::{Block, File, Step};
+use bytes::source::{Ahead, Block, File, Step};
 use exchange::columns::{Addresses, Columns};
 use exchange::{Counted, Ends, Exchange};
 use gor::conversations::Conversations;
@@ -96,8 +97,9 @@ impl Engine {
     /// Reads whole records of a capture file from `b`; returns how many bytes they took. The rest
     /// is to be given again with what follows it.
     pub fn feed_file(&mut self, b: &[u8]) -> Result<usize, Broken> {
-        let mut at = 0;
+        let (mut at, mut ahead) = (0, Ahead::default());
         loop {
+            ahead.reach(b, at);
             match self.file.step(b, at)? {
                 Step::Packet(r, next) => {
                     let frame = &b[r.start..r.end];
@@ -163,15 +165,44 @@ impl Engine {
         self.sink.account.bytes += orig;
         let mut lost = 0;
         match self.decoder.decode(entry, time, orig, frame, &mut lost) {
-            Decoded::Tcp(segment) if self.copies.is_copy(&segment) => {
-                self.sink.account.add(Cause::Copy, orig);
-            }
-            Decoded::Tcp(segment) => self.table.segment(&segment, &mut self.sink),
+            Decoded::Tcp(segment) => self.segment(&segment, orig),
             Decoded::Other(cause) => self.sink.account.add(cause, orig),
             Decoded::Held => {}
             Decoded::Whole(datagram) => self.datagram(&datagram, time, &mut lost),
         }
         self.sink.account.add(Cause::Gap, lost);
+    }
+
+    #[inline]
+    fn segment(&mut self, segment: &Segment, orig: u64) {
+        if self.copies.is_copy(segment) {
+            self.sink.account.add(Cause::Copy, orig);
+        } else {
+            self.table.segment(segment, &mut self.sink);
+        }
+    }
+
+    /// A segment that a dealer found.
+    #[inline]
+    fn dealt_segment(&mut self, segment: &Segment) {
+        let size = segment.overhead + u64::from(segment.len);
+        self.dealt(segment.time, size, segment.packets);
+        self.segment(segment, size);
+    }
+
+    /// A datagram with a segment in it.
+    fn dealt_datagram(&mut self, datagram: &Whole, time: i64) {
+        self.dealt(time, datagram.size, datagram.packets);
+        self.datagram(datagram, time, &mut 0);
+    }
+
+    #[inline]
+    fn dealt(&mut self, time: i64, size: u64, packets: u32) {
+        if self.sink.clock.ends_before(time) {
+            self.cut(time);
+        }
+        self.sink.account.packets += u64::from(packets);
+        self.sink.account.bytes += size;
     }
 
     /// A datagram that came in fragments; what it carries may be in fragments again.
@@ -354,9 +385,10 @@ impl Engine {
 
 /// A loop that only walks a capture file's headers: the floor that benchmarks compare with.
 pub fn walk(b: &[u8], totals: &mut [u64; 3], file: &mut File) -> Result<usize, Broken> {
-    let mut at = 0;
+    let (mut at, mut ahead) = (0, Ahead::default());
     let mut decoder = Decoder::default();
     loop {
+        ahead.reach(b, at);
         match file.step(b, at)? {
             Step::Packet(r, next) => {
                 let frame = &b[r.start..r.end];

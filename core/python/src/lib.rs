@@ -9,9 +9,10 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
+use replaykit_engine::account::Account;
 use replaykit_engine::bytes::source;
 use replaykit_engine::endpoint::Templates;
-use replaykit_engine::gor::message::Rows;
+use replaykit_engine::gor::message::{Messages, Rows};
 use replaykit_engine::gor::outgoing::{Outgoing, Target};
 use replaykit_engine::http1::answer::Fed;
 use replaykit_engine::plugin::reading::{Kind, Message};
@@ -85,6 +86,14 @@ fn arrow<'py>(
 
 fn failed(error: arrow_schema::ArrowError) -> PyErr {
     PyRuntimeError::new_err(error.to_string())
+}
+
+fn counters<'py>(py: Python<'py>, account: &Account) -> PyResult<Bound<'py, PyDict>> {
+    let out = PyDict::new(py);
+    for (name, value) in account.entries() {
+        out.set_item(name, value)?;
+    }
+    Ok(out)
 }
 
 /// A plug-in's message, by its attributes.
@@ -322,11 +331,48 @@ impl Engine {
     }
 
     fn account<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let out = PyDict::new(py);
-        for (name, value) in self.engine.account().entries() {
-            out.set_item(name, value)?;
-        }
-        Ok(out)
+        counters(py, self.engine.account())
+    }
+}
+
+/// See `replaykit/wire/engines.py`, which describes this class.
+#[pyclass]
+struct Dealer {
+    dealer: replaykit_engine::dealer::Dealer,
+}
+
+#[pymethods]
+impl Dealer {
+    #[new]
+    fn new(options: EngineOptions) -> PyResult<Self> {
+        let dealer = replaykit_engine::dealer::Dealer::new(&options.try_into()?);
+        Ok(Dealer { dealer })
+    }
+
+    fn next_file(&mut self) {
+        self.dealer.next_file();
+    }
+
+    fn feed_file(
+        &mut self,
+        py: Python<'_>,
+        mut engines: Vec<PyRefMut<'_, Engine>>,
+        data: PyBuffer<u8>,
+        start: usize,
+        end: usize,
+    ) -> PyResult<usize> {
+        let dealer = &mut self.dealer;
+        let mut seats: Vec<_> = engines.iter_mut().map(|e| &mut e.engine).collect();
+        with_bytes(py, &data, start, end, |b| dealer.feed_file(b, &mut seats))?
+            .map_err(|broken| PyValueError::new_err((broken.offset, broken.what)))
+    }
+
+    fn finish(&mut self) {
+        self.dealer.finish();
+    }
+
+    fn account<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        counters(py, self.dealer.account())
     }
 }
 
@@ -471,6 +517,29 @@ fn outgoing<'py>(
     Ok([arrow(py, &data)?, arrow(py, &StructArray::from(index))?])
 }
 
+/// How often a pattern occurs.
+#[pyfunction]
+fn occurrences(py: Python<'_>, data: PyBuffer<u8>, pattern: Vec<u8>) -> PyResult<usize> {
+    with_bytes(py, &data, 0, data.len_bytes(), |b| {
+        memchr::memmem::find_iter(b, &pattern).count()
+    })
+}
+
+/// The finished messages of several engines, by time; those of one keep their order.
+#[pyfunction]
+fn merged_messages<'py>(
+    py: Python<'py>,
+    mut engines: Vec<PyRefMut<'py, Engine>>,
+) -> PyResult<[Capsules<'py>; 2]> {
+    let taken: Vec<_> = engines
+        .iter_mut()
+        .map(|e| e.engine.take_messages())
+        .collect();
+    let merged = py.detach(|| Messages::merged(&taken));
+    let (gor, index) = merged.into_arrow().map_err(failed)?;
+    Ok([arrow(py, &gor)?, arrow(py, &StructArray::from(index))?])
+}
+
 /// The endpoint of each path, by the patterns given and by shape.
 #[pyfunction]
 fn endpoints(patterns: Vec<String>, paths: Vec<String>) -> Vec<String> {
@@ -509,9 +578,12 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<Engine>()?;
+    m.add_class::<Dealer>()?;
     m.add_class::<Records>()?;
     m.add_class::<Answers>()?;
     m.add_function(wrap_pyfunction!(outgoing, m)?)?;
+    m.add_function(wrap_pyfunction!(occurrences, m)?)?;
+    m.add_function(wrap_pyfunction!(merged_messages, m)?)?;
     m.add_function(wrap_pyfunction!(endpoints, m)?)?;
     m.add_function(wrap_pyfunction!(join_parquet, m)?)?;
     m.add_function(wrap_pyfunction!(walk_headers, m)?)

@@ -37,7 +37,7 @@ pub struct Whole {
     pub(super) payload: Vec<u8>,
     /// Link bytes and packets.
     pub size: u64,
-    pub(super) packets: u32,
+    pub packets: u32,
 }
 
 /// RFC 791: source, destination, protocol, identification.
@@ -80,7 +80,7 @@ impl Decoder {
     /// `frame` is what was captured of a packet of `orig` bytes, `entry` what [`network`] says of
     /// it. Bytes given up from the fragment table are added to `lost`.
     pub fn decode<'a>(
-        &'a mut self,
+        &mut self,
         entry: Option<(u16, usize)>,
         time: i64,
         orig: u64,

@@ -180,12 +180,36 @@ impl Messages {
         *self = out;
     }
 
+    /// The records of several batches, by time; those of one keep their order.
+    pub fn merged(batches: &[Messages]) -> Self {
+        let rows = batches.iter().map(|b| b.kind.len()).sum();
+        let mut out = Messages {
+            gor: Vec::with_capacity(batches.iter().map(|b| b.gor.len()).sum()),
+            ..Messages::default()
+        };
+        let mut next = vec![0; batches.len()];
+        for _ in 0..rows {
+            let ahead = |&i: &usize| batches[i].time.get(next[i]);
+            let oldest = (0..batches.len())
+                .filter(|i| ahead(i).is_some())
+                .min_by_key(|i| ahead(i));
+            if let Some(i) = oldest {
+                out.copy_row(&batches[i], next[i]);
+                next[i] += 1;
+            }
+        }
+        out
+    }
+
     fn copy_row(&mut self, from: &Messages, row: usize) {
-        let part = |from: &Messages, a: u64, b: u64| from.gor[a as usize..b as usize].to_vec();
-        let line = part(from, from.record[row], from.start[row]);
-        let payload = part(from, from.start[row], from.end[row]);
+        let part = |a: u64, b: u64| &from.gor[a as usize..b as usize];
+        let line = part(from.record[row], from.start[row]);
+        let payload = part(from.start[row], from.end[row]);
         let (kind, time, latency) = (from.kind[row], from.time[row], from.latency[row]);
-        self.copy(&line, kind, time, latency, &[&payload]);
+        self.copy(line, kind, time, latency, &[payload]);
+        let at = self.kind.len() - 1;
+        self.connection[at] = from.connection[row];
+        self.stream[at] = from.stream[row];
     }
 
     /// Splits the rows from `at` on off, into a batch of their own.
