@@ -270,6 +270,33 @@ def regular(packets: int, connections: int) -> Path:
     return path
 
 
+def scattered(exchanges: int = 500_000) -> Path:
+    """Every exchange has a path and a host of its own, as a scanner asks for them."""
+    path = DATA / f"scattered-{exchanges}.pcap"
+    if path.exists():
+        return path
+    DATA.mkdir(exist_ok=True)
+    connections, time_ns = 2000, 1_700_000_000 * 10**9
+    sent = [[1, 1] for _ in range(connections)]
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 1))
+        for n in range(exchanges):
+            c, time_ns = n % connections, time_ns + 20_000
+            client, port = 0x0A000000 + c, 10_000 + c
+            if n < connections:
+                file.write(_segment(time_ns, client, 0x0A0A0A0A, port, 80, 0, 0, 2, b""))
+                file.write(_segment(time_ns, 0x0A0A0A0A, client, 80, port, 0, 1, 18, b""))
+            a, b, host = (n * factor % (1 << 40) for factor in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D))
+            request = f"GET /{a:x}/{b:x} HTTP/1.1\r\nHost: {host:x}.example\r\n\r\n".encode()
+            answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n" % (n % 900) + b"x" * (n % 900)
+            client_seq, server_seq = sent[c]
+            file.write(_segment(time_ns, client, 0x0A0A0A0A, port, 80, client_seq, server_seq, 24, request))
+            ack = client_seq + len(request)
+            file.write(_segment(time_ns + 500, 0x0A0A0A0A, client, 80, port, server_seq, ack, 24, answer))
+            sent[c] = [ack, server_seq + len(answer)]
+    return path
+
+
 def _segment(
     time_ns: int, src: int, dst: int, sport: int, dport: int, seq: int, ack: int, flags: int, payload: bytes
 ) -> bytes:

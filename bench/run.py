@@ -375,6 +375,21 @@ def scale() -> str:
     return f"{table(lines)}\n{table(more)}\n![cost per packet](scale.png)\n"
 
 
+def many_keys() -> str:
+    """What 500,000 exchanges cost of which each has an endpoint and a host of its own, and ones that share a few."""
+    scattered, few = captures.scattered(), captures.regular(1_000_000, 2000)
+    rows = [["", "by", "wall", "peak memory"]]
+    for label, path, by in (
+        ("a path and a host each", scattered, "endpoint"),
+        ("a path and a host each", scattered, "host"),
+        ("a path and a host each", scattered, "path"),
+        ("1,000 paths, one host", few, "path"),
+    ):
+        found = best([measure.run([*REPLAYKIT, "report", str(path), "--by", by]) for _ in range(ROUNDS)])
+        rows.append([label, by, f"{found.wall_s:.2f} s", f"{found.peak_mb:,.0f} MB"])
+    return table(rows)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=12, help="of each live run")
@@ -410,6 +425,7 @@ def main() -> int:
         "HTTP/2": lambda: http2(captures.http2(), captures.http1_alike()),
         "TLS with a key log": lambda: tls(*captures.tls()),
         "Scale": scale,
+        "Very many keys": many_keys,
         "Replay as fast as possible": lambda: shown(*replay.fast(goreplay)),
         "Replay at a recorded pace": lambda: shown(*replay.paced(goreplay)),
         "Reading and filtering a .gor": lambda: shown(*replay.reading(goreplay)),

@@ -428,7 +428,7 @@ def outputs(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]
             raise errors[0]
 
 
-def ahead(pieces: Iterator[T], depth: int = 2) -> Iterator[T]:
+def ahead(pieces: Iterator[T], depth: int = 1) -> Iterator[T]:
     """The same pieces, read in a thread of their own, so that reading and adding up share two cores."""
     waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
     stopping = threading.Event()

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replaykit.attribution import folding
 from replaykit.attribution.folding import MOST, Folding, KeptFolding
 from replaykit.cli.main import main
 from tests.mutate import write
@@ -25,7 +24,7 @@ def test_more_than_a_hundred_become_one() -> None:
     names.learn_all([*USERS[:MOST], "/u/aa", "/tags/a", "/users/b/posts"])
     assert names.name("/u/aa/x") == "/u/aa/x" and names.places() == []
     names.learn_all(USERS[MOST:])
-    assert names.news == ["/u/{name}/*"] and names.places() == ["/u/{name}/*"]
+    assert names.take_news() == ["/u/{name}/*"] and names.places() == ["/u/{name}/*"]
     assert {names.name(u) for u in USERS} == {"/u/{name}/x"}
     assert names.name("/u/never-seen/y") == "/u/{name}/y"
     assert (
@@ -40,26 +39,22 @@ def test_more_than_a_hundred_become_one() -> None:
 )
 def test_the_names_do_not_depend_on_the_order(parts: list[tuple[str, int, int]], r: random.Random) -> None:
     endpoints = [f"/{a}/n{b}/m{c}" for a, b, c in parts]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folding, "MOST", 5)
-        one, other = Folding(), Folding()
-        one.learn_all(endpoints)
-        r.shuffle(endpoints)
-        other.learn_all(endpoints)
-        assert one.places() == other.places()
-        assert {e: one.name(e) for e in endpoints} == {e: other.name(e) for e in endpoints}
-        kept = Folding()
-        kept.fold_at(one.places())
-        assert {e: kept.name(e) for e in endpoints} == {e: one.name(e) for e in endpoints}
+    one, other, kept = Folding(most=5), Folding(most=5), Folding(most=5)
+    one.learn_all(endpoints)
+    r.shuffle(endpoints)
+    other.learn_all(endpoints)
+    assert one.places() == other.places()
+    assert {e: one.name(e) for e in endpoints} == {e: other.name(e) for e in endpoints}
+    kept.fold_at(one.places())
+    assert {e: kept.name(e) for e in endpoints} == {e: one.name(e) for e in endpoints}
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "MOST_NODES", 500)
-    names = Folding()
+def test_memory_is_bounded() -> None:
+    names = Folding(most_nodes=500)
     for a in range(90):
         for b in range(90):
             names.learn(f"/a{a}/b{b}/c")
-    assert names._nodes == 500 and names.name("/a89/b89/c") == "/a89/b89/c"
+    assert names.core.nodes == 500 and names.name("/a89/b89/c") == "/a89/b89/c"
 
 
 def test_it_is_kept_for_the_next_run_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

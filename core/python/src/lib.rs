@@ -1,5 +1,6 @@
 //! The Python binding: buffers in, Arrow columns and counters out, and nothing else.
 
+mod attribution;
 mod options;
 
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
@@ -579,6 +580,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_class::<Engine>()?;
     m.add_class::<Dealer>()?;
+    m.add_class::<attribution::Folding>()?;
+    m.add_class::<attribution::Summary>()?;
     m.add_class::<Records>()?;
     m.add_class::<Answers>()?;
     m.add_function(wrap_pyfunction!(outgoing, m)?)?;
