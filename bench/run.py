@@ -23,9 +23,10 @@ from pathlib import Path
 from bench import captures, measure, replay
 from bench.captures import Recorded
 from bench.measure import Cost
-from ci.servers import namespaces, nginx, wrk
+from ci.servers import BODY, free_port, namespaces, nginx, wrk
 
 ROUNDS = 3
+ENDINGS = {"replaykit to Parquet": "parquet", "replaykit to .gor": "gor"}
 RESULTS = Path(__file__).parent / "RESULTS.md"
 REPLAYKIT = [sys.executable, "-m", "bench.plain"]
 SEPARATOR = "\n🐵🙈🙉\n".encode()
@@ -175,7 +176,7 @@ def live(goreplay: str, seconds: int) -> str:
     costs: dict[str, list[float]] = {}
     lost: dict[str, str] = {}
     for _ in range(ROUNDS):
-        for label in ("nothing", "GoReplay", "replaykit"):
+        for label in ("nothing", "GoReplay", *ENDINGS):
             with tempfile.TemporaryDirectory() as name, nginx(Path(name)) as server:
                 url = f"http://127.0.0.1:{server.port}/"
                 command = {
@@ -187,22 +188,15 @@ def live(goreplay: str, seconds: int) -> str:
                         "--input-raw-track-response",
                         "--output-null",
                     ],
-                    "replaykit": [
-                        *REPLAYKIT,
-                        "capture",
-                        f"lo:{server.port}",
-                        "--quiet",
-                        "--to",
-                        f"{name}/out.parquet",
-                    ],
+                    **{label: _captured(server.port, f"{name}/out.{end}") for label, end in ENDINGS.items()},
                 }[label]
                 with _beside(command) as cpu:
                     rates.setdefault(label, []).append(wrk(url, seconds, 64, root=Path(name)))
                 time.sleep(1.2)
                 served = len(server.log.read_text().splitlines())
                 costs.setdefault(label, []).append(cpu[0] / served * 1e6)
-                if label == "replaykit":
-                    lost[label] = f"{served - _rows(Path(name) / 'out.parquet'):,} of {served:,}"
+                if label in ENDINGS:
+                    lost[label] = f"{served - _kept(Path(name)):,} of {served:,}"
     rows = [["beside it", "served", "fall", "CPU per exchange", "lost"]]
     free = max(rates["nothing"])
     for label, found in rates.items():
@@ -210,8 +204,43 @@ def live(goreplay: str, seconds: int) -> str:
         cpu_us = min(costs[label])
         shown = "" if label == "nothing" else f"{cpu_us:.2f} µs"
         rows.append([label, f"{rate:,.0f}/s", f"{1 - rate / free:.0%}", shown, lost.get(label, "")])
-    ratio = min(costs["GoReplay"]) / min(costs["replaykit"])
+    ratio = min(costs["GoReplay"]) / min(costs["replaykit to Parquet"])
     return f"{table(rows)}\nCPU per exchange: GoReplay is **{ratio:.1f} x**.\n"
+
+
+def _captured(port: int, target: str) -> list[str]:
+    return [*REPLAYKIT, "capture", f"lo:{port}", "--quiet", "--to", target]
+
+
+def _kept(folder: Path) -> int:
+    """Exchanges in the one file that a capture wrote."""
+    parquet = folder / "out.parquet"
+    return _rows(parquet) if parquet.exists() else gor_requests(folder)
+
+
+def live_http2(requests: int = 300_000) -> str:
+    """h2load and nghttpd over loopback, replaykit beside them."""
+    found: list[list[str]] = []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as name:
+            (Path(name) / "item.json").write_text(BODY)
+            port = free_port()
+            server = subprocess.Popen(
+                ["nghttpd", "-a", "127.0.0.1", "-d", name, "--no-tls", str(port)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                with _beside(_captured(port, f"{name}/out.parquet")) as cpu:
+                    url = f"http://127.0.0.1:{port}/item.json"
+                    load = ["h2load", "-n", str(requests), "-c", "16", "-m", "10", url]
+                    subprocess.run(load, stdout=subprocess.DEVNULL, check=True)
+            finally:
+                server.terminate()
+                server.wait(10)
+            lost = requests - _rows(Path(name) / "out.parquet")
+            found.append([f"{cpu[0] / requests * 1e6:.2f} µs", f"{lost:,} of {requests:,}"])
+    return table([["CPU per exchange", "lost"], min(found)])
 
 
 def headers_only(goreplay: str, seconds: int) -> str:
@@ -421,6 +450,7 @@ def main() -> int:
         "Files: the same over veth, 1,500 bytes a packet": lambda: files(goreplay, captures.veth(), "veth"),
         "Against walking headers": lambda: floor(captures.loopback()),
         "Live on loopback": lambda: live(live_program, args.seconds),
+        "Live HTTP/2 on loopback": live_http2,
         "Live, headers only, 100 kB answers over veth": lambda: headers_only(live_program, args.seconds),
         "HTTP/2": lambda: http2(captures.http2(), captures.http1_alike()),
         "TLS with a key log": lambda: tls(*captures.tls()),

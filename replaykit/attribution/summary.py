@@ -122,6 +122,10 @@ class Summary:
         """An empty one, which joins siblings as this one does. only_sums: without percentiles."""
         return self._with(self._core.alike(only_sums))
 
+    def merge(self, other: Summary) -> None:
+        """Adds all that another one of the same kind holds."""
+        self._core.merge(other._core, self._folding.core)
+
     def with_sums_of(self, moving: Summary) -> Summary:
         """Requests and percentiles of this one, which knows what has ended, and bytes of one that knows all that moved."""
         return self._with(self._core.with_sums_of(moving._core))

@@ -27,7 +27,7 @@ from replaykit.wire.engine import Engine
 from replaykit.wire.engines import Engines
 from replaykit.wire.source import BrokenCapture
 
-PIECE = 4 << 20
+PIECE = 2 << 20
 LARGEST_RECORD = 256 << 20
 
 Kind = Literal["capture", "gor", "parquet"]

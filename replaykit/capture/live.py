@@ -41,6 +41,8 @@ Source = Ring | Mirror
 
 FLUSH_S = 0.5
 ROWS = 32_768
+MESSAGE_BYTES = 1 << 20
+"""So many go to the outputs at once: buffers that stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,9 @@ class Worker(threading.Thread):
             if not self._next.empty():
                 self._changed()
             now = time.monotonic()
-            if now - flushed >= FLUSH_S or self.engine.rows >= ROWS or self.engine.message_bytes > 8 << 20:
+            if self.engine.message_bytes > MESSAGE_BYTES:
+                self._take_messages()
+            if now - flushed >= FLUSH_S or self.engine.rows >= ROWS:
                 self.engine.advance(time.time_ns())
                 self._flush()
                 flushed = now
@@ -241,6 +245,9 @@ class Worker(threading.Thread):
         if self._in_flight and time.monotonic() - self._looked >= self._slice_s:
             self._looked = time.monotonic()
             self._results.put(Result(in_flight=(self._number, self.engine.in_flight())))
+        self._take_messages()
+
+    def _take_messages(self) -> None:
         while self._messages and self.engine.message_bytes:
             self._results.put(Result(messages=self.engine.take_messages()))
 

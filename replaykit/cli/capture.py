@@ -317,9 +317,11 @@ class _View:
 
     def add(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
         """Exchanges that have ended, and all that moved."""
-        self._summary.add(exchanges)
-        self._moving.add(moved)
-        self._recent.add(moved)
+        if self._args.stats or not self._args.quiet:
+            self._summary.add(exchanges)
+        if self._args.stats or self._live is not None:
+            self._moving.add(moved)
+            self._recent.add(moved)
 
     def __enter__(self) -> _View:
         if not self._args.stats and not self._args.quiet and sys.stdout.isatty():

@@ -276,6 +276,17 @@ impl Summary {
         out
     }
 
+    /// Adds all groups of another one.
+    pub fn merge(&mut self, other: &Summary, folding: &Folding) {
+        self.weighted |= other.weighted;
+        for (key, group) in &other.groups {
+            self.put(key.clone(), group.clone());
+        }
+        if self.groups.len() > self.max_keys {
+            self.shrink(folding);
+        }
+    }
+
     /// Of everything.
     pub fn total(&self) -> Group {
         let mut total = Group::default();

@@ -131,6 +131,10 @@ impl Summary {
         py.detach(|| summary.add(&batch, folding)).map_err(failed)
     }
 
+    fn merge(&mut self, other: &Summary, folding: &Folding) {
+        self.summary.merge(&other.summary, &folding.folding);
+    }
+
     fn with_sums_of(&self, moving: &Summary) -> Self {
         Summary {
             summary: self.summary.with_sums_of(&moving.summary),
