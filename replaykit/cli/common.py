@@ -87,6 +87,10 @@ def add_protocols(parser: argparse.ArgumentParser) -> None:
         help="also reads these protocols by their plug-ins: redis, postgresql, ...; raw: connections are streams of bytes",
     )  # fmt: skip
     group.add_argument(
+        "--client-from", metavar="HEADER[:HOPS]",
+        help="who the client is: x-forwarded-for, forwarded, x-real-ip, or another header; HOPS trusted proxies, counted from the right (default 1)",
+    )  # fmt: skip
+    group.add_argument(
         "--vxlan-port", action="append", type=_port, default=[], metavar="PORT",
         help="UDP port that carries VXLAN (default 4789 and 8472)",
     )  # fmt: skip
@@ -261,6 +265,7 @@ def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Se
         raw="raw" in protocols,
         protocols=tuple(name for name in protocols if name != "raw"),
         tls_keys=args.tls_keys,
+        client_from=None if args.client_from is None else _client_from(args.client_from),
         ports=tuple(ports),
         requests=requests,
         responses=responses,
@@ -275,6 +280,16 @@ def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Se
         redact_parameters=tuple(args.redact_param),
         **{name: value for name, value in values.items() if value is not None},
     )
+
+
+def _client_from(text: str) -> tuple[str, int]:
+    """`x-forwarded-for:2` as a header's name and the proxies to trust. Raises UsageError."""
+    name, colon, hops = text.partition(":")
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        raise UsageError(f"--client-from {text!r}: give a header's name, such as x-forwarded-for")
+    if colon and not (hops.isascii() and hops.isdecimal() and 1 <= int(hops) <= 100):
+        raise UsageError(f"--client-from {text}: after the colon give how many proxies are trusted, 1 to 100")
+    return name, int(hops or 1)
 
 
 def _report(line: str) -> None:
@@ -473,7 +488,7 @@ _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
     "parquet": (
         "Parquet holds none of what this needs: headers, bodies, packets",
         (
-            "allow_header", "disallow_header", "redact", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections",
+            "allow_header", "disallow_header", "redact", "tls_keys", "client_from", "protocol", "vxlan_port", "vni", "max_connections",
             "max_connection_buffer", "max_buffer", "max_message", "idle_timeout", "workers", "decode", "prettify", "savings",
             *(name.replace("-", "_") for name, _, _ in REWRITES),
         ),

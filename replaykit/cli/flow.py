@@ -19,10 +19,10 @@ from replaykit.errors import UsageError
 from replaykit.ship.output import Existing, Rotation
 
 CAPTURE = (
-    "filter", "host", "sample", "headers_only", "buffer_size", "workers", "tunnels", "user", "tls_keys", "protocol", "vxlan_port", "vni",
+    "filter", "host", "sample", "headers_only", "buffer_size", "workers", "tunnels", "user", "tls_keys", "client_from", "protocol", "vxlan_port", "vni",
     "max_connections", "max_connection_buffer", "max_buffer", "max_message", "idle_timeout",
 )  # fmt: skip
-FILES = ("port", "since", "until", "tls_keys", "protocol")
+FILES = ("port", "since", "until", "tls_keys", "client_from", "protocol")
 FILTERS = (
     "allow_header", "disallow_header", "allow_method", "disallow_method", "allow_url", "disallow_url", "redact", "redact_param", "endpoints",
 )  # fmt: skip

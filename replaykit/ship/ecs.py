@@ -48,7 +48,7 @@ FIELDS = {
 }
 OWN = (
     "endpoint", "weight", "complete", "missing_bytes", "request_header_bytes", "response_header_bytes", "link_bytes",
-    "retransmitted_bytes", "first_byte_ns", "content_encoding", "connection", "stream", "anomaly", "alpn", "grpc_status",
+    "retransmitted_bytes", "first_byte_ns", "content_encoding", "connection", "stream", "anomaly", "alpn", "proxy_ip", "proxy_port", "grpc_status",
     "request_messages", "response_messages", "request_decoded_bytes", "response_decoded_bytes",
 )  # fmt: skip
 _IDENTITY = (

@@ -57,6 +57,8 @@ def _fields() -> list[pa.Field]:
         ("weight", pa.float64(), False),
         ("anomaly", text, True),
         ("alpn", text, True),
+        ("proxy_ip", text, True),
+        ("proxy_port", pa.uint16(), True),
         *((name, i64, True) for name in EXTRA),
     ]
     return [pa.field(name, kind, nullable) for name, kind, nullable in plain]

@@ -11,7 +11,8 @@ class Options:
 
     ports: of the servers looked at; empty means every TCP connection.
     weight: 1 / sampling probability. real_ip_header: a field of this name with the client's address is
-    set in every request. allow_incomplete: messages with bytes missing from their body are handed out
+    set in every request. client_from: the field that names a request's client, and how many proxies are trusted,
+    from the right. allow_incomplete: messages with bytes missing from their body are handed out
     without them. requests, responses: which messages are handed out.
     slice_ns: length of the slices of packet time in which increments are told; 0: none are.
     settle_*: how long a connection without a seen handshake is held back, so that its beginning is
@@ -25,6 +26,7 @@ class Options:
     ports: tuple[int, ...] = ()
     weight: float = 1.0
     real_ip_header: str = ""
+    client_from: tuple[str, int] | None = None
     allow_incomplete: bool = False
     requests: bool = False
     responses: bool = False

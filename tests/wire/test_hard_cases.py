@@ -263,6 +263,60 @@ def test_the_client_behind_a_balancer_is_the_client(header: bytes, apart: bool) 
     found = play(talk.server(ok(5)).client(get("/b")).server(ok(6)).close().packets)
     assert {(r["client_ip"], r["client_port"]) for r in found.rows} == {("198.51.100.7", 51_000)}
     assert pairs(found) == [("/a", 200, 5), ("/b", 200, 6)] and found.account["unknown_protocol"] == 0
+    assert {(r["proxy_ip"], r["proxy_port"]) for r in found.rows} == {("10.0.0.1", 40_000)}
+
+
+@pytest.mark.parametrize("cut", range(1, len(V1) + 20))
+def test_a_balancers_header_in_pieces(cut: int) -> None:
+    for header in (V1, V2):
+        data = header + get("/a")
+        talk = Talk().open().client(data[:cut]).client(data[cut:])
+        row = play(talk.server(ok(5)).close().packets).only()
+        assert (row["client_ip"], row["client_port"], row["target"]) == ("198.51.100.7", 51_000, "/a")
+        assert row["request_header_bytes"] == len(get("/a")) and row["proxy_ip"] == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PROXIMITY / HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+        b"\r\n" + get("/"),
+    ],
+)
+def test_what_begins_like_a_balancers_header_is_none(data: bytes) -> None:
+    for cut in range(1, 12):
+        found = play(Talk().open().client(data[:cut]).client(data[cut:]).server(OK).close().packets)
+        assert found.only()["status"] == 200 and found.only()["proxy_ip"] is None
+
+
+def test_a_header_names_the_client() -> None:
+    talk = Talk().open()
+    for value in (b"6.6.6.6, 198.51.100.7", b"[2001:db8::1]:9", b"unknown"):
+        talk.client(b"GET /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: " + value + b"\r\n\r\n").server(OK)
+    packets = talk.close().packets
+    found = play(packets, Options(client_from=("x-forwarded-for", 1)))
+    ends = [(r["client_ip"], r["client_port"], r["proxy_ip"], r["proxy_port"]) for r in found.rows]
+    assert ends == [
+        ("198.51.100.7", 0, "10.0.0.1", 40_000),
+        ("2001:db8::1", 9, "10.0.0.1", 40_000),
+        ("10.0.0.1", 40_000, None, None),
+    ]
+    assert play(packets, Options(client_from=("X-Forwarded-For", 2))).rows[0]["client_ip"] == "6.6.6.6"
+    assert {r["client_ip"] for r in play(packets).rows} == {"10.0.0.1"}
+
+
+def test_a_header_of_http2_names_the_client() -> None:
+    client, server = hpack.Encoder(), hpack.Encoder()
+    talk = Talk().open().client(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + raw(SettingsFrame()))
+    for stream, client_ip in ((1, "198.51.100.7"), (3, "192.0.2.9")):
+        ask = [(":method", "GET"), (":path", "/"), (":scheme", "http"), (":authority", "h")]
+        ask.append(("forwarded", f"for=6.6.6.6, for={client_ip};proto=https"))
+        talk.client(
+            raw(HeadersFrame(stream, client.encode(ask), flags=["END_HEADERS", "END_STREAM"]))
+        ).server(answered(server, stream, 10))
+    found = play(talk.close().packets, Options(client_from=("forwarded", 1)))
+    assert [r["client_ip"] for r in found.rows] == ["198.51.100.7", "192.0.2.9"]
 
 
 # Copies, fragments, beginnings

@@ -8,6 +8,7 @@
 pub mod account;
 pub mod anomaly;
 pub mod bytes;
+pub mod client_from;
 pub mod dealer;
 pub mod endpoint;
 pub mod exchange;

@@ -1,6 +1,7 @@
 //! What a run may be told. Every bound has a sound default.
 
 use crate::bytes::envelope::Vxlan;
+use crate::client_from::ClientFrom;
 use crate::endpoint::Templates;
 use crate::filter::{Filters, Redaction};
 
@@ -10,6 +11,8 @@ pub struct Options {
     pub ports: Vec<u16>,
     /// A field of this name with the client's address is set in every request; empty: none.
     pub real_ip_header: String,
+    /// The field that names a request's client.
+    pub client_from: Option<ClientFrom>,
     /// Messages with bytes missing from their body are handed out without them.
     pub allow_incomplete: bool,
     /// 1 / sampling probability.
@@ -61,6 +64,7 @@ impl Default for Options {
         Options {
             ports: Vec::new(),
             real_ip_header: String::new(),
+            client_from: None,
             allow_incomplete: false,
             weight: 1.0,
             requests: false,

@@ -7,6 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const MAX_V1: usize = 107;
+/// With the fields that may follow the addresses.
+const MAX_V2: usize = 2048;
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 
@@ -48,6 +50,13 @@ pub fn header(b: &[u8]) -> Option<Header> {
         size,
         ends: Some(ends),
     })
+}
+
+/// Whether a header may begin here whose end is yet to come.
+pub fn begins(b: &[u8]) -> bool {
+    let v1 = b.len() < MAX_V1 && (b"PROXY ".starts_with(b) || b.starts_with(b"PROXY "));
+    let v2 = b.len() < MAX_V2 && (SIGNATURE.starts_with(b) || b.starts_with(SIGNATURE));
+    !b.is_empty() && (v1 && !b.ends_with(b"\n") || v2) && header(b).is_none()
 }
 
 fn version2(b: &[u8]) -> Option<Header> {

@@ -4,6 +4,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use regex::bytes::Regex;
 use replaykit_engine::bytes::envelope::Vxlan;
+use replaykit_engine::client_from::ClientFrom;
 use replaykit_engine::endpoint::Templates;
 use replaykit_engine::filter::{Filters, HeaderRule, Redaction};
 use replaykit_engine::gor::rewrite::Modifier;
@@ -16,6 +17,7 @@ type HeaderPattern = (String, Option<String>);
 pub struct EngineOptions {
     ports: Vec<u16>,
     real_ip_header: String,
+    client_from: Option<(String, usize)>,
     allow_incomplete: bool,
     weight: f64,
     requests: bool,
@@ -95,6 +97,9 @@ impl TryFrom<EngineOptions> for Options {
         Ok(Options {
             ports: o.ports,
             real_ip_header: o.real_ip_header,
+            client_from: o
+                .client_from
+                .map(|(field, hops)| ClientFrom { field, hops }),
             allow_incomplete: o.allow_incomplete,
             weight: o.weight,
             requests: o.requests,

@@ -2,7 +2,7 @@
 
 use crate::exchange::columns::{
     Columns, Row, ABSENT, ALPNS, ANOMALY, CLIENT_IP, ENCODINGS, ENDPOINT, HOSTS, METHODS, PATH,
-    PROTOCOL, SCHEME, SERVER_IP, TARGETS, TRACES, TYPES,
+    PROTOCOL, PROXY_IP, SCHEME, SERVER_IP, TARGETS, TRACES, TYPES,
 };
 use crate::exchange::values::{renew, Numbers};
 use crate::exchange::EXTRA;
@@ -32,6 +32,9 @@ impl Columns {
         self.stream.extend(rows.iter().map(|r| r.stream));
         self.client_port.extend(rows.iter().map(|r| r.client_port));
         self.server_port.extend(rows.iter().map(|r| r.server_port));
+        let proxied = |r: &Row| r.keys[PROXY_IP] != ABSENT;
+        let all = rows.iter().all(proxied);
+        self.proxy_port.extend(rows, all, |r| r.proxy_port, proxied);
         for (i, texts) in self.texts.iter_mut().enumerate() {
             let all = rows.iter().all(|r| r.keys[i] != ABSENT);
             texts
@@ -155,6 +158,10 @@ impl Columns {
         );
         add("anomaly", self.texts[ANOMALY].take()?, true);
         add("alpn", self.texts[ALPNS].take()?, true);
+        add("proxy_ip", self.texts[PROXY_IP].take()?, true);
+        let (ports, nulls) = self.proxy_port.take();
+        let ports = UInt16Array::new(ports.into(), nulls);
+        add("proxy_port", Arc::new(ports), true);
         let nothing = arrow_array::new_null_array(&DataType::Int64, n);
         for (name, column) in EXTRA.iter().zip(&mut self.extra) {
             add(name, column.take(&nothing), true);

@@ -23,6 +23,7 @@ pub struct Addresses {
     pub(super) batch: u64,
     pub(super) client: i32,
     pub(super) server: i32,
+    pub(super) proxy: i32,
 }
 
 /// Columns of dictionary keys, in `Row::keys` and `Columns::texts`.
@@ -40,7 +41,8 @@ pub(super) const ENCODINGS: usize = 10;
 pub(super) const TRACES: usize = 11;
 pub(super) const ANOMALY: usize = 12;
 pub(super) const ALPNS: usize = 13;
-const TEXTS: usize = 14;
+pub(super) const PROXY_IP: usize = 14;
+const TEXTS: usize = 15;
 
 /// No key: null.
 pub(super) const ABSENT: i32 = -1;
@@ -55,6 +57,7 @@ pub(super) struct Row {
     pub(super) keys: [i32; TEXTS],
     pub(super) client_port: u16,
     pub(super) server_port: u16,
+    pub(super) proxy_port: u16,
     pub(super) status: i16,
     pub(super) request_seen: bool,
     pub(super) response_seen: bool,
@@ -97,6 +100,7 @@ pub struct Columns {
     pub(super) stream: Vec<i32>,
     pub(super) client_port: Vec<u16>,
     pub(super) server_port: Vec<u16>,
+    pub(super) proxy_port: Numbers<u16>,
     pub(super) texts: [Texts; TEXTS],
     pub(super) splits: Vec<Split>,
     pub(super) status: Numbers<i16>,
@@ -190,6 +194,9 @@ impl Columns {
                 batch: self.batch,
                 client: Self::ip(&mut self.texts[CLIENT_IP], ends.client.0),
                 server: Self::ip(&mut self.texts[SERVER_IP], ends.server.0),
+                proxy: ends
+                    .proxy
+                    .map_or(ABSENT, |(ip, _)| Self::ip(&mut self.texts[PROXY_IP], ip)),
             };
         }
         let (q, r) = (&x.request, &x.response);
@@ -208,6 +215,17 @@ impl Columns {
             Protocol::Plugin(n) => self.plugins[usize::from(n)].as_bytes(),
         });
         keys[CLIENT_IP] = addresses.client;
+        keys[PROXY_IP] = addresses.proxy;
+        let (mut client_port, mut proxy_port) = (ends.client.1, ends.proxy.map_or(0, |p| p.1));
+        if let Some(client) = &x.client {
+            // Whoever is at the connection's other end speaks for the client.
+            if ends.proxy.is_none() {
+                keys[PROXY_IP] = Self::ip(&mut self.texts[PROXY_IP], ends.client.0);
+                proxy_port = ends.client.1;
+            }
+            keys[CLIENT_IP] = Self::ip(&mut self.texts[CLIENT_IP], client.0);
+            client_port = client.1;
+        }
         keys[SERVER_IP] = addresses.server;
         match x.protocol {
             Protocol::Tls => self.opaque(x, "tls", Self::address(ends.server.0), &mut keys),
@@ -273,7 +291,8 @@ impl Columns {
             connection: ends.connection,
             stream: x.stream,
             keys,
-            client_port: ends.client.1,
+            client_port,
+            proxy_port,
             server_port: ends.server.1,
             status: x.status as i16,
             request_seen: q.seen,

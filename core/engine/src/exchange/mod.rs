@@ -118,6 +118,8 @@ pub struct Exchange {
     pub stream: i32,
     pub id: [u8; 24],
     pub extra: Option<Box<Extra>>,
+    /// Whom the request names as its client.
+    pub client: Option<Box<(Addr, u16)>>,
     /// None: it began in the slice that is running.
     pub counted: Option<Box<Counted>>,
     /// From 1, among the exchanges that have increments; 0: it has none.
@@ -154,6 +156,7 @@ impl Exchange {
         self.https = false;
         self.protocol = Protocol::Http1;
         self.extra = None;
+        self.client = None;
         self.counted = None;
         self.number = 0;
         self.denied = false;
@@ -255,6 +258,8 @@ pub struct Ends {
     pub connection: u64,
     pub client: (Addr, u16),
     pub server: (Addr, u16),
+    /// The balancer that speaks for the client.
+    pub proxy: Option<(Addr, u16)>,
     /// The connection is encrypted, but was read.
     pub secure: Secure,
 }

@@ -76,8 +76,9 @@ pub struct Http {
     pub(super) last_id: Option<u32>,
     pub(super) reader: Option<Box<dyn ProtocolReader>>,
     pub(super) secure: Secure,
-    /// A balancer has said for whom it speaks.
+    /// A balancer has said for whom it speaks, and where it is.
     pub(super) proxied: bool,
+    pub(super) proxy: Option<(Addr, u16)>,
     /// What is spoken once the answer that switches has ended.
     pub(super) next: Option<Box<dyn ProtocolReader>>,
 }
@@ -99,6 +100,7 @@ impl Http {
             reader: None,
             secure: Secure::No,
             proxied: false,
+            proxy: None,
             next: None,
         }
     }
@@ -108,6 +110,7 @@ impl Http {
             connection: self.id,
             client: self.ends[self.client],
             server: self.ends[1 - self.client],
+            proxy: self.proxy,
             secure: self.secure,
         }
     }

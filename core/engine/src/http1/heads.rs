@@ -29,10 +29,22 @@ impl Http {
                 self.proxied = true;
                 self.client = direction;
                 if let Some([client, _]) = header.ends {
+                    self.proxy = Some(self.ends[direction]);
                     self.ends[direction] = client;
                 }
                 return header.size;
             }
+        }
+        let covered = seen.len() >= rest;
+        if covered && self.begins_apart(seen) {
+            let lane = &mut self.lanes[direction];
+            lane.start = MessageStart::at(piece.time, piece.seq);
+            lane.start.pay(cost.take(rest));
+            lane.head.clear();
+            lane.head.extend_from_slice(seen);
+            sink.buffered += seen.len();
+            lane.state = State::Head;
+            return rest;
         }
         // RFC 9112 §2.2: blank lines before a request are ignored; some servers send one after a body.
         let blank = seen
@@ -48,18 +60,6 @@ impl Http {
             && self.prior_knowledge(direction, seen, true, sink)
         {
             return 0;
-        }
-        let covered = seen.len() >= rest;
-        if !self.understood && covered && rest < 6 && seen.starts_with(&[22]) {
-            // A TLS record may begin here, and its first bytes come alone.
-            let lane = &mut self.lanes[direction];
-            lane.start = MessageStart::at(piece.time, piece.seq);
-            lane.start.pay(cost.take(rest));
-            lane.head.clear();
-            lane.head.extend_from_slice(seen);
-            sink.buffered += seen.len();
-            lane.state = State::Head;
-            return rest;
         }
         if self.answers_simply(direction) {
             self.begin_simple_response(direction, piece, sink);
@@ -147,8 +147,8 @@ impl Http {
         sink: &mut Sink,
     ) -> usize {
         let (seen, rest) = (piece.data, piece.len);
-        if !self.understood && self.lanes[direction].head.first() == Some(&22) {
-            return self.tls_head(direction, piece, cost, sink);
+        if self.begins_apart(&self.lanes[direction].head) {
+            return self.join(direction, piece, cost, sink);
         }
         let lane = &mut self.lanes[direction];
         let old = lane.head.len();
@@ -225,14 +225,15 @@ impl Http {
         rest
     }
 
-    /// The first bytes of what may be TLS have come alone: they are read with those that follow.
-    fn tls_head(
-        &mut self,
-        direction: usize,
-        piece: &Piece,
-        cost: &mut Cost,
-        sink: &mut Sink,
-    ) -> usize {
+    /// Whether these first bytes of a connection are too few to tell what begins: a TLS record, or a balancer's header.
+    fn begins_apart(&self, seen: &[u8]) -> bool {
+        let tls = seen.len() < 6 && seen.starts_with(&[22]);
+        let proxy = || !self.proxied && self.positions() == 0 && proxy_protocol::begins(seen);
+        !self.understood && (tls || proxy())
+    }
+
+    /// What came apart is read with the bytes that follow.
+    fn join(&mut self, direction: usize, piece: &Piece, cost: &mut Cost, sink: &mut Sink) -> usize {
         let (seen, rest) = (piece.data, piece.len);
         let lane = &mut self.lanes[direction];
         sink.buffered -= lane.head.len();
@@ -241,13 +242,14 @@ impl Http {
         let (bytes, packets) = cost.take(rest);
         let whole = head.len() + rest;
         head.extend_from_slice(seen);
-        if head.len() < 6 && seen.len() == rest {
+        if seen.len() == rest && self.begins_apart(&head) {
             sink.buffered += head.len();
+            let lane = &mut self.lanes[direction];
             lane.head = head;
             lane.start.pay((bytes, packets));
             return rest;
         }
-        lane.state = State::Idle;
+        self.lanes[direction].state = State::Idle;
         let together = Piece {
             data: &head,
             len: whole,
@@ -256,7 +258,7 @@ impl Http {
             first: true,
             ..*piece
         };
-        if self.prior_knowledge(direction, &head, true, sink) {
+        if head[0] != 22 || self.prior_knowledge(direction, &head, true, sink) {
             let overhead = start.link + bytes - whole as u64;
             let mut cost = Cost::new(overhead, start.packets + packets);
             self.feed(direction, &together, &mut cost, sink);

@@ -2,6 +2,7 @@
 
 use crate::account::Cause;
 use crate::anomaly::Anomaly;
+use crate::bytes::segment::Addr;
 use crate::exchange::Extra;
 use crate::exchange::{Exchange, Side, TARGET};
 use crate::gor::message::{gor_id, Meta};
@@ -30,6 +31,12 @@ pub(super) fn begin(side: &mut Side, head: &Head, len: usize, start: &MessageSta
     side.packets += start.packets;
 }
 
+/// The client that a request names, where that is asked for.
+pub(crate) fn client_of(head: &[u8], sink: &Sink) -> Option<Box<(Addr, u16)>> {
+    let from = sink.options.client_from.as_ref()?;
+    from.client(head).map(Box::new)
+}
+
 impl Http {
     /// A head was read: a message begins.
     pub(super) fn message(
@@ -49,6 +56,7 @@ impl Http {
                 exchange.is_connect = head.method == b"CONNECT";
                 exchange.denied = !sink.options.filters.is_empty()
                     && !sink.options.filters.passes(head.method, head.target, bytes);
+                exchange.client = client_of(bytes, sink);
                 exchange.id = self.gor_id(start.ack, sink);
                 if self.queue.len() >= sink.options.max_pipeline {
                     self.forget_oldest(sink);

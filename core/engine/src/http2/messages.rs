@@ -4,6 +4,7 @@ use super::fields::Named;
 use crate::account::Cause;
 use crate::anomaly::Anomaly;
 use crate::exchange::{Extra, Side};
+use crate::http1::message::client_of;
 use crate::http2::connection::{Http2, ENDED, SERVER};
 use crate::http2::fields::{http1_head, line, writable};
 use crate::http2::frame::{inside, CONTINUATION, END_HEADERS, END_STREAM, FRAME, HEADERS};
@@ -242,13 +243,14 @@ impl Http2 {
             exchange.is_connect && named.protocol.eq_ignore_ascii_case(b"websocket");
         exchange.grpc = named.is_grpc();
         let wanted = sink.options.requests;
-        let text = if wanted || !sink.options.filters.is_empty() {
+        let rules = !sink.options.filters.is_empty();
+        let text = if wanted || rules || sink.options.client_from.is_some() {
             http1_head(fields, named, false)
         } else {
             Vec::new()
         };
-        exchange.denied = !sink.options.filters.is_empty()
-            && !sink.options.filters.passes(named.method, target, &text);
+        exchange.client = client_of(&text, sink);
+        exchange.denied = rules && !sink.options.filters.passes(named.method, target, &text);
         exchange.id = context.gor_id(id, sink);
         exchange
             .extra_mut()
