@@ -1,33 +1,15 @@
 //! The engine without Python: packets in, columns and counters out.
 
+mod packets;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
+use packets::frame;
 use replaykit_engine::http1::body::{self, Chunk};
 use replaykit_engine::http1::head::{Length, Parsed};
 use replaykit_engine::http1::syntax;
 use replaykit_engine::options::Options;
 use replaykit_engine::Engine;
-
-/// An Ethernet frame with one TCP segment between 10.0.0.1:4000 and 10.0.0.2:80.
-fn frame(to_server: bool, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let total = (40 + payload.len()) as u16;
-    let (src, dst, sport, dport) = if to_server {
-        (1, 2, 4000u16, 80u16)
-    } else {
-        (2, 1, 80, 4000)
-    };
-    let mut f = vec![0; 12];
-    f.extend([8, 0, 0x45, 0]);
-    f.extend(total.to_be_bytes());
-    f.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, src, 10, 0, 0, dst]);
-    f.extend(sport.to_be_bytes());
-    f.extend(dport.to_be_bytes());
-    f.extend(seq.to_be_bytes());
-    f.extend(ack.to_be_bytes());
-    f.extend([0x50, flags, 0, 0, 0, 0, 0, 0]);
-    f.extend(payload);
-    f
-}
 
 fn feed(engine: &mut Engine, frames: &[Vec<u8>]) {
     for (i, f) in frames.iter().enumerate() {
