@@ -14,33 +14,51 @@ from replaykit.extras import needs
 from replaykit.plain import emit, json_text, out, visible
 from replaykit.wire.options import Options
 
-EXAMPLES = ("replaykit verify traffic.pcap", "replaykit verify samples/shop.pcap.gz --format json")
+EXAMPLES = (
+    "replaykit verify traffic.pcap",
+    "replaykit verify traffic.pcap --with tshark",
+    "replaykit verify samples/shop.pcap.gz --format json",
+)
 _SHOWN = 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help=".pcap or .pcapng, gzip too")
+    parser.add_argument(
+        "--with",
+        dest="third",
+        choices=("tshark",),
+        help="a third reading, of requests and statuses: tshark's",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     common.add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     try:
+        from replaykit.witness import tshark
         from replaykit.witness.comparison import COLUMNS, compare
     except ImportError as error:
         raise needs(f"the witness needs {error.name}", "verify") from None
     status, documents = 0, []
     for name in args.files:
-        found = compare(name, _rows(args, name, COLUMNS))
+        rows = list(_rows(args, name, COLUMNS))
+        found, third = compare(name, rows), None
         status = max(status, int(bool(found.differences)))
+        if args.third is not None:
+            third = tshark.compare(name, rows, found.whole)
+            status = max(status, int(bool(third.differences)))
         documents.append(
             {
                 "file": name, "agreed": found.agreed, "different": found.different,
                 "undecided": dict(found.undecided.most_common()), "differences": [asdict(d) for d in found.differences],
+                **({} if third is None else {"tshark": _document(third)}),
             }
         )  # fmt: skip
         if args.format == "text":
             _print(name, found)
+            if third is not None:
+                _print_third(third)
     if args.format == "json":
         emit(json_text(documents, indent=2) + "\n")
     return status
@@ -51,6 +69,27 @@ def _rows(args: argparse.Namespace, name: str, columns: tuple[str, ...]) -> Iter
     for piece in reader.read([name]):
         if isinstance(piece, pa.RecordBatch):
             yield from piece.select(list(columns)).to_pylist()
+
+
+def _document(third: Any) -> dict[str, Any]:
+    return {
+        "agreed": third.agreed, "undecided": dict(third.undecided.most_common()),
+        "differences": [
+            {"client": client, "server": server, "engine": dict(mine), "tshark": dict(theirs)}
+            for client, server, mine, theirs in third.differences
+        ],
+    }  # fmt: skip
+
+
+def _print_third(third: Any) -> None:
+    out(f"  tshark: {third.agreed:,} requests agree, {len(third.differences):,} conversations do not")
+    for why, count in third.undecided.most_common():
+        out(f"  undecided: {count:,} conversations: {why}")
+    for client, server, mine, theirs in third.differences[:_SHOWN]:
+        out(f"  {client[0]}:{client[1]} to {server[0]}:{server[1]}")
+        for who, seen in (("engine", mine), ("tshark", theirs)):
+            for what, count in seen.most_common(_SHOWN):
+                out(f"    only {who}: {count:,} x {visible(what)}")
 
 
 def _print(name: str, found: Any) -> None:

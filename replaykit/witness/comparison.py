@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replaykit.witness.conversations import conversations
-from replaykit.witness.exchanges import Exchange, Undecided, exchanges
+from replaykit.witness.exchanges import exchanges
 from replaykit.witness.packets import End, segments
+from replaykit.witness.reading import Exchange, Undecided
+from replaykit.witness.tshark import ends_of
 
 COLUMNS = (
-    "client_ip", "client_port", "server_ip", "server_port", "connection", "stream", "protocol", "method", "target", "status",
+    "client_ip", "client_port", "server_ip", "server_port", "proxy_ip", "proxy_port", "connection", "stream", "protocol", "method", "target", "status",
     "request_header_bytes", "request_body_bytes", "response_header_bytes", "response_body_bytes",
 )  # fmt: skip
 """What is read of the engine's rows."""
@@ -35,6 +37,8 @@ class Comparison:
     agreed: int = 0
     differences: list[Difference] = field(default_factory=list)
     undecided: Counter[str] = field(default_factory=Counter)
+    whole: set[frozenset[End]] = field(default_factory=set)
+    """Ends of the conversations that the witness has read."""
 
     @property
     def different(self) -> int:
@@ -56,11 +60,11 @@ def compare(path: str, rows: Iterable[Mapping[str, Any]]) -> Comparison:
             refused.add(frozenset(ends))
     seen: dict[tuple[End, End], list[Exchange]] = {}
     for row in rows:
-        if row["protocol"] not in ("http/1.0", "http/1.1", "h2"):
+        if row["protocol"] not in ("http/1.0", "http/1.1", "h2", "websocket"):
             continue
-        ends = ((row["client_ip"], row["client_port"]), (row["server_ip"], row["server_port"]))
-        seen.setdefault(ends, []).append(_exchange(row))
+        seen.setdefault(ends_of(row), []).append(_exchange(row))
     known = {frozenset(ends) for ends in read}
+    out.whole = known - refused
     for ends in {**read, **seen}:
         if frozenset(ends) in refused:
             continue

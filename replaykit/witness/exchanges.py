@@ -18,35 +18,12 @@ from hyperframe.frame import (
     RstStreamFrame,
 )
 
+from replaykit.witness import websocket
 from replaykit.witness.conversations import Conversation, Direction
+from replaykit.witness.reading import Exchange, Undecided
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _LARGEST_FRAME = 1 << 24
-
-
-class Undecided(Exception):
-    """The libraries do not say what these bytes are; why."""
-
-
-@dataclass(frozen=True, order=True)
-class Exchange:
-    """What is compared. Sizes in bytes as in the exchange's columns; packets: the request's first, the response's first."""
-
-    method: str
-    target: str
-    status: int
-    request_header_bytes: int
-    request_body_bytes: int
-    response_header_bytes: int
-    response_body_bytes: int
-    packets: tuple[int, int] = (0, 0)
-
-    def content(self) -> tuple[Any, ...]:
-        """Without the packets' numbers."""
-        return (
-            self.method, self.target, self.status, self.request_header_bytes, self.request_body_bytes,
-            self.response_header_bytes, self.response_body_bytes,
-        )  # fmt: skip
 
 
 def exchanges(conversation: Conversation) -> list[Exchange]:
@@ -69,24 +46,32 @@ class _Message:
 
 
 def _http1(client: Direction, server: Direction) -> list[Exchange]:
-    requests = _requests(client)
-    out, at = [], 0
-    for request in requests:
+    out, asked, at = [], 0, 0
+    while client.data[asked:].strip(b"\r\n"):
+        request, asked = _request(client, asked)
         if at >= len(server.data):
             raise Undecided("a request has no response")
         response, at = _response(server, at, request.start)
+        target = request.start.target.decode("latin-1")
         out.append(
             Exchange(
-                request.start.method.decode(), request.start.target.decode("latin-1"), response.start.status_code,
+                request.start.method.decode(), target, response.start.status_code,
                 request.head, request.body, response.head, response.body,
                 (client.packet(request.at), server.packet(response.at)),
             )
         )  # fmt: skip
+        if response.start.status_code == 101 and (b"upgrade", b"websocket") in _lowered(response.start):
+            said = websocket.messages(client, asked, target, False)
+            return [*out, *said, *websocket.messages(server, at, target, True)]
         if response.start.status_code == 101 or request.start.method == b"CONNECT":
             raise Undecided("another protocol follows")
     if server.data[at:].strip(b"\r\n"):
         raise Undecided("the server said more than was asked")
     return out
+
+
+def _lowered(start: Any) -> list[tuple[bytes, bytes]]:
+    return [(bytes(name).lower(), bytes(value).lower()) for name, value in start.headers]
 
 
 def _head_bytes(data: bytes) -> int:
@@ -97,21 +82,20 @@ def _head_bytes(data: bytes) -> int:
     return min(ends)
 
 
-def _requests(client: Direction) -> list[_Message]:
-    out, at, data = [], 0, client.data
-    while data[at:].strip(b"\r\n"):
-        at += len(data[at:]) - len(data[at:].lstrip(b"\r\n"))
-        reader = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 24)
-        start, body, used = _read(reader, data[at:], client.ended)
-        out.append(_Message(start, at, _head_bytes(data[at:]), body))
-        at += used
-    return out
+def _request(client: Direction, at: int) -> tuple[_Message, int]:
+    """The request from `at` on, and where it ends."""
+    rest = client.data[at:]
+    at += len(rest) - len(rest.lstrip(b"\r\n"))
+    reader = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 24)
+    start, body, used = _read(reader, client.data[at:], client.ended)
+    return _Message(start, at, _head_bytes(client.data[at:]), body), at + used
 
 
 def _response(server: Direction, at: int, request: h11.Request) -> tuple[_Message, int]:
     reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 24)
     method = request.method if request.method in (b"HEAD", b"CONNECT") else b"GET"
-    reader.send(h11.Request(method=method, target=b"/", headers=[(b"Host", b"h")]))
+    switch = [(n, v) for n, v in request.headers if bytes(n).lower() in (b"upgrade", b"connection")]
+    reader.send(h11.Request(method=method, target=b"/", headers=[(b"Host", b"h"), *switch]))
     reader.send(h11.EndOfMessage())
     rest = server.data[at:]
     skipped = len(rest) - len(rest.lstrip(b"\r\n"))

@@ -11,18 +11,24 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wsproto.extensions import PerMessageDeflate
+from wsproto.frame_protocol import FrameProtocol
 
 from ci.servers import free_port, missing, nginx
+from replaykit.errors import UsageError
 from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
+from replaykit.witness import tshark
 from replaykit.witness.comparison import Comparison, compare
 from samples.make import OUT
 from tests.capture.test_protocols_live import nghttpd
+from tests.conftest import needs
 from tests.mutate import Packet, write
 from tests.talk import Talk, rows
 from tests.wire.test_http2 import GET as GET2
 from tests.wire.test_http2 import OK as OK2
 from tests.wire.test_http2 import Pair
+from tests.wire.test_websocket import opened
 
 SAMPLES = OUT.parent
 CAPTURES = Path(__file__).parents[3] / "shared" / "captures" / "files"
@@ -94,6 +100,49 @@ def test_http2(tmp_path: Path) -> None:
     assert (found.agreed, found.differences, found.undecided) == (5, [], {})
 
 
+SAID = st.lists(
+    st.tuples(
+        st.booleans(), st.integers(0, 70_000), st.integers(1, 3), st.sampled_from(["data", "ping", "pong"])
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(said=SAID, mss=st.sampled_from([1460, 333]), deflate=st.booleans())
+def test_websocket(
+    tmp_path_factory: pytest.TempPathFactory, said: list[tuple[bool, int, int, str]], mss: int, deflate: bool
+) -> None:
+    """Messages of both sides in fragments, compressed or not, control frames between."""
+    talk = opened(b"permessage-deflate" if deflate else b"")
+
+    def extensions() -> list[PerMessageDeflate]:
+        made = [PerMessageDeflate()] if deflate else []
+        for extension in made:
+            extension._enabled = True
+        return made
+
+    client, server = FrameProtocol(True, extensions()), FrameProtocol(False, extensions())
+    count = 1
+    for to_server, size, parts, kind in said:
+        speaker = client if to_server else server
+        if kind == "data":
+            piece = b"m" * (size // parts)
+            sent = b"".join(speaker.send_data(piece, n == parts - 1) for n in range(parts))
+        else:
+            sent = (speaker.ping if kind == "ping" else speaker.pong)(b"p" * (size % 126))
+        (talk.client if to_server else talk.server)(sent, mss)
+        count += 1
+    found = verified(tmp_path_factory.mktemp("talk") / "a.pcap", talk.close().packets)
+    assert (found.agreed, found.differences, found.undecided) == (count, [], {})
+
+
+@pytest.mark.parametrize("odd", [b"\x80\x01x", b"\x83\x01x", b"\x82\x7e\x00\x01x", b"\x82\x05ab"])
+def test_websocket_that_is_none_is_undecided(tmp_path: Path, odd: bytes) -> None:
+    found = verified(tmp_path / "a.pcap", opened().server(odd).close().packets)
+    assert found.undecided.total() == 1 and not found.differences
+
+
 def test_what_differs_is_shown_with_its_packets(tmp_path: Path) -> None:
     """An engine that had misread a size: its row says one byte more."""
     place = tmp_path / "a.pcap"
@@ -120,6 +169,35 @@ def test_what_is_not_whole_is_undecided(tmp_path: Path, lost: int) -> None:
     del packets[lost]
     found = verified(tmp_path / "a.pcap", packets)
     assert (found.agreed, found.different, found.undecided.total()) == (0, 0, 1)
+
+
+@pytest.mark.servers
+def test_a_third_reading(tmp_path: Path) -> None:
+    needs("tshark")
+    talk = Talk(sport=41_000).open()
+    for n in range(3):
+        talk.client(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n)
+        talk.server(b"HTTP/1.1 20%d X\r\nContent-Length: 2\r\n\r\nok" % n)
+    talk.close()
+    pair = Pair(700)
+    for _ in range(2):
+        pair.exchange(GET2, b"", OK2, b"z" * 900)
+    place = tmp_path / "a.pcap"
+    place.write_bytes(write([*talk.packets, *pair.talk.close().packets]))
+    status, (found,) = verify(str(place), "--with", "tshark")
+    assert status == 0 and found["agreed"] == 5
+    assert found["tshark"] == {"agreed": 5, "differences": [], "undecided": {}}
+    engine = Engine(Options())
+    for p in talk.packets:
+        engine.feed_packet(p.link, p.time, p.orig, p.data)
+    engine.finish()
+    read = rows(engine.take_exchanges())
+    read[1]["target"], read[2]["status"] = "/other", 500
+    (difference,) = tshark.compare(str(place), read, compare(str(place), read).whole).differences
+    assert difference[2:] == ({"GET /other": 1, "500": 1}, {"GET /1": 1, "202": 1})
+    (tmp_path / "none.pcap").write_bytes(b"no capture")
+    with pytest.raises(UsageError, match="tshark cannot read it"):
+        tshark.compare(str(tmp_path / "none.pcap"), [], set())
 
 
 @pytest.mark.usefixtures("live")
