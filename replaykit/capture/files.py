@@ -222,8 +222,8 @@ class CaptureFile:
 
     def _pieces(self, engine: Engine | Engines, reading: Reading, piece: int) -> Iterator[Progress]:
         feed = engine.feed_gor if self.kind == "gor" else engine.feed_file
-        room, rest, total = _Pieces.ROOM, b"", 0
-        for buffer, read in _Pieces(self._stream, piece, self.size is not None):
+        room, rest, total = _Pieces.ROOM, bytearray(), 0
+        for buffer, read in _Pieces(self._stream, piece, bool(self.size)):
             if len(rest) <= room:
                 data, start, end = buffer, room - len(rest), room + read
                 data[start:room] = rest
@@ -232,11 +232,13 @@ class CaptureFile:
                     raise UsageError(
                         f"{self.name}: a record of more than {LARGEST_RECORD} bytes at byte {total}"
                     )
-                data, start, end = bytearray(rest) + buffer[room : room + read], 0, len(rest) + read
+                rest += memoryview(buffer)[room : room + read]  # a record that spans pieces grows in place
+                data, start, end = rest, 0, len(rest)
             took = feed(data, start, end)
             self._note(data, start, took, reading)
             total += took
-            rest = bytes(memoryview(data)[start + took : end])
+            if took or data is not rest:
+                rest = bytearray(memoryview(data)[start + took : end])
             yield self._progress(total)
         if self.kind == "gor" and rest:  # a .gor file's last records may lack their separators
             took = engine.feed_gor(rest, 0, len(rest), True)

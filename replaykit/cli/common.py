@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from replaykit.attribution.folding import Folding, KeptFolding
+from replaykit.attribution.minutes import MINUTE_NS
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.attribution.summary import MEASURES
 from replaykit.capture.files import PIECE, CaptureFile, Reading
@@ -443,6 +445,12 @@ def outputs(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]
             raise errors[0]
 
 
+def sliced(chosen: Options, outputs: Sequence[Background]) -> Options:
+    """Options by which files are read for these outputs: with all that moves by the minute, where one tells sums over time."""
+    moving = any(isinstance(output.output, Moving) for output in outputs)
+    return replace(chosen, slice_ns=MINUTE_NS) if moving else chosen
+
+
 def ahead(pieces: Iterator[T], depth: int = 1) -> Iterator[T]:
     """The same pieces, read in a thread of their own, so that reading and adding up share two cores."""
     waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
@@ -608,6 +616,20 @@ class Reader:
         if self.engine is not None:
             self.engine.finish()
             yield from self._drain(1)
+
+    def read_moved(
+        self, names: Sequence[str]
+    ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch | None] | Messages]:
+        """The same; with each batch all that moved until it came, where `chosen.slice_ns` asks for it and the file knows it."""
+        held: list[pa.RecordBatch] = []
+        if self._options.slice_ns:
+            self._moved = held.append
+        for piece in self.read(names):
+            if isinstance(piece, Messages):
+                yield piece
+            else:
+                moved = held.pop() if held else None
+                yield piece, None if moved is piece else moved
 
     def _open(self, files: Sequence[str | CaptureFile]) -> Engine | Engines:
         alone = self._above is not None or bool(self._options.protocols)

@@ -14,6 +14,7 @@ from replaykit.plain import emit, say, visible
 from replaykit.report.conservation import conservation
 from replaykit.ship.files import CsvOutput, JsonlOutput
 from replaykit.ship.output import Output, Rotation
+from replaykit.wire.message import Messages
 
 EXAMPLES = (
     "replaykit exchanges traffic.pcap --to traffic.parquet",
@@ -59,18 +60,22 @@ def run(args: argparse.Namespace) -> int:
         gor = any(o.output.wants_messages for o in outputs)
         ports = common.parse_ports(args.port)
         responses = args.decode or (gor and not args.no_responses)
-        chosen = common.options(args, gor or args.decode, responses, ports)
+        chosen = common.sliced(common.options(args, gor or args.decode, responses, ports), outputs)
         reader = common.Reader(args, chosen, common.bodies(args))
         folding = common.folding(any("://" in t for t in targets), args.quiet)
-        for piece in reader.read(args.files):
-            piece = folding.rename(piece) if isinstance(piece, pa.RecordBatch) else rewrite(piece)
+        for piece in reader.read_moved(args.files):
+            if isinstance(piece, Messages):
+                messages = rewrite(piece)
+                for output in outputs:
+                    if output.output.wants_messages:
+                        output.messages(messages)
+                continue
+            exchanges, moved = piece
+            exchanges, moved = folding.rename(exchanges), None if moved is None else folding.rename(moved)
             for output in outputs:
-                if isinstance(piece, pa.RecordBatch):
-                    output.exchanges(piece)
-                elif output.output.wants_messages:
-                    output.messages(piece)
-            if table is not None and isinstance(piece, pa.RecordBatch):
-                table.exchanges(piece)
+                output.exchanges(exchanges, moved)
+            if table is not None:
+                table.exchanges(exchanges)
     if table is not None:
         table.close()
     account = reader.account()

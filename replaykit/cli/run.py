@@ -267,13 +267,11 @@ class Running:
         results = self._live() if not source.files else self._files(source)
         while (piece := await loop.run_in_executor(self._thread, next, results, None)) is not None:
             if isinstance(piece, Result):
-                assert piece.exchanges is not None and piece.moved is not None
-                moved = self._folding.rename(piece.moved)
-                if self._alerts is not None:
+                assert piece.exchanges is not None
+                moved = None if piece.moved is None else self._folding.rename(piece.moved)
+                if self._alerts is not None and moved is not None and not source.files:
                     self._alerts.add(moved)
                 await self._put(piece.exchanges, moved)
-            elif isinstance(piece, pa.RecordBatch):
-                await self._put(piece, None)
             elif isinstance(piece, Messages):
                 yield piece
 
@@ -301,14 +299,13 @@ class Running:
         await self._stopping.wait()
         reader.stop()
 
-    def _files(self, source: Source) -> Iterator[pa.RecordBatch | Messages]:
+    def _files(self, source: Source) -> Iterator[Result | Messages]:
         wants = self._wants
         ports = common.parse_ports(source.args.port)
-        reader = common.Reader(
-            source.args, common.options(source.args, wants, wants and self.flow.responses, ports)
-        )
-        for piece in reader.read(source.files):
-            yield piece
+        chosen = common.options(source.args, wants, wants and self.flow.responses, ports)
+        reader = common.Reader(source.args, common.sliced(chosen, self._outputs))
+        for piece in reader.read_moved(source.files):
+            yield piece if isinstance(piece, Messages) else Result(piece[0], moved=piece[1])
             if self._stopping.is_set():
                 return
         self._troubles += reader.troubles

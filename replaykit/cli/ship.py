@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-import pyarrow as pa
-
 from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.plain import out
@@ -70,14 +68,16 @@ def run(args: argparse.Namespace) -> int:
         return 0
     rows = 0
     with common.outputs(args.to, Rotation()) as outputs:
-        reader = common.Reader(args, common.options(args, False, False, common.parse_ports(args.port)))
+        chosen = common.options(args, False, False, common.parse_ports(args.port))
+        reader = common.Reader(args, common.sliced(chosen, outputs))
         folding = common.folding(True, args.quiet)
-        for piece in reader.read(args.files):
-            if isinstance(piece, pa.RecordBatch):
-                piece = folding.rename(piece)
-                rows += piece.num_rows
+        for piece in reader.read_moved(args.files):
+            if isinstance(piece, tuple):
+                exchanges, moved = piece
+                rows += exchanges.num_rows
+                exchanges, moved = folding.rename(exchanges), None if moved is None else folding.rename(moved)
                 for output in outputs:
-                    output.exchanges(piece)
+                    output.exchanges(exchanges, moved)
     if not args.quiet:
         out(f"shipped {rows:,} exchanges")
     return common.print_troubles(reader.troubles)

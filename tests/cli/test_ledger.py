@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 import subprocess
 import sys
 from importlib import resources
@@ -14,6 +15,8 @@ import pytest
 from replaykit.ledger import calendar
 from replaykit.ledger.store import Ledger
 from tests.ledger.conftest import BERLIN, used
+from tests.mutate import Packet, write
+from tests.talk import Talk
 
 
 @pytest.fixture
@@ -220,3 +223,28 @@ def test_a_cleanup_of_nothing_says_so(place: Path) -> None:
     done = run("cleanup", str(place), "--before", "2001-01-01", "--yes")
     assert done.returncode == 0 and "nothing is deleted" in done.stderr, done
     assert run("cleanup", str(place), "--all", "--subject", "30009", "--yes").returncode == 0
+
+
+def test_a_long_download_counts_in_the_minutes_in_which_it_moved(tmp_path: Path) -> None:
+    """Of a file, too: of its four kB a minute, none is put where the download began."""
+    talk = Talk().open().client(b"GET /long HTTP/1.1\r\nHost: h\r\n\r\n")
+    talk.server(b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n")
+    for _ in range(4):
+        talk.server(b"x" * 1000)
+    begun = 1_792_800_000 * 10**9
+    packets = [
+        Packet(begun + n * 10**6 + max(n - 5, 0) * 60 * 10**9, p.link, p.orig, p.data)
+        for n, p in enumerate(talk.close().packets)
+    ]
+    capture, usage = tmp_path / "a.pcap", tmp_path / "usage.db"
+    capture.write_bytes(write(packets))
+    assert run("exchanges", str(capture), "--quiet", "--to", f"sqlite:///{usage}").returncode == 0
+    with sqlite3.connect(usage) as database:
+        found = database.execute(
+            "select time, requests, tx_bytes from ledger_minute order by time"
+        ).fetchall()
+    first = begun // 10**9
+    assert [(time - first, size) for time, _, size in found if size] == [
+        (0, 1041), (60, 1000), (120, 1000), (180, 1000)
+    ]  # fmt: skip
+    assert sum(requests for _, requests, _ in found) == 1
