@@ -158,6 +158,9 @@ def test_the_command(tmp_path: Path) -> None:
 
     said = [json.loads(run("report", str(SAMPLE), "--format", "json", "--workers", n).stdout) for n in "13"]
     assert said[0] == said[1] and said[0]["rows"]
+    over = ("report", str(SAMPLE), "--over", "1s", "--format", "json", "--workers")
+    slices = [json.loads(run(*over, n).stdout) for n in "13"]
+    assert slices[0] == slices[1] and len(slices[0]["rows"]) > 20
     for n in "12":
         assert (
             run("exchanges", str(SAMPLE), "--to", str(tmp_path / f"{n}.gor"), "--workers", n).returncode == 0

@@ -73,98 +73,108 @@ pub(super) struct Meta {
 impl Connection {
     /// Takes a segment in; true if the connection is over by it.
     #[inline]
-    pub(super) fn take(&mut self, d: usize, s: &Segment, arrival: u64, sink: &mut Sink) -> bool {
-        let ack = (s.flags & ACK != 0).then_some(s.ack);
-        let mut m = Meta {
-            time: s.time,
-            seq: s.seq,
-            len: s.len,
+    pub(super) fn take(
+        &mut self,
+        sender: usize,
+        segment: &Segment,
+        arrival: u64,
+        sink: &mut Sink,
+    ) -> bool {
+        let ack = (segment.flags & ACK != 0).then_some(segment.ack);
+        let mut meta = Meta {
+            time: segment.time,
+            seq: segment.seq,
+            len: segment.len,
             ack,
-            flags: s.flags,
-            overhead: s.overhead,
-            packets: s.packets,
+            flags: segment.flags,
+            overhead: segment.overhead,
+            packets: segment.packets,
         };
-        if s.flags & SYN != 0 {
-            self.handshake(d, s);
-            m.seq = s.seq.wrapping_add(1);
-            if s.len == 0 {
-                sink.account.add(Cause::ConnectionOverhead, s.overhead);
-                return self.pump(sink) || self.patience(s.time, sink);
+        if segment.flags & SYN != 0 {
+            self.handshake(sender, segment);
+            meta.seq = segment.seq.wrapping_add(1);
+            if segment.len == 0 {
+                sink.account
+                    .add(Cause::ConnectionOverhead, segment.overhead);
+                return self.pump(sink) || self.patience(segment.time, sink);
             }
         }
-        if let (Some(ack), true) = (ack, self.directions[1 - d].known) {
-            let other = &mut self.directions[1 - d];
+        if let (Some(ack), true) = (ack, self.directions[1 - sender].known) {
+            let other = &mut self.directions[1 - sender];
             if other.acked.is_none_or(|known| distance(ack, known) > 0) {
                 other.acked = Some(ack);
             }
         }
-        let ends = s.flags & (FIN | RST) != 0;
-        if s.len == 0 && !ends {
-            sink.account.add(Cause::ConnectionOverhead, s.overhead);
-            return self.waiting > 0 && self.patience(s.time, sink);
+        let ends = segment.flags & (FIN | RST) != 0;
+        if segment.len == 0 && !ends {
+            sink.account
+                .add(Cause::ConnectionOverhead, segment.overhead);
+            return self.waiting > 0 && self.patience(segment.time, sink);
         }
         if self.settled {
-            if !self.directions[d].known {
-                self.directions[d].known = true;
-                self.directions[d].next = m.seq;
+            if !self.directions[sender].known {
+                self.directions[sender].known = true;
+                self.directions[sender].next = meta.seq;
             }
-            let next = self.directions[d].next;
-            let ahead = distance(m.seq, next);
-            if ahead == 0 && self.waiting == 0 && !self.gated(d, ack) {
-                return self.deliver(d, &m, s.payload, sink);
+            let next = self.directions[sender].next;
+            let ahead = distance(meta.seq, next);
+            if ahead == 0 && self.waiting == 0 && !self.gated(sender, ack) {
+                return self.deliver(sender, &meta, segment.payload, sink);
             }
-            if s.flags & RST != 0 && ahead < 0 {
+            if segment.flags & RST != 0 && ahead < 0 {
                 // RFC 5961 §3: a TCP ignores it, as it is outside of the window.
-                self.repeat(d, &m, sink);
+                self.repeat(sender, &meta, sink);
                 return false;
             }
-            let end = ahead.saturating_add(s.len.min(i32::MAX as u32) as i32);
-            if ahead < 0 && end <= 0 && (s.flags & FIN == 0 || self.directions[d].ended || end < 0)
+            let end = ahead.saturating_add(segment.len.min(i32::MAX as u32) as i32);
+            if ahead < 0
+                && end <= 0
+                && (segment.flags & FIN == 0 || self.directions[sender].ended || end < 0)
             {
-                self.repeat(d, &m, sink);
-                return self.waiting > 0 && self.patience(s.time, sink);
+                self.repeat(sender, &meta, sink);
+                return self.waiting > 0 && self.patience(segment.time, sink);
             }
         }
-        self.hold(d, &m, s.payload, arrival, sink);
-        self.pump(sink) || self.patience(s.time, sink)
+        self.hold(sender, &meta, segment.payload, arrival, sink);
+        self.pump(sink) || self.patience(segment.time, sink)
     }
 
     /// A repeated segment's bytes, all of them.
-    pub(super) fn repeat(&mut self, d: usize, m: &Meta, sink: &mut Sink) {
-        let bytes = m.overhead + u64::from(m.len);
-        if m.len == 0 {
+    pub(super) fn repeat(&mut self, sender: usize, meta: &Meta, sink: &mut Sink) {
+        let bytes = meta.overhead + u64::from(meta.len);
+        if meta.len == 0 {
             sink.account.add(Cause::ConnectionOverhead, bytes);
         } else {
             let repeat = Repeat {
-                seq: m.seq,
+                seq: meta.seq,
                 link_bytes: bytes,
-                payload: u64::from(m.len),
-                packets: u64::from(m.packets),
+                payload: u64::from(meta.len),
+                packets: u64::from(meta.packets),
             };
-            self.http.repeated(d, &repeat, sink);
+            self.http.repeated(sender, &repeat, sink);
         }
     }
 
-    pub(super) fn handshake(&mut self, d: usize, s: &Segment) {
-        if self.directions[d].syn.is_none() && !self.settled {
-            self.http.lanes[d].state = State::Idle;
-            self.http.lanes[1 - d].state = State::Idle;
-            let direction = &mut self.directions[d];
-            direction.next = s.seq.wrapping_add(1);
+    pub(super) fn handshake(&mut self, sender: usize, segment: &Segment) {
+        if self.directions[sender].syn.is_none() && !self.settled {
+            self.http.lanes[sender].state = State::Idle;
+            self.http.lanes[1 - sender].state = State::Idle;
+            let direction = &mut self.directions[sender];
+            direction.next = segment.seq.wrapping_add(1);
             direction.known = true;
-            if s.flags & ACK != 0 {
-                self.http.client = 1 - d;
-                let other = &mut self.directions[1 - d];
+            if segment.flags & ACK != 0 {
+                self.http.client = 1 - sender;
+                let other = &mut self.directions[1 - sender];
                 if !other.known {
                     other.known = true;
-                    other.next = s.ack;
-                    other.syn = Some(s.ack.wrapping_sub(1));
+                    other.next = segment.ack;
+                    other.syn = Some(segment.ack.wrapping_sub(1));
                 }
             } else {
-                self.http.client = d;
+                self.http.client = sender;
             }
         }
-        self.directions[d].syn.get_or_insert(s.seq);
+        self.directions[sender].syn.get_or_insert(segment.seq);
         if !self.settled && self.directions[0].known && self.directions[1].known {
             self.settle();
         }
@@ -174,14 +184,14 @@ impl Connection {
     pub(super) fn settle(&mut self) {
         self.settled = true;
         for direction in &mut self.directions {
-            let Some(first) = direction.held.front().map(|h| h.seq) else {
+            let Some(first) = direction.held.front().map(|held| held.seq) else {
                 continue;
             };
             if !direction.known {
                 let lowest = direction
                     .held
                     .iter()
-                    .map(|h| distance(h.seq, first))
+                    .map(|held| distance(held.seq, first))
                     .min()
                     .unwrap_or(0);
                 direction.next = first.wrapping_add(lowest as u32);
@@ -191,41 +201,41 @@ impl Connection {
             direction
                 .held
                 .make_contiguous()
-                .sort_by_key(|h| (distance(h.seq, next), h.arrival));
+                .sort_by_key(|held| (distance(held.seq, next), held.arrival));
         }
     }
 
     /// True if bytes with this acknowledgement must wait for the other direction.
     #[inline]
-    fn gated(&self, d: usize, ack: Option<u32>) -> bool {
-        let other = &self.directions[1 - d];
+    fn gated(&self, sender: usize, ack: Option<u32>) -> bool {
+        let other = &self.directions[1 - sender];
         match ack {
             Some(ack) if other.known => (1..FAR).contains(&distance(ack, other.next)),
             _ => false,
         }
     }
 
-    fn hold(&mut self, d: usize, m: &Meta, payload: &[u8], arrival: u64, sink: &mut Sink) {
+    fn hold(&mut self, sender: usize, meta: &Meta, payload: &[u8], arrival: u64, sink: &mut Sink) {
         let held = Held {
-            seq: m.seq,
-            len: m.len,
+            seq: meta.seq,
+            len: meta.len,
             data: payload.to_vec(),
-            time: m.time,
-            ack: m.ack,
-            flags: m.flags,
-            overhead: m.overhead,
-            packets: m.packets,
+            time: meta.time,
+            ack: meta.ack,
+            flags: meta.flags,
+            overhead: meta.overhead,
+            packets: meta.packets,
             arrival,
         };
         self.held_bytes += payload.len();
         sink.buffered += payload.len();
         self.waiting += 1;
-        let direction = &mut self.directions[d];
+        let direction = &mut self.directions[sender];
         if self.settled {
             let next = direction.next;
             let at = direction
                 .held
-                .partition_point(|h| distance(h.seq, next) <= distance(m.seq, next));
+                .partition_point(|held| distance(held.seq, next) <= distance(meta.seq, next));
             direction.held.insert(at, held);
         } else {
             direction.held.push_back(held);
@@ -234,12 +244,12 @@ impl Connection {
 
     /// In-order bytes of a segment, whose beginning may have passed already.
     #[inline]
-    fn deliver(&mut self, d: usize, m: &Meta, payload: &[u8], sink: &mut Sink) -> bool {
-        let direction = &mut self.directions[d];
-        let old = direction.next.wrapping_sub(m.seq).min(m.len);
-        let new = m.len - old;
-        let mut overhead = m.overhead;
-        let mut packets = m.packets;
+    fn deliver(&mut self, sender: usize, meta: &Meta, payload: &[u8], sink: &mut Sink) -> bool {
+        let direction = &mut self.directions[sender];
+        let old = direction.next.wrapping_sub(meta.seq).min(meta.len);
+        let new = meta.len - old;
+        let mut overhead = meta.overhead;
+        let mut packets = meta.packets;
         direction.next = direction.next.wrapping_add(new);
         if old > 0 {
             let alone = new == 0;
@@ -255,56 +265,56 @@ impl Connection {
                 0
             };
             let repeat = Repeat {
-                seq: m.seq,
+                seq: meta.seq,
                 link_bytes: bytes,
                 payload: u64::from(old),
                 packets: u64::from(count),
             };
-            self.http.repeated(d, &repeat, sink);
+            self.http.repeated(sender, &repeat, sink);
         }
         if new > 0 {
             let piece = Piece {
                 data: payload.get(old as usize..).unwrap_or(&[]),
                 len: new as usize,
-                time: m.time,
-                seq: m.seq.wrapping_add(old),
-                ack: m.ack,
+                time: meta.time,
+                seq: meta.seq.wrapping_add(old),
+                ack: meta.ack,
                 first: true,
                 missing: false,
             };
             let mut cost = Cost::new(std::mem::take(&mut overhead), u64::from(packets));
-            self.http.feed(d, &piece, &mut cost, sink);
+            self.http.feed(sender, &piece, &mut cost, sink);
         }
         sink.account.add(Cause::ConnectionOverhead, overhead);
-        if m.flags & RST != 0 {
-            let both = self.reset || self.directions[1 - d].ended;
+        if meta.flags & RST != 0 {
+            let both = self.reset || self.directions[1 - sender].ended;
             self.reset = true;
             return both;
         }
-        if m.flags & FIN != 0 && !self.directions[d].ended {
-            self.directions[d].ended = true;
-            self.directions[d].next = self.directions[d].next.wrapping_add(1);
-            return self.http.end(d, sink);
+        if meta.flags & FIN != 0 && !self.directions[sender].ended {
+            self.directions[sender].ended = true;
+            self.directions[sender].next = self.directions[sender].next.wrapping_add(1);
+            return self.http.end(sender, sink);
         }
         false
     }
 
     /// Takes the first held segment of a direction out.
-    pub(super) fn pop(&mut self, d: usize, sink: &mut Sink) -> Option<(Meta, Vec<u8>)> {
-        let h = self.directions[d].held.pop_front()?;
+    pub(super) fn pop(&mut self, sender: usize, sink: &mut Sink) -> Option<(Meta, Vec<u8>)> {
+        let held = self.directions[sender].held.pop_front()?;
         self.waiting -= 1;
-        self.held_bytes -= h.data.len();
-        sink.buffered -= h.data.len();
-        let m = Meta {
-            time: h.time,
-            seq: h.seq,
-            len: h.len,
-            ack: h.ack,
-            flags: h.flags,
-            overhead: h.overhead,
-            packets: h.packets,
+        self.held_bytes -= held.data.len();
+        sink.buffered -= held.data.len();
+        let meta = Meta {
+            time: held.time,
+            seq: held.seq,
+            len: held.len,
+            ack: held.ack,
+            flags: held.flags,
+            overhead: held.overhead,
+            packets: held.packets,
         };
-        Some((m, h.data))
+        Some((meta, held.data))
     }
 
     /// Delivers what no longer has to wait; true if the connection is over by it.
@@ -314,20 +324,21 @@ impl Connection {
         }
         while self.waiting > 0 {
             let mut best: Option<(u64, usize)> = None;
-            for d in 0..2 {
-                let Some(h) = self.directions[d].held.front() else {
+            for sender in 0..2 {
+                let Some(held) = self.directions[sender].held.front() else {
                     continue;
                 };
-                let ready = distance(h.seq, self.directions[d].next) <= 0 && !self.gated(d, h.ack);
-                if ready && best.is_none_or(|(arrival, _)| h.arrival < arrival) {
-                    best = Some((h.arrival, d));
+                let ready = distance(held.seq, self.directions[sender].next) <= 0
+                    && !self.gated(sender, held.ack);
+                if ready && best.is_none_or(|(arrival, _)| held.arrival < arrival) {
+                    best = Some((held.arrival, sender));
                 }
             }
-            let Some((_, d)) = best else {
+            let Some((_, sender)) = best else {
                 return false;
             };
-            if let Some((m, data)) = self.pop(d, sink) {
-                if self.deliver(d, &m, &data, sink) {
+            if let Some((meta, data)) = self.pop(sender, sink) {
+                if self.deliver(sender, &meta, &data, sink) {
                     return true;
                 }
             }
@@ -339,35 +350,35 @@ impl Connection {
     /// for has passed by: acknowledged, or hidden in the other direction.
     pub(super) fn oldest(&self) -> Option<(usize, i64, bool)> {
         let mut best: Option<(u64, usize)> = None;
-        for d in 0..2 {
-            if let Some(h) = self.directions[d].held.front() {
-                if best.is_none_or(|(arrival, _)| h.arrival < arrival) {
-                    best = Some((h.arrival, d));
+        for sender in 0..2 {
+            if let Some(held) = self.directions[sender].held.front() {
+                if best.is_none_or(|(arrival, _)| held.arrival < arrival) {
+                    best = Some((held.arrival, sender));
                 }
             }
         }
-        let (_, d) = best?;
-        let direction = &self.directions[d];
-        let h = direction.held.front()?;
-        let hole = distance(h.seq, direction.next) > 0;
+        let (_, sender) = best?;
+        let direction = &self.directions[sender];
+        let held = direction.held.front()?;
+        let hole = distance(held.seq, direction.next) > 0;
         let passed = !hole
             || direction
                 .acked
                 .is_some_and(|a| distance(a, direction.next) > 0);
-        Some((d, h.time, passed))
+        Some((sender, held.time, passed))
     }
 
     /// Gives up waiting where time or a bound is exceeded; true if the connection is over by it.
     pub(super) fn patience(&mut self, now: i64, sink: &mut Sink) -> bool {
         while self.waiting > 0 {
-            let o = &sink.options;
-            let full = self.held_bytes > o.max_connection_bytes
-                || self.waiting as usize > o.max_held
-                || sink.buffered > o.max_buffer_bytes;
+            let options = &sink.options;
+            let full = self.held_bytes > options.max_connection_bytes
+                || self.waiting as usize > options.max_held
+                || sink.buffered > options.max_buffer_bytes;
             if !self.settled {
                 let settle = full
-                    || self.waiting as usize >= o.settle_segments
-                    || now.saturating_sub(self.first) > o.settle_ns;
+                    || self.waiting as usize >= options.settle_segments
+                    || now.saturating_sub(self.first) > options.settle_ns;
                 if !settle {
                     return false;
                 }
@@ -377,16 +388,21 @@ impl Connection {
                 }
                 continue;
             }
-            let Some((d, since, passed)) = self.oldest() else {
+            let Some((sender, since, passed)) = self.oldest() else {
                 return false;
             };
             let waited = now.saturating_sub(since);
-            let late = waited > if passed { o.reorder_ns } else { o.hole_ns };
+            let late = waited
+                > if passed {
+                    options.reorder_ns
+                } else {
+                    options.hole_ns
+                };
             if !full && !late {
                 return false;
             }
             sink.account.bound_hits += u64::from(full);
-            if self.force(d, sink) {
+            if self.force(sender, sink) {
                 return true;
             }
         }
@@ -395,25 +411,25 @@ impl Connection {
 
     /// Stops waiting for what the first held segment of `d` waits for: its hole is lost, or the
     /// order between the directions is given up.
-    fn force(&mut self, d: usize, sink: &mut Sink) -> bool {
-        let Some(seq) = self.directions[d].held.front().map(|h| h.seq) else {
+    fn force(&mut self, sender: usize, sink: &mut Sink) -> bool {
+        let Some(seq) = self.directions[sender].held.front().map(|held| held.seq) else {
             return false;
         };
-        let next = self.directions[d].next;
+        let next = self.directions[sender].next;
         let hole = distance(seq, next);
-        if hole > WIDEST && self.directions[d].held.len() == 1 {
-            if let Some((m, _)) = self.pop(d, sink) {
+        if hole > WIDEST && self.directions[sender].held.len() == 1 {
+            if let Some((meta, _)) = self.pop(sender, sink) {
                 sink.account
-                    .add(Cause::Malformed, m.overhead + u64::from(m.len));
+                    .add(Cause::Malformed, meta.overhead + u64::from(meta.len));
             }
             return false;
         }
         if hole > 0 {
-            self.directions[d].next = seq;
-            self.http.gap(d, next, hole as u32, sink);
+            self.directions[sender].next = seq;
+            self.http.gap(sender, next, hole as u32, sink);
         }
-        match self.pop(d, sink) {
-            Some((m, data)) => self.deliver(d, &m, &data, sink) || self.pump(sink),
+        match self.pop(sender, sink) {
+            Some((meta, data)) => self.deliver(sender, &meta, &data, sink) || self.pump(sink),
             None => false,
         }
     }
@@ -427,10 +443,10 @@ impl Connection {
             }
         }
         while self.waiting > 0 {
-            let Some((d, _, _)) = self.oldest() else {
+            let Some((sender, _, _)) = self.oldest() else {
                 break;
             };
-            if self.force(d, sink) {
+            if self.force(sender, sink) {
                 return self.discard(sink);
             }
         }
@@ -438,14 +454,14 @@ impl Connection {
 
     /// What is still held after the end repeats what has passed, or follows a reset.
     fn discard(&mut self, sink: &mut Sink) {
-        for d in 0..2 {
-            while let Some((m, _)) = self.pop(d, sink) {
-                let cause = if m.len > 0 {
+        for sender in 0..2 {
+            while let Some((meta, _)) = self.pop(sender, sink) {
+                let cause = if meta.len > 0 {
                     Cause::Retransmission
                 } else {
                     Cause::ConnectionOverhead
                 };
-                sink.account.add(cause, m.overhead + u64::from(m.len));
+                sink.account.add(cause, meta.overhead + u64::from(meta.len));
             }
         }
     }

@@ -91,13 +91,14 @@ impl Table {
     }
 
     fn remove(&mut self, slot: u32) {
-        if let Some(c) = self.slots[slot as usize].take() {
-            if c.over {
+        if let Some(connection) = self.slots[slot as usize].take() {
+            if connection.over {
                 self.over_count -= 1;
             }
-            match pack(&c.key) {
+            match pack(&connection.key) {
                 Ok(k) => {
-                    self.recent[usize::from(c.key.1 ^ c.key.3) % RECENT] = NOWHERE;
+                    self.recent[usize::from(connection.key.1 ^ connection.key.3) % RECENT] =
+                        NOWHERE;
                     self.v4.remove(&k)
                 }
                 Err(k) => self.v6.remove(&k),
@@ -107,31 +108,31 @@ impl Table {
     }
 
     /// One segment of the capture.
-    pub fn segment(&mut self, s: &Segment, sink: &mut Sink) {
-        let bytes = s.overhead + u64::from(s.len);
-        if !self.wanted(s.sport) && !self.wanted(s.dport) {
+    pub fn segment(&mut self, segment: &Segment, sink: &mut Sink) {
+        let bytes = segment.overhead + u64::from(segment.len);
+        if !self.wanted(segment.sport) && !self.wanted(segment.dport) {
             sink.account.add(Cause::Denied, bytes);
             return;
         }
         self.since += 1;
         match self.swept {
-            None => self.swept = Some(s.time),
-            Some(swept) if (0..SWEEP_NS).contains(&s.time.saturating_sub(swept)) => {}
+            None => self.swept = Some(segment.time),
+            Some(swept) if (0..SWEEP_NS).contains(&segment.time.saturating_sub(swept)) => {}
             Some(_) if self.since < self.live() => {}
-            Some(_) => self.walk(s.time, sink),
+            Some(_) => self.walk(segment.time, sink),
         }
-        let swapped = match (s.src, s.dst) {
-            (Addr::V4(a), Addr::V4(b)) => end4(a, s.sport) > end4(b, s.dport),
-            _ => (s.src, s.sport) > (s.dst, s.dport),
+        let swapped = match (segment.src, segment.dst) {
+            (Addr::V4(a), Addr::V4(b)) => end4(a, segment.sport) > end4(b, segment.dport),
+            _ => (segment.src, segment.sport) > (segment.dst, segment.dport),
         };
-        let (d, key) = if swapped {
-            (1, (s.dst, s.dport, s.src, s.sport))
+        let (sender, key) = if swapped {
+            (1, (segment.dst, segment.dport, segment.src, segment.sport))
         } else {
-            (0, (s.src, s.sport, s.dst, s.dport))
+            (0, (segment.src, segment.sport, segment.dst, segment.dport))
         };
         let mut slot = self.find(&key);
         if let Some(at) = slot {
-            if self.begins_anew(at, d, s) {
+            if self.begins_anew(at, sender, segment) {
                 self.end(at, false, sink);
                 self.remove(at);
                 slot = None;
@@ -139,20 +140,20 @@ impl Table {
         }
         let slot = match slot {
             Some(slot) => slot,
-            None if s.flags & SYN == 0 && s.len == 0 => {
+            None if segment.flags & SYN == 0 && segment.len == 0 => {
                 sink.account.add(Cause::ConnectionOverhead, bytes);
                 return;
             }
-            None => self.create(key, d, s, sink),
+            None => self.create(key, sender, segment, sink),
         };
         self.arrivals += 1;
         let arrival = self.arrivals;
-        let Some(c) = self.slots[slot as usize].as_deref_mut() else {
+        let Some(connection) = self.slots[slot as usize].as_deref_mut() else {
             return; // not reached: the table names live slots only
         };
-        c.last = s.time;
-        if c.over {
-            let cause = if s.len > 0 {
+        connection.last = segment.time;
+        if connection.over {
+            let cause = if segment.len > 0 {
                 Cause::Retransmission
             } else {
                 Cause::ConnectionOverhead
@@ -160,32 +161,32 @@ impl Table {
             sink.account.add(cause, bytes);
             return;
         }
-        if c.take(d, s, arrival, sink) {
-            self.end(slot, s.flags & RST != 0, sink);
+        if connection.take(sender, segment, arrival, sink) {
+            self.end(slot, segment.flags & RST != 0, sink);
         }
     }
 
     /// The ports are used again: a SYN that does not belong to the connection in the table, or bytes that it never
     /// had once it is over.
     #[inline]
-    fn begins_anew(&self, slot: u32, d: usize, s: &Segment) -> bool {
-        let Some(c) = self.slots[slot as usize].as_deref() else {
+    fn begins_anew(&self, slot: u32, sender: usize, segment: &Segment) -> bool {
+        let Some(connection) = self.slots[slot as usize].as_deref() else {
             return false;
         };
-        let direction = &c.directions[d];
-        if s.flags & SYN == 0 {
-            let end = s.seq.wrapping_add(s.len);
-            return c.over
-                && s.len > 0
-                && s.flags & RST == 0
+        let direction = &connection.directions[sender];
+        if segment.flags & SYN == 0 {
+            let end = segment.seq.wrapping_add(segment.len);
+            return connection.over
+                && segment.len > 0
+                && segment.flags & RST == 0
                 && direction.known
                 && !(-WIDEST..=0).contains(&distance(end, direction.next));
         }
         match direction.syn {
-            Some(isn) => isn != s.seq,
-            None if c.over => true,
-            None if c.settled && direction.known => {
-                !(0..1 << 20).contains(&distance(direction.next, s.seq.wrapping_add(1)))
+            Some(isn) => isn != segment.seq,
+            None if connection.over => true,
+            None if connection.settled && direction.known => {
+                !(0..1 << 20).contains(&distance(direction.next, segment.seq.wrapping_add(1)))
             }
             None => false,
         }
@@ -194,8 +195,8 @@ impl Table {
     fn create(
         &mut self,
         key: (Addr, u16, Addr, u16),
-        d: usize,
-        s: &Segment,
+        sender: usize,
+        segment: &Segment,
         sink: &mut Sink,
     ) -> u32 {
         let limit = sink.options.max_connections.max(1);
@@ -205,11 +206,11 @@ impl Table {
         sink.account.connections += 1;
         let id = self.next_id;
         self.next_id += 1;
-        let client = if s.flags & SYN != 0 {
-            if s.flags & ACK == 0 {
-                d
+        let client = if segment.flags & SYN != 0 {
+            if segment.flags & ACK == 0 {
+                sender
             } else {
-                1 - d
+                1 - sender
             }
         } else {
             let (a, b) = (key.1, key.3);
@@ -223,16 +224,16 @@ impl Table {
                 _ => usize::from(a < b),
             }
         };
-        let state = if s.flags & SYN != 0 {
+        let state = if segment.flags & SYN != 0 {
             State::Idle
         } else {
             State::Skip(Cause::NotUnderstood)
         };
         let connection = Box::new(Connection {
             key,
-            last: s.time,
+            last: segment.time,
             settled: false,
-            first: s.time,
+            first: segment.time,
             over: false,
             reset: false,
             over_at: 0,
@@ -264,10 +265,11 @@ impl Table {
             .slots
             .iter()
             .enumerate()
-            .filter_map(|(i, c)| {
-                c.as_deref()
-                    .filter(|c| !c.over)
-                    .map(|c| (c.last, c.http.id, i as u32))
+            .filter_map(|(i, connection)| {
+                connection
+                    .as_deref()
+                    .filter(|connection| !connection.over)
+                    .map(|connection| (connection.last, connection.http.id, i as u32))
             })
             .collect();
         all.sort_unstable();
@@ -280,20 +282,20 @@ impl Table {
 
     /// Ends a connection; it stays in the table a while, so that repeats are known as such.
     fn end(&mut self, slot: u32, reset: bool, sink: &mut Sink) {
-        let Some(c) = self.slots[slot as usize].as_deref_mut() else {
+        let Some(connection) = self.slots[slot as usize].as_deref_mut() else {
             return;
         };
-        if c.over {
+        if connection.over {
             return;
         }
-        c.release(sink);
-        c.http.close(reset || c.reset, sink);
-        for direction in &mut c.directions {
+        connection.release(sink);
+        connection.http.close(reset || connection.reset, sink);
+        for direction in &mut connection.directions {
             direction.held = VecDeque::new();
         }
-        c.over = true;
-        c.over_at = c.last;
-        self.over.push_back((slot, c.http.id));
+        connection.over = true;
+        connection.over_at = connection.last;
+        self.over.push_back((slot, connection.http.id));
         self.over_count += 1;
         self.forget(
             c_now(&self.slots, slot),
@@ -306,8 +308,8 @@ impl Table {
     fn forget(&mut self, now: i64, most: usize, linger: i64) {
         while let Some(&(slot, id)) = self.over.front() {
             let stale = match self.slots[slot as usize].as_deref() {
-                Some(c) if c.over && c.http.id == id => {
-                    if self.over_count <= most && now.saturating_sub(c.over_at) <= linger {
+                Some(connection) if connection.over && connection.http.id == id => {
+                    if self.over_count <= most && now.saturating_sub(connection.over_at) <= linger {
                         return;
                     }
                     true
@@ -327,19 +329,19 @@ impl Table {
         self.swept = Some(now);
         self.since = 0;
         for slot in 0..self.slots.len() as u32 {
-            let Some(c) = self.slots[slot as usize].as_deref_mut() else {
+            let Some(connection) = self.slots[slot as usize].as_deref_mut() else {
                 continue;
             };
-            if c.over {
+            if connection.over {
                 continue;
             }
-            let silent = now.saturating_sub(c.last);
-            if c.reset && silent > RESET_NS {
+            let silent = now.saturating_sub(connection.last);
+            if connection.reset && silent > RESET_NS {
                 self.end(slot, true, sink);
             } else if silent > sink.options.idle_ns {
                 self.end(slot, false, sink);
                 self.remove(slot);
-            } else if c.waiting > 0 && c.patience(now, sink) {
+            } else if connection.waiting > 0 && connection.patience(now, sink) {
                 self.end(slot, false, sink);
             }
         }
@@ -348,15 +350,15 @@ impl Table {
 
     /// Shows every exchange that is in flight.
     pub fn each_open(&mut self, visit: &mut Visit) {
-        for c in self.slots.iter_mut().flatten() {
-            c.http.each_open(visit);
+        for connection in self.slots.iter_mut().flatten() {
+            connection.http.each_open(visit);
         }
     }
 
     /// More TLS secrets are known.
     pub fn secrets_added(&mut self, sink: &mut Sink) {
-        for c in self.slots.iter_mut().flatten() {
-            c.http.secrets_added(sink);
+        for connection in self.slots.iter_mut().flatten() {
+            connection.http.secrets_added(sink);
         }
     }
 
@@ -376,7 +378,11 @@ impl Table {
             .slots
             .iter()
             .enumerate()
-            .filter_map(|(i, c)| c.as_deref().map(|c| (c.http.id, i as u32)))
+            .filter_map(|(i, connection)| {
+                connection
+                    .as_deref()
+                    .map(|connection| (connection.http.id, i as u32))
+            })
             .collect();
         all.sort_unstable();
         for (_, slot) in all {
@@ -393,7 +399,9 @@ impl Table {
 }
 
 fn c_now(slots: &[Option<Box<Connection>>], slot: u32) -> i64 {
-    slots[slot as usize].as_deref().map_or(0, |c| c.last)
+    slots[slot as usize]
+        .as_deref()
+        .map_or(0, |connection| connection.last)
 }
 
 #[inline]
