@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -138,8 +139,11 @@ class Growing:
             self._aside.unlink(missing_ok=True)
 
 
-def append_whole(fd: int, data: bytes | bytearray | memoryview, name: str) -> None:
-    """Appends all of `data`, or nothing: raises UsageError and cuts back what a full disk tore."""
+def append_whole(fd: int, data: bytes | bytearray | memoryview, name: str, ends: Sequence[int] = ()) -> None:
+    """Appends all of `data`, or as many whole records of it as fit: raises NotWritten and cuts back what a full disk tore.
+
+    ends: where records end; without them it is one.
+    """
     view = memoryview(data)
     done = 0
     try:
@@ -148,10 +152,12 @@ def append_whole(fd: int, data: bytes | bytearray | memoryview, name: str) -> No
     except BrokenPipeError:
         raise
     except OSError as error:
-        if done:
+        fit = bisect_right(ends, done)
+        kept = ends[fit - 1] if fit else 0
+        if done > kept:
             with suppress(OSError):  # a pipe cannot be cut back
-                os.ftruncate(fd, os.fstat(fd).st_size - done)
-        raise cannot_write(name, error) from None
+                os.ftruncate(fd, os.fstat(fd).st_size - (done - kept))
+        raise NotWritten(str(cannot_write(name, error)), max(len(ends), 1) - fit) from None
 
 
 def create(path: Path) -> int:

@@ -18,6 +18,8 @@ from tests.ledger.conftest import BERLIN, used
 from tests.mutate import Packet, write
 from tests.talk import Talk
 
+pytestmark = pytest.mark.slow  # each runs the command some times
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:

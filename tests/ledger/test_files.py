@@ -110,6 +110,7 @@ def test_deleting_takes_lines_away(tmp_path: Path) -> None:
     assert sum(len(v) for v in lines(tmp_path).values()) == 5
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_whole_lines_that_agree_with_the_index(tmp_path: Path) -> None:
     FileLedger(str(tmp_path), "UTC").close()
     chance = random.Random(3)

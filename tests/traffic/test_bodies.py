@@ -129,6 +129,7 @@ def test_savings() -> None:
     assert (found["/image"].plain_bytes, found["/image"].repeated) == (0, 0)
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path: Path) -> None:
     capture, gor, parquet = tmp_path / "a.pcap", tmp_path / "a.gor", tmp_path / "a.parquet"
     capture.write_bytes(write(packets().packets))

@@ -152,6 +152,7 @@ def test_pace_speed_and_longest_wait(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.slow
 def test_loops_until_stopped(tmp_path: Path) -> None:
     (tmp_path / "a.gor").write_bytes(gor([Rec(get("/a"), 0), Rec(get("/b"), 5)]))
     out = tmp_path / "out.gor"

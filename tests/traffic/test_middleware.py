@@ -126,6 +126,7 @@ def test_what_is_no_message_is_reported(tmp_path: Path, recording: Path) -> None
     assert status == 0 and len(out) == 100 and "lines are no messages" in said
 
 
+@pytest.mark.slow
 def test_a_crash_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     name = tmp_path / "in.gor"
     name.write_bytes(gor([Rec(get(f"/{n}"), n * 2) for n in range(600)]))
@@ -211,6 +212,7 @@ def test_payloads_of_every_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["head -n 20", "head -c 3000", "true", "sh -c 'head -n 5 >/dev/null'"])
+@pytest.mark.slow
 def test_what_a_program_holds_when_it_ends_early_always_goes_on(tmp_path: Path, command: str) -> None:
     """Whenever it ends: while it is fed, when all was written, or in the midst of a line."""
     name = tmp_path / "in.gor"

@@ -110,6 +110,7 @@ def test_files_that_others_wrote(tmp_path: Path) -> None:
         assert records.take_exchanges().num_rows == count and (reading.trouble is not None) == trouble
 
 
+@pytest.mark.slow
 def test_a_forged_record_is_not_sent_from_a_file_nor_from_a_capture(tmp_path: Path) -> None:
     talk = Talk().open()
     talk.client(post("/upload", EVIL)).server(

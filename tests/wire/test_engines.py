@@ -151,6 +151,7 @@ def test_mutated_captures_add_up(seed: int) -> None:
         data = mutate.write(packets)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "replaykit", *words]

@@ -17,8 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from replaykit.errors import UsageError
-from replaykit.ship.output import append, append_whole
+from replaykit.ship.output import NotWritten, append, append_whole
 from replaykit.traffic.gor import escaped_line
 from replaykit.traffic.pipeline import Log
 from replaykit.wire.message import SEPARATOR, Messages
@@ -99,7 +98,8 @@ class FileOutput:
         self._timed = re.search(r"%(?:NS|[YmdHMS])", template) is not None
         self._fd = -1
         self._pending = bytearray()
-        self._waiting = 0
+        self._ends: list[int] = []
+        """Of the records in `_pending`."""
         self._size = self._count = self._total = 0
         self._escaped = 0
         self._full = False
@@ -113,13 +113,16 @@ class FileOutput:
             self._flusher = asyncio.create_task(self._flush_now_and_then())
         if not self._each and self._one_chunk(messages):
             self._name("", 0)
-            self._put(messages.blob(), len(messages))
+            first = messages.index["record"].tolist()[:1]
+            ends = messages.index["end"].tolist()
+            self._put(messages.blob(), [end + len(SEPARATOR) - first[0] for end in ends])
             return
         index = messages.index
         columns = (index[c].tolist() for c in ("kind", "record", "end"))
         for identifier, kind, record, end in zip(messages.ids(), *columns, strict=True):
             self._name(identifier.decode("latin-1"), kind)
-            self._put(messages.gor[record : end + len(SEPARATOR)], 1)
+            size = end + len(SEPARATOR) - record
+            self._put(messages.gor[record : record + size], [size])
 
     def _one_chunk(self, messages: Messages) -> bool:
         """The whole batch belongs into one file."""
@@ -168,14 +171,15 @@ class FileOutput:
         ours = self.current == with_index(path, last)
         return with_index(path, last + 1 if full or not ours else last)
 
-    def _put(self, record: bytes | memoryview, count: int) -> None:
-        if not self._room(len(record)):
-            self._lose(count, f"{self._template}: the bound of {self._settings.total} bytes is reached")
+    def _put(self, records: bytes | memoryview, ends: list[int]) -> None:
+        if not self._room(len(records)):
+            self._lose(len(ends), f"{self._template}: the bound of {self._settings.total} bytes is reached")
             return
-        self._size += len(record)
-        self._count += count
-        self._pending += record
-        self._waiting += count
+        self._size += len(records)
+        self._count += len(ends)
+        before = len(self._pending)
+        self._ends += [before + end for end in ends]
+        self._pending += records
         if len(self._pending) >= _MEMBER:
             self.flush()
 
@@ -202,16 +206,17 @@ class FileOutput:
         """Writes what waits; what the disk cannot take is lost, and counted."""
         if not self._pending or self.current is None:
             return
-        data, count = bytes(self._pending), self._waiting
-        self._pending, self._waiting = bytearray(), 0
-        if self.current.endswith(".gz"):
+        data, ends = bytes(self._pending), self._ends
+        self._pending, self._ends = bytearray(), []
+        zipped = self.current.endswith(".gz")
+        if zipped:
             data = gzip.compress(data, 6)
         try:
-            append_whole(self._fd, data, self.current)
+            append_whole(self._fd, data, self.current, () if zipped else ends)
             self._total += len(data)
             self._trouble = None
-        except UsageError as error:
-            self._lose(count, str(error))
+        except NotWritten as error:
+            self._lose(len(ends) if zipped else error.lost, str(error))
 
     async def _flush_now_and_then(self) -> None:
         while True:
