@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --no-build-isolation
+# Warnings of the build tools are nothing that whoever installs can act on.
+PIP := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-build-isolation
 FUZZ ?= 1000000
 SOAK ?= 600
 # One file or one test: make test FILE=tests/wire/test_http1.py
