@@ -5,10 +5,7 @@
 
 use hashbrown::HashMap;
 
-/// Different values of one segment, beside each other, that keep their names.
-pub const MOST: usize = 100;
-pub const MOST_NODES: usize = 200_000;
-pub const NAME: &str = "{name}";
+const NAME: &str = "{name}";
 const ANY: &str = "*";
 
 /// Segments and what follows them; a node with NAME in it is folded, and holds nothing else.
@@ -56,12 +53,6 @@ pub struct Folding {
     most: usize,
     most_nodes: usize,
     news: Vec<String>,
-}
-
-impl Default for Folding {
-    fn default() -> Self {
-        Folding::new(MOST, MOST_NODES)
-    }
 }
 
 impl Folding {

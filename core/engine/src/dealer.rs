@@ -8,7 +8,7 @@ use crate::account::{Account, Cause};
 use crate::bytes::decode::{Decoded, Decoder, Whole};
 use crate::bytes::link;
 use crate::bytes::segment::Segment;
-use crate::bytes::source::{Ahead, Broken, File, Step};
+use crate::bytes::source::{Broken, File, Found, Record};
 use crate::options::Options;
 use crate::Engine;
 use std::sync::mpsc::{sync_channel, Receiver, Sender, SyncSender};
@@ -76,45 +76,40 @@ impl Dealer {
     }
 
     fn walk<'a>(&mut self, b: &'a [u8], round: &mut Round<'a>) -> Result<usize, Broken> {
-        let (mut at, mut ahead) = (0, Ahead::default());
-        loop {
-            ahead.reach(b, at);
-            match self.file.step(b, at)? {
-                Step::Packet(r, next) => {
-                    let frame = &b[r.start..r.end];
-                    let mut lost = 0;
-                    let network = link::network(r.link, frame);
-                    match self
-                        .decoder
-                        .decode(network, r.time, r.orig, frame, &mut lost)
-                    {
-                        Decoded::Tcp(segment) => {
-                            let seat = self.seat(&segment, round);
-                            round.deal(seat, Dealt::Segment(segment));
-                        }
-                        Decoded::Other(cause) => self.book(cause, r.orig, 1),
-                        Decoded::Held => self.book_packets(r.orig, 1),
-                        Decoded::Whole(datagram) => {
-                            self.book_packets(r.orig, 1);
-                            self.datagram(datagram, r.time, round, &mut lost);
-                        }
-                    }
-                    self.account.add(Cause::Gap, lost);
-                    at = next;
-                }
-                Step::Skip(next) => at = next,
-                Step::Secrets(keys, next) => {
-                    for seat in 0..round.seats.len() {
-                        round.deal(seat, Dealt::Secrets(&b[keys.clone()]));
-                    }
-                    at = next;
-                }
-                Step::More => {
-                    self.file.offset += at as u64;
-                    return Ok(at);
+        let mut file = std::mem::take(&mut self.file);
+        let end = file.each(b, |found| match found {
+            Found::Packet(record) => self.packet(&record, b, round),
+            Found::Secrets(keys) => {
+                for seat in 0..round.seats.len() {
+                    round.deal(seat, Dealt::Secrets(&b[keys.clone()]));
                 }
             }
+        });
+        self.file = file;
+        end
+    }
+
+    #[inline]
+    fn packet<'a>(&mut self, r: &Record, b: &'a [u8], round: &mut Round<'a>) {
+        let frame = &b[r.start..r.end];
+        let network = link::network(r.link, frame);
+        let mut lost = 0;
+        let found = self
+            .decoder
+            .decode(network, r.time, r.orig, frame, &mut lost);
+        if let Decoded::Tcp(segment) = found {
+            let seat = self.seat(&segment, round);
+            round.deal(seat, Dealt::Segment(segment));
+        } else {
+            self.account.bytes += r.orig;
+            self.account.packets += 1;
+            match found {
+                Decoded::Other(cause) => self.account.add(cause, r.orig),
+                Decoded::Whole(datagram) => self.datagram(datagram, r.time, round, &mut lost),
+                Decoded::Tcp(_) | Decoded::Held => {}
+            }
         }
+        self.account.add(Cause::Gap, lost);
     }
 
     /// Which engine reads a connection, whoever sends.
@@ -139,16 +134,6 @@ impl Dealer {
             Decoded::Held => {}
             Decoded::Whole(inner) => self.datagram(inner, time, round, lost),
         }
-    }
-
-    fn book(&mut self, cause: Cause, bytes: u64, packets: u64) {
-        self.book_packets(bytes, packets);
-        self.account.add(cause, bytes);
-    }
-
-    fn book_packets(&mut self, bytes: u64, packets: u64) {
-        self.account.bytes += bytes;
-        self.account.packets += packets;
     }
 
     /// Gives up on fragments whose datagrams are not whole; afterwards every byte that was not dealt is booked.

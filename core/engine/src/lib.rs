@@ -36,7 +36,7 @@ use bytes::decode::{Decoded, Decoder, Whole};
 use bytes::link;
 use bytes::segment::{Addr, Segment};
 use bytes::source::Broken;
-use bytes::source::{Ahead, Block, File, Step};
+use bytes::source::{Block, File, Found};
 use exchange::columns::{Addresses, Columns};
 use exchange::{Counted, Ends, Exchange};
 use gor::conversations::Conversations;
@@ -98,26 +98,16 @@ impl Engine {
     /// Reads whole records of a capture file from `b`; returns how many bytes they took. The rest
     /// is to be given again with what follows it.
     pub fn feed_file(&mut self, b: &[u8]) -> Result<usize, Broken> {
-        let (mut at, mut ahead) = (0, Ahead::default());
-        loop {
-            ahead.reach(b, at);
-            match self.file.step(b, at)? {
-                Step::Packet(r, next) => {
-                    let frame = &b[r.start..r.end];
-                    self.packet(link::network(r.link, frame), r.time, r.orig, frame);
-                    at = next;
-                }
-                Step::Skip(next) => at = next,
-                Step::Secrets(keys, next) => {
-                    self.add_keys(&b[keys], false);
-                    at = next;
-                }
-                Step::More => {
-                    self.file.offset += at as u64;
-                    return Ok(at);
-                }
+        let mut file = std::mem::take(&mut self.file);
+        let end = file.each(b, |found| match found {
+            Found::Packet(r) => {
+                let frame = &b[r.start..r.end];
+                self.packet(link::network(r.link, frame), r.time, r.orig, frame);
             }
-        }
+            Found::Secrets(keys) => self.add_keys(&b[keys], false),
+        });
+        self.file = file;
+        end
     }
 
     /// Reads whole records of a .gor file; returns how many bytes they took. `last`: nothing follows.
@@ -386,32 +376,17 @@ impl Engine {
 
 /// A loop that only walks a capture file's headers: the floor that benchmarks compare with.
 pub fn walk(b: &[u8], totals: &mut [u64; 3], file: &mut File) -> Result<usize, Broken> {
-    let (mut at, mut ahead) = (0, Ahead::default());
     let mut decoder = Decoder::default();
-    loop {
-        ahead.reach(b, at);
-        match file.step(b, at)? {
-            Step::Packet(r, next) => {
-                let frame = &b[r.start..r.end];
-                let mut lost = 0;
-                totals[0] += 1;
-                totals[1] += r.orig;
-                if let Decoded::Tcp(s) = decoder.decode(
-                    link::network(r.link, frame),
-                    r.time,
-                    r.orig,
-                    frame,
-                    &mut lost,
-                ) {
-                    totals[2] += u64::from(s.len);
-                }
-                at = next;
-            }
-            Step::Skip(next) | Step::Secrets(_, next) => at = next,
-            Step::More => {
-                file.offset += at as u64;
-                return Ok(at);
-            }
+    file.each(b, |found| {
+        let Found::Packet(r) = found else {
+            return;
+        };
+        let frame = &b[r.start..r.end];
+        let network = link::network(r.link, frame);
+        totals[0] += 1;
+        totals[1] += r.orig;
+        if let Decoded::Tcp(s) = decoder.decode(network, r.time, r.orig, frame, &mut 0) {
+            totals[2] += u64::from(s.len);
         }
-    }
+    })
 }

@@ -30,6 +30,13 @@ pub enum Step {
     More,
 }
 
+/// What a record holds for us.
+pub enum Found {
+    Packet(Record),
+    /// Where lines of a key log are.
+    Secrets(std::ops::Range<usize>),
+}
+
 /// Broken framing, with the offset in the file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Broken {
@@ -67,7 +74,7 @@ enum Format {
 /// A walk from header to header waits for memory at each of them, since where the next one is stands in this one.
 /// Lines that are asked for together come together.
 #[derive(Default)]
-pub struct Ahead {
+struct Ahead {
     upto: usize,
 }
 
@@ -77,7 +84,7 @@ impl Ahead {
 
     /// The reader is at `at`.
     #[inline]
-    pub fn reach(&mut self, b: &[u8], at: usize) {
+    fn reach(&mut self, b: &[u8], at: usize) {
         if at + Self::STEP > self.upto {
             self.fetch(b, at);
         }
@@ -132,6 +139,31 @@ impl Default for File {
 }
 
 impl File {
+    /// Hands over what whole records of `b` hold; returns how many bytes they took. The rest is to be given again with
+    /// what follows it.
+    #[inline]
+    pub fn each(&mut self, b: &[u8], mut take: impl FnMut(Found)) -> Result<usize, Broken> {
+        let (mut at, mut ahead) = (0, Ahead::default());
+        loop {
+            ahead.reach(b, at);
+            at = match self.step(b, at)? {
+                Step::Packet(record, next) => {
+                    take(Found::Packet(record));
+                    next
+                }
+                Step::Secrets(keys, next) => {
+                    take(Found::Secrets(keys));
+                    next
+                }
+                Step::Skip(next) => next,
+                Step::More => {
+                    self.offset += at as u64;
+                    return Ok(at);
+                }
+            };
+        }
+    }
+
     /// The record at `at`. Errors carry the offset in the file.
     #[inline]
     pub fn step(&mut self, b: &[u8], at: usize) -> Result<Step, Broken> {

@@ -245,18 +245,10 @@ pub fn cut_request_line(b: &[u8]) -> Option<Head<'_>> {
         return None;
     };
     Some(Head {
-        kind: Kind::Request,
-        minor: 1,
         method: &b[..method],
         target: trim(&b[method + 1..]),
-        status: 0,
-        length: Length::None,
-        coding: Coding::None,
-        host: b"",
-        content_type: b"",
-        content_encoding: b"",
-        trace: b"",
         anomaly: Anomaly::HeadCut,
+        ..Head::empty(Kind::Request, 1)
     })
 }
 
