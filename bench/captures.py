@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci.servers import BODY, free_port, namespaces, nginx, wrk
+from ci.servers import BODY, namespaces, nghttpd, nginx, wrk
 
 DATA = Path(__file__).parent / "data"
 
@@ -128,11 +128,7 @@ def http2(requests: int = 240_000) -> Recorded:
     DATA.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "item.json").write_text(BODY)
-        port = free_port()
-        command = ["nghttpd", "-a", "127.0.0.1", "-d", root, "--no-tls", str(port)]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            time.sleep(0.5)
+        with nghttpd(Path(root)) as port:
             load = [
                 "h2load",
                 "-n",
@@ -151,9 +147,6 @@ def http2(requests: int = 240_000) -> Recorded:
                 log.write_text("done\n" * done)
 
             return _record(path, "lo", port, [], log, [run])
-        finally:
-            server.terminate()
-            server.wait(10)
 
 
 def http1_alike(requests: int = 240_000) -> Recorded:
@@ -189,11 +182,7 @@ def tls(requests: int = 20_000) -> tuple[Recorded, Path]:
         )  # fmt: skip
         files = Path(root)
         (files / "16k.bin").write_bytes(bytes(range(256)) * 64)
-        port = free_port()
-        command = ["nghttpd", "-a", "127.0.0.1", "-d", str(files), str(port), str(pem), f"{pem}.crt"]
-        peer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            time.sleep(0.5)
+        with nghttpd(files, str(pem), f"{pem}.crt") as port:
             log = Path(root) / "log"
 
             def run() -> None:
@@ -205,9 +194,6 @@ def tls(requests: int = 20_000) -> tuple[Recorded, Path]:
                 log.write_text("done\n" * requests)
 
             return _record(path, "lo", port, [], log, [run]), keys
-        finally:
-            peer.terminate()
-            peer.wait(10)
 
 
 def cleartext(requests: int = 20_000) -> Recorded:
@@ -218,11 +204,7 @@ def cleartext(requests: int = 20_000) -> Recorded:
     DATA.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "16k.bin").write_bytes(bytes(range(256)) * 64)
-        port = free_port()
-        command = ["nghttpd", "-a", "127.0.0.1", "-d", root, "--no-tls", str(port)]
-        peer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            time.sleep(0.5)
+        with nghttpd(Path(root)) as port:
             log = Path(root) / "log"
 
             def run() -> None:
@@ -232,9 +214,6 @@ def cleartext(requests: int = 20_000) -> Recorded:
                 log.write_text("done\n" * requests)
 
             return _record(path, "lo", port, [], log, [run])
-        finally:
-            peer.terminate()
-            peer.wait(10)
 
 
 _ETHERNET = bytes(12) + b"\x08\x00"

@@ -203,6 +203,56 @@ def missing(*programs: str) -> list[str]:
     return [p for p in programs if shutil.which(p) is None]
 
 
+@contextmanager
+def listening(*command: str, port: int) -> Iterator[None]:
+    """A program, once it listens on this port of 127.0.0.1, until the context ends."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextmanager
+def nghttpd(root: Path, *keys: str) -> Iterator[int]:
+    """An HTTP/2 server of the files in `root`; gives its port. keys: a private key's file and its certificate's, for TLS."""
+    port = free_port()
+    secure = [str(port), *keys] if keys else ["--no-tls", str(port)]
+    with listening("nghttpd", "-a", "127.0.0.1", "-d", str(root), *secure, port=port):
+        yield port
+
+
+@contextmanager
+def grpc_calls(service: str) -> Iterator[int]:
+    """A gRPC server with the methods Add, which answers with its request twice, and Watch, five times; gives its port."""
+    from concurrent import futures
+
+    import grpc
+
+    class Handler(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+            if details.method == f"/{service}/Add":
+                return grpc.unary_unary_rpc_method_handler(lambda request, context: request * 2)
+            if details.method == f"/{service}/Watch":
+                return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([request] * 5))
+            return None
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((Handler(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(None).wait()
+
+
 def certificate(root: Path, *names: str) -> tuple[Path, Path]:
     """A certificate of its own for these DNS names or addresses, and its key, as PEM files."""
     import datetime

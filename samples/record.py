@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import grpc
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from ci.servers import free_port, nginx
+from ci.servers import free_port, grpc_calls, nghttpd, nginx
 
 HERE = Path(__file__).parent
 EXPECTED = HERE / "recorded.jsonl"
@@ -48,7 +47,7 @@ def _recording(name: str, port: int) -> Iterator[None]:
 
 def _curl(*arguments: str) -> Seen:
     """What curl says of each transfer of one call."""
-    form = '{"method":"%{method}","status":%{response_code},"url":"%{url_effective}","body":%{size_download},"head":%{size_header},"sent":%{size_upload}}\n'
+    form = '{"method":"%{method}","status":%{response_code},"url":"%{url_effective}","body":%{size_download},"sent":%{size_upload}}\n'
     command = ["curl", "-s", "-w", form, *arguments]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     out = []
@@ -93,24 +92,11 @@ def http2(root: Path) -> Seen:
     """curl's own counters."""
     (root / "file.bin").write_bytes(b"x" * 30_000)
     (root / "small.json").write_text("{}")
-    port = free_port()
-    command = ["nghttpd", "-a", "127.0.0.1", "-d", str(root), "--no-tls", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        time.sleep(0.5)
-        with _recording("recorded-nghttpd.pcap.gz", port):
-            url = f"http://127.0.0.1:{port}"
-            out = []
-            for more in (
-                ["file.bin"],
-                ["small.json?x=1"],
-                ["none"],
-                ["small.json", "--data-binary", "u" * 9000],
-            ):
-                out += _curl("--http2-prior-knowledge", "-o", "/dev/null", f"{url}/{more[0]}", *more[1:])
-    finally:
-        server.terminate()
-        server.wait(10)
+    out: Seen = []
+    with nghttpd(root) as port, _recording("recorded-nghttpd.pcap.gz", port):
+        url = f"http://127.0.0.1:{port}"
+        for more in (["file.bin"], ["small.json?x=1"], ["none"], ["small.json", "--data-binary", "u" * 9000]):
+            out += _curl("--http2-prior-knowledge", "-o", "/dev/null", f"{url}/{more[0]}", *more[1:])
     return out
 
 
@@ -150,19 +136,6 @@ def websocket(root: Path) -> Seen:
 def grpcs(root: Path) -> Seen:
     """What the two programs sent: gRPC's messages, without their prefixes."""
 
-    class Handler(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-            match details.method:
-                case "/shop.Orders/Add":
-                    return grpc.unary_unary_rpc_method_handler(lambda request, context: request * 2)
-                case "/shop.Orders/Watch":
-                    return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([request] * 5))
-            return None
-
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((Handler(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
     out: Seen = []
 
     def seen(method: str, status: int, sent: list[int], received: list[int]) -> None:
@@ -174,20 +147,21 @@ def grpcs(root: Path) -> Seen:
             }
         )  # fmt: skip
 
-    try:
-        with _recording("recorded-grpc.pcap.gz", port), grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            add = channel.unary_unary("/shop.Orders/Add")
-            for size in (10, 5000):
-                assert len(add(b"a" * size, metadata=(("trace-bin", b"\0\1\2"),))) == 2 * size
-                seen("/shop.Orders/Add", 0, [size], [2 * size])
-            assert len(list(channel.unary_stream("/shop.Orders/Watch")(b"w" * 300))) == 5
-            seen("/shop.Orders/Watch", 0, [300], [300] * 5)
-            try:
-                channel.unary_unary("/shop.Orders/None")(b"n")
-            except grpc.RpcError:
-                seen("/shop.Orders/None", 12, [1], [])
-    finally:
-        server.stop(0).wait()
+    with (
+        grpc_calls("shop.Orders") as port,
+        _recording("recorded-grpc.pcap.gz", port),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        add = channel.unary_unary("/shop.Orders/Add")
+        for size in (10, 5000):
+            assert len(add(b"a" * size, metadata=(("trace-bin", b"\0\1\2"),))) == 2 * size
+            seen("/shop.Orders/Add", 0, [size], [2 * size])
+        assert len(list(channel.unary_stream("/shop.Orders/Watch")(b"w" * 300))) == 5
+        seen("/shop.Orders/Watch", 0, [300], [300] * 5)
+        try:
+            channel.unary_unary("/shop.Orders/None")(b"n")
+        except grpc.RpcError:
+            seen("/shop.Orders/None", 12, [1], [])
     return out
 
 

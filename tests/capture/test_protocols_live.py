@@ -10,9 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent import futures
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +19,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 
-from ci.servers import free_port, nginx
+from ci.servers import free_port, grpc_calls, listening, nghttpd, nginx
 from tests.capture.test_live import capturing
 
 pytestmark = [pytest.mark.usefixtures("live"), pytest.mark.timeout(120)]
-
-
-@contextmanager
-def running(*command: str, port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -52,18 +34,16 @@ def captured(process: subprocess.Popen[str], out: Path) -> list[dict[str, Any]]:
     return rows(out)
 
 
-@contextmanager
-def nghttpd(tmp_path: Path, *more: str) -> Iterator[int]:
+def served(tmp_path: Path) -> Path:
+    """A folder with a file of 3,000 bytes."""
     (tmp_path / "www").mkdir()
     (tmp_path / "www" / "file.bin").write_bytes(b"x" * 3000)
-    port = free_port()
-    with running("nghttpd", "-a", "127.0.0.1", "-d", str(tmp_path / "www"), *more, str(port), port=port):
-        yield port
+    return tmp_path / "www"
 
 
 def test_h2load_counts_the_same_as_we_do(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    with nghttpd(tmp_path, "--no-tls") as port:
+    with nghttpd(served(tmp_path)) as port:
         with capturing(f"lo:{port}", "--to", str(out)) as process:
             url = f"http://127.0.0.1:{port}/file.bin"
             said = subprocess.run(
@@ -111,7 +91,7 @@ def test_nginx_logs_the_same_as_we_see(tmp_path: Path) -> None:
 
 def test_curl_with_prior_knowledge(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    with nghttpd(tmp_path, "--no-tls") as port:
+    with nghttpd(served(tmp_path)) as port:
         url = f"http://127.0.0.1:{port}/file.bin"
         with capturing(f"lo:{port}", "--to", str(out)) as process:
             said = subprocess.run(
@@ -148,7 +128,7 @@ def test_curl_over_tls_with_its_key_log(tmp_path: Path) -> None:
         str(tmp_path / "crt"),
     )
     hidden = tmp_path / "hidden.parquet"
-    with running(*server, port=port):
+    with listening(*server, port=port):
         with (
             capturing(f"lo:{port}", "--to", str(out), "--tls-keys", str(keys)) as process,
             capturing(f"lo:{port}", "--to", str(hidden)) as other,
@@ -197,7 +177,7 @@ def test_tls_key_updates(tmp_path: Path) -> None:
         "-crlf",
     ]
     with (
-        running(*server, port=port),
+        listening(*server, port=port),
         capturing(f"lo:{port}", "--to", str(out), "--tls-keys", str(keys)) as process,
         subprocess.Popen(
             client, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -254,33 +234,19 @@ def test_tls_early_data(tmp_path: Path) -> None:
 
 
 def test_grpc(tmp_path: Path) -> None:
-    class Handler(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-            if details.method == "/shop.v1.Cart/Add":
-                return grpc.unary_unary_rpc_method_handler(lambda request, context: request * 2)
-            if details.method == "/shop.v1.Cart/Watch":
-                return grpc.unary_stream_rpc_method_handler(lambda request, context: iter([request] * 5))
-            return None
-
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((Handler(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
     out = tmp_path / "out.parquet"
-    try:
-        with (
-            capturing(f"lo:{port}", "--to", str(out)) as process,
-            grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
-        ):
-            add, watch = channel.unary_unary("/shop.v1.Cart/Add"), channel.unary_stream("/shop.v1.Cart/Watch")
-            for n in range(20):
-                assert add(b"x" * n) == b"x" * 2 * n
-            assert len(list(watch(b"y" * 7))) == 5
-            with pytest.raises(grpc.RpcError):
-                channel.unary_unary("/shop.v1.Cart/None")(b"")
-            time.sleep(0.5)
-    finally:
-        server.stop(None)
+    with (
+        grpc_calls("shop.v1.Cart") as port,
+        capturing(f"lo:{port}", "--to", str(out)) as process,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        add, watch = channel.unary_unary("/shop.v1.Cart/Add"), channel.unary_stream("/shop.v1.Cart/Watch")
+        for n in range(20):
+            assert add(b"x" * n) == b"x" * 2 * n
+        assert len(list(watch(b"y" * 7))) == 5
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary("/shop.v1.Cart/None")(b"")
+        time.sleep(0.5)
     found = captured(process, out)
     adds = [r for r in found if r["endpoint"] == "/shop.v1.Cart/Add"]
     assert [r["request_message_bytes"] for r in adds] == list(range(20))
@@ -325,7 +291,7 @@ def test_websockets_with_permessage_deflate(tmp_path: Path) -> None:
 
 def test_redis_server(tmp_path: Path) -> None:
     port, out = free_port(), tmp_path / "out.parquet"
-    with running("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", port=port):
+    with listening("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", port=port):
         with capturing(f"lo:{port}", "--to", str(out), "--protocol", "redis") as process:
             said = subprocess.run(
                 ["redis-benchmark", "-p", str(port), "-n", "500", "-c", "5", "-t", "set,get", "-d", "300", "-q"],

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import FrameProtocol
 
-from ci.servers import free_port, missing, nginx
+from ci.servers import free_port, missing, nghttpd, nginx
 from replaykit.errors import UsageError
 from replaykit.wire.engine import Engine
 from replaykit.wire.options import Options
 from replaykit.witness import tshark
 from replaykit.witness.comparison import Comparison, compare
 from samples.make import OUT
-from tests.capture.test_protocols_live import nghttpd
+from tests.capture.test_protocols_live import served
 from tests.conftest import needs
 from tests.mutate import Packet, write
 from tests.talk import Talk, rows
@@ -224,7 +224,7 @@ def test_real_servers(tmp_path: Path, http2: bool) -> None:
             dump.wait(10)
 
     if http2:
-        with nghttpd(tmp_path, "--no-tls") as port:
+        with nghttpd(served(tmp_path)) as port:
             url = f"http://127.0.0.1:{port}/file.bin"
             curl = ["curl", "-s", "--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{size_download}\\n"]
             record(port, [*curl, url], [*curl, url])
