@@ -23,7 +23,7 @@ from pathlib import Path
 from bench import captures, measure, replay
 from bench.captures import Recorded
 from bench.measure import Cost
-from ci.servers import BODY, free_port, namespaces, nginx, wrk
+from ci.servers import BODY, namespaces, nghttpd, nginx, wrk
 
 ROUNDS = 3
 ENDINGS = {"replaykit to Parquet": "parquet", "replaykit to .gor": "gor"}
@@ -224,20 +224,10 @@ def live_http2(requests: int = 300_000) -> str:
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as name:
             (Path(name) / "item.json").write_text(BODY)
-            port = free_port()
-            server = subprocess.Popen(
-                ["nghttpd", "-a", "127.0.0.1", "-d", name, "--no-tls", str(port)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            try:
-                with _beside(_captured(port, f"{name}/out.parquet")) as cpu:
-                    url = f"http://127.0.0.1:{port}/item.json"
-                    load = ["h2load", "-n", str(requests), "-c", "16", "-m", "10", url]
-                    subprocess.run(load, stdout=subprocess.DEVNULL, check=True)
-            finally:
-                server.terminate()
-                server.wait(10)
+            with nghttpd(Path(name)) as port, _beside(_captured(port, f"{name}/out.parquet")) as cpu:
+                url = f"http://127.0.0.1:{port}/item.json"
+                load = ["h2load", "-n", str(requests), "-c", "16", "-m", "10", url]
+                subprocess.run(load, stdout=subprocess.DEVNULL, check=True)
             lost = requests - _rows(Path(name) / "out.parquet")
             found.append([f"{cpu[0] / requests * 1e6:.2f} µs", f"{lost:,} of {requests:,}"])
     return table([["CPU per exchange", "lost"], min(found)])
@@ -434,6 +424,7 @@ def main() -> int:
         "Users": lambda: _loaded("users", "results"),
         "Machines": lambda: _loaded("machines", "results"),
         "Anomalies": lambda: _loaded("anomalies", "results"),
+        "In flight": lambda: _loaded("in_flight", "results"),
     }
     alone = bool(wanted) and all(any(w.lower() in n.lower() for n in own) for w in wanted)
     goreplay = os.environ.get("GOREPLAY", "")
