@@ -43,6 +43,6 @@ class Recent:
         for number in list(self._slices):
             if begin <= number < end:
                 out.merge(self._slices[number])
-            elif number <= begin or number > end + self._most:  # a time from nowhere does not stay
+            elif number < begin or number > end + self._most:  # a time from nowhere does not stay
                 del self._slices[number]
         return out

@@ -155,7 +155,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", metavar="PORTS", help="only connections to these ports, e.g. 80,8000-8010")
     parser.add_argument(
         "--workers", type=_positive, metavar="N",
-        help=f"threads that read capture files, each its connections (default: the cores, at most {MOST_WORKERS}, from {SHARED_FROM >> 20} MiB on)",
+        help=f"threads that read capture files, each its connections (default: the cores but one, at most {MOST_WORKERS}, from {SHARED_FROM >> 20} MiB on)",
     )  # fmt: skip
 
 

@@ -10,8 +10,7 @@ from typing import Any
 from replaykit.witness.conversations import conversations
 from replaykit.witness.exchanges import exchanges
 from replaykit.witness.packets import End, segments
-from replaykit.witness.reading import Exchange, Undecided
-from replaykit.witness.tshark import ends_of
+from replaykit.witness.reading import Exchange, Undecided, ends_of
 
 COLUMNS = (
     "client_ip", "client_port", "server_ip", "server_port", "proxy_ip", "proxy_port", "connection", "stream", "protocol", "method", "target", "status",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from replaykit.witness.packets import End
 
 
 class Undecided(Exception):
@@ -29,3 +32,9 @@ class Exchange:
             self.method, self.target, self.status, self.request_header_bytes, self.request_body_bytes,
             self.response_header_bytes, self.response_body_bytes,
         )  # fmt: skip
+
+
+def ends_of(row: Mapping[str, Any]) -> tuple[End, End]:
+    """The connection's own ends, whoever spoke for whom."""
+    client = (row["proxy_ip"] or row["client_ip"], row["proxy_port"] or row["client_port"])
+    return client, (row["server_ip"], row["server_port"])

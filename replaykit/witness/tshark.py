@@ -10,6 +10,7 @@ from typing import Any
 
 from replaykit.errors import UsageError
 from replaykit.witness.packets import End
+from replaykit.witness.reading import ends_of
 
 _FIELDS = (
     "ip.src", "ipv6.src", "tcp.srcport", "ip.dst", "ipv6.dst", "tcp.dstport", "http.request.method", "http.request.uri",
@@ -30,7 +31,10 @@ class Third:
 
 
 def compare(path: str, rows: Iterable[Mapping[str, Any]], whole: Collection[frozenset[End]]) -> Third:
-    """rows: the engine's. whole: conversations of which nothing is missing; tshark names no message that is not whole. Raises UsageError where tshark is not there or cannot read the file."""
+    """rows: the engine's. whole: conversations of which nothing is missing; tshark names no message that is not whole.
+
+    Raises UsageError where tshark is not there or cannot read the file.
+    """
     theirs, doubtful = _read(path)
     mine: dict[frozenset[End], Seen] = {}
     named: dict[frozenset[End], tuple[End, End]] = {}
@@ -61,12 +65,6 @@ def compare(path: str, rows: Iterable[Mapping[str, Any]], whole: Collection[froz
         if one != other:
             out.differences.append((*named[key], one - other, other - one))
     return out
-
-
-def ends_of(row: Mapping[str, Any]) -> tuple[End, End]:
-    """The connection's own ends, whoever spoke for whom."""
-    client = (row["proxy_ip"] or row["client_ip"], row["proxy_port"] or row["client_port"])
-    return client, (row["server_ip"], row["server_port"])
 
 
 def _read(path: str) -> tuple[dict[frozenset[End], Seen], set[frozenset[End]]]:
