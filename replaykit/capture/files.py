@@ -163,12 +163,13 @@ class _Stream(io.RawIOBase):
 class CaptureFile:
     """An input named on the command line; `-` is standard input. Raises UsageError.
 
-    raw: read in place of the file of that name.
+    raw: read in place of the file of that name. `once`: it cannot be opened a second time.
     """
 
     def __init__(self, name: str, raw: IO[bytes] | None = None) -> None:
         self.name = name
         self.size: int | None = None
+        self.once = raw is not None or not Path(name).is_file()
         self._raw: IO[bytes]
         if raw is not None:
             self._raw = raw

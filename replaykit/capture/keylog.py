@@ -7,6 +7,8 @@ from pathlib import Path
 
 from replaykit.errors import UsageError
 
+PIECE = 16 << 20
+
 
 class KeyLogFile:
     """An SSLKEYLOGFILE; it need not exist yet. Raises UsageError where it cannot be read."""
@@ -25,8 +27,12 @@ class KeyLogFile:
     def __str__(self) -> str:
         return f"--tls-keys {self._path}"
 
+    def rewind(self) -> None:
+        """Reads the log from its beginning once more."""
+        self._at, self._inode = 0, 0
+
     def read(self) -> tuple[bytes, bool] | None:
-        """What was added since the last time, and whether the log was begun anew; None: nothing.
+        """More of what was added since the last time, and whether the log was begun anew; None: there is no more.
 
         A log that cannot be read now may be later.
         """
@@ -39,7 +45,7 @@ class KeyLogFile:
                 self._inode, self._at = status.st_ino, 0
             with self._path.open("rb") as file:
                 file.seek(self._at)
-                added = file.read()
+                added = file.read(PIECE)
         except OSError:
             return None
         self._at += len(added)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.keylog import KeyLogFile
 from replaykit.errors import UsageError
 from replaykit.wire.engine import Engine
+from replaykit.wire.engines import Engines
 from replaykit.wire.options import Options
 
 
@@ -33,3 +35,31 @@ def open_reader(options: Options, report: Callable[[str], None]) -> Engine:
     chosen = [known[name] for name in options.protocols]
     ports = tuple(port for plugin in chosen for port in plugin.ports)
     return Engine(replace(options, plugin_ports=ports), keys, chosen, report)
+
+
+def keep_keys_of(
+    engine: Engine | Engines, files: Sequence[CaptureFile], options: Options, report: Callable[[str], None]
+) -> None:
+    """Where a key log holds more than an engine keeps: only the secrets of the files' connections are kept.
+
+    The files are read once more for it, before. Where one can be read only once, such as a pipe, `report` is told that
+    the oldest secrets were forgotten.
+    """
+    if not engine.keys_forgotten:
+        return
+    if any(file.once for file in files):
+        report(
+            f"--tls-keys {options.tls_keys}: the oldest {engine.keys_forgotten:,} of its secrets are too many to keep"
+            " for what can be read only once, and were passed over"
+        )
+        return
+    before = Engine(replace(options, requests=False, responses=False, protocols=()))
+    before.note_randoms()
+    for file in files:
+        again = CaptureFile(file.name)
+        for _ in again.feed(before, Reading()):
+            before.take_exchanges()
+            if before.increments:
+                before.take_increments()
+        again.close()
+    engine.keep_keys_of(before.noted_randoms)

@@ -21,7 +21,7 @@ from replaykit.attribution.minutes import MINUTE_NS
 from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.attribution.summary import MEASURES
 from replaykit.capture.files import PIECE, CaptureFile, Reading
-from replaykit.capture.reader import key_log, open_reader
+from replaykit.capture.reader import keep_keys_of, key_log, open_reader
 from replaykit.cli import rewrites
 from replaykit.cli.rewrites import REWRITES
 from replaykit.errors import UsageError
@@ -632,11 +632,16 @@ class Reader:
                 yield piece, None if moved is piece else moved
 
     def _open(self, files: Sequence[str | CaptureFile]) -> Engine | Engines:
+        captures = [f for f in files if isinstance(f, CaptureFile) and f.kind == "capture"]
+        found = self._engine_for(captures)
+        keep_keys_of(found, captures, self._options, _report)
+        return found
+
+    def _engine_for(self, captures: Sequence[CaptureFile]) -> Engine | Engines:
         alone = self._above is not None or bool(self._options.protocols)
         wanted = getattr(self._args, "workers", None)
         if alone and (wanted or 1) > 1:
             raise UsageError(f"--workers {wanted}: bodies and plug-ins' protocols are read by one")
-        captures = [f for f in files if isinstance(f, CaptureFile) and f.kind == "capture"]
         if wanted is None:
             large = sum(f.size or 0 for f in captures) >= SHARED_FROM
             wanted = min(max(len(os.sched_getaffinity(0)) - 1, 1), MOST_WORKERS) if large else 1

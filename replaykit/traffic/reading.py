@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from replaykit.capture.files import CaptureFile, Reading
-from replaykit.capture.reader import open_reader
+from replaykit.capture.reader import keep_keys_of, open_reader
 from replaykit.errors import UsageError
 from replaykit.traffic.modifier import Rules
 from replaykit.traffic.records import Counts, Records, open_records
@@ -104,6 +104,7 @@ def _file(
     taken = _Taken(heard)
     if file.kind == "capture":
         engine = open_reader(options, read.troubles.append)
+        keep_keys_of(engine, [file], options, read.troubles.append)
     try:
         for progress in file.feed(engine, reading):
             if file.kind == "capture":

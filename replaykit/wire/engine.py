@@ -25,7 +25,10 @@ class Keys(Protocol):
     """Where TLS secrets come from."""
 
     def read(self) -> tuple[bytes, bool] | None:
-        """What was added since the last time, and whether the log was begun anew; None: nothing."""
+        """More of what was added since the last time, and whether the log was begun anew; None: there is no more."""
+
+    def rewind(self) -> None:
+        """Reads from the beginning once more."""
 
 
 class Engine:
@@ -64,9 +67,29 @@ class Engine:
 
     def _more_keys(self) -> None:
         if self._keys is not None:
-            found = self._keys.read()
-            if found is not None:
+            while (found := self._keys.read()) is not None:
                 self._engine.add_keys(*found)
+
+    def keep_keys_of(self, randoms: bytes) -> None:
+        """Reads the key log anew and keeps only what belongs to these client randoms, each of 32 bytes."""
+        if self._keys is not None:
+            self._engine.keep_keys_of(randoms)
+            self._keys.rewind()
+            self._more_keys()
+
+    def note_randoms(self) -> None:
+        """Notes the client randoms of TLS connections from now on."""
+        self._engine.note_randoms()
+
+    @property
+    def noted_randoms(self) -> bytes:
+        """The client randoms that were noted, one after the other."""
+        return bytes(self._engine.noted_randoms)
+
+    @property
+    def keys_forgotten(self) -> int:
+        """TLS secrets that were forgotten for newer ones."""
+        return int(self._engine.keys_forgotten)
 
     def _read_streams(self) -> None:
         if self._streams is not None:

@@ -43,10 +43,21 @@ class Engines:
         self._more_keys()
 
     def _more_keys(self) -> None:
-        found = None if self._keys is None else self._keys.read()
-        if found is not None:
+        if self._keys is not None:
+            while (found := self._keys.read()) is not None:
+                for engine in self._cores:
+                    engine.add_keys(*found)
+
+    def keep_keys_of(self, randoms: bytes) -> None:
+        if self._keys is not None:
             for engine in self._cores:
-                engine.add_keys(*found)
+                engine.keep_keys_of(randoms)
+            self._keys.rewind()
+            self._more_keys()
+
+    @property
+    def keys_forgotten(self) -> int:
+        return self.all[0].keys_forgotten
 
     def feed_file(self, data: Any, start: int, end: int) -> int:
         self._more_keys()

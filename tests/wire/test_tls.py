@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import json
 import random
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from replaykit.capture.reader import open_reader
 from replaykit.wire.options import Options
+from tests import mutate
 from tests.mutate import Packet
 from tests.talk import Outcome, Talk, outcome, play
 
@@ -272,3 +276,37 @@ def test_mutated_records_add_up(certificate: Path, tmp_path: Path) -> None:
         heard: list[str] = []  # a hello may be what is mutated: then the keys fit nothing
         read(hostile, Options(tls_keys=str(tmp_path / "keys")), heard.append)
         play(hostile)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_of_a_log_of_very_many_secrets_those_of_the_file_are_kept(
+    certificate: Path, tmp_path: Path, workers: str
+) -> None:
+    pair = Pair(certificate, tmp_path / "keys")
+    pair.say(False, GET)
+    pair.say(True, ANSWER)
+    (tmp_path / "capture.pcap").write_bytes(mutate.write(pair.talk.close().packets))
+    with (tmp_path / "keys").open("a") as log:
+        for n in range(1_000_001):
+            log.write(f"CLIENT_RANDOM {n:064x} {n:096x}\n")
+    command = (
+        sys.executable,
+        "-m",
+        "replaykit",
+        "exchanges",
+        "capture.pcap",
+        "--tls-keys",
+        "keys",
+        "--format",
+        "jsonl",
+    )
+    found = subprocess.run((*command, "--workers", workers), cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0 and "secrets" not in found.stderr
+    assert [json.loads(line)["path"] for line in found.stdout.splitlines()] == ["/items/7"]
+    piped = subprocess.run(
+        (*command[:4], "-", *command[5:]), cwd=tmp_path, capture_output=True, text=True,
+        stdin=(tmp_path / "capture.pcap").open(),
+    )  # fmt: skip
+    assert [json.loads(line)["protocol"] for line in piped.stdout.splitlines()] == ["tls"]
+    assert "too many to keep" in piped.stderr

@@ -42,7 +42,7 @@ use exchange::{Counted, Ends, Exchange};
 use gor::conversations::Conversations;
 use gor::message;
 use gor::message::Messages;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use http1::connection::{Http, State};
 use http1::memo::Memos;
 use increment::{Clock, Increments};
@@ -320,6 +320,33 @@ impl Engine {
         if self.sink.keys.added > before {
             self.table.secrets_added(&mut self.sink);
         }
+    }
+
+    /// Notes the client randoms of TLS connections from now on, for `noted_randoms`.
+    pub fn note_randoms(&mut self) {
+        self.sink.keys.noted = Some(HashSet::new());
+    }
+
+    /// The client randoms that were noted, one after the other.
+    pub fn noted_randoms(&self) -> Vec<u8> {
+        self.sink
+            .keys
+            .noted
+            .iter()
+            .flatten()
+            .flatten()
+            .copied()
+            .collect()
+    }
+
+    /// Begins the key log anew, of which only the secrets of these client randoms are kept.
+    pub fn keep_keys_of(&mut self, randoms: &[u8]) {
+        self.sink.keys.begin_with(randoms);
+    }
+
+    /// Secrets that were forgotten for newer ones.
+    pub fn keys_forgotten(&self) -> u64 {
+        self.sink.keys.forgotten
     }
 
     /// Secrets that were added, and TLS connections that were read with them.

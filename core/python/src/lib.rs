@@ -9,7 +9,7 @@ use options::{EngineOptions, Rules};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyCapsule, PyDict};
+use pyo3::types::{PyBytes, PyCapsule, PyDict};
 use replaykit_engine::account::Account;
 use replaykit_engine::bytes::source;
 use replaykit_engine::endpoint::Templates;
@@ -283,6 +283,24 @@ impl Engine {
 
     fn add_keys(&mut self, py: Python<'_>, data: &[u8], restart: bool) {
         py.detach(|| self.engine.add_keys(data, restart));
+    }
+
+    fn note_randoms(&mut self) {
+        self.engine.note_randoms();
+    }
+
+    #[getter]
+    fn noted_randoms<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.engine.noted_randoms())
+    }
+
+    fn keep_keys_of(&mut self, randoms: &[u8]) {
+        self.engine.keep_keys_of(randoms);
+    }
+
+    #[getter]
+    fn keys_forgotten(&self) -> u64 {
+        self.engine.keys_forgotten()
     }
 
     /// Secrets that were added, and TLS connections that were read with them.

@@ -61,6 +61,7 @@ impl Tls {
     fn read(&mut self, server: bool, data: &[u8], context: &mut Context, sink: &mut Sink) {
         let mut records = Vec::new();
         let found = self.session.feed(server, data, &sink.keys, &mut records);
+        sink.keys.occurs(&self.session.client_random);
         for record in records {
             self.record(record, context, sink);
         }

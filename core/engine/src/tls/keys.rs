@@ -3,7 +3,7 @@
 //! Owns what a key log said, in bounded memory, and each direction's keys with the number of its
 //! next record (RFC 5246 §5 and §6.3, RFC 5288, RFC 7905, RFC 8446 §5 and §7).
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use ring::aead::{
     self, Aad, LessSafeKey, Nonce, UnboundKey, AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305,
 };
@@ -48,6 +48,12 @@ pub struct KeyLog {
     rest: Vec<u8>,
     /// Secrets that were ever added.
     pub added: u64,
+    /// Secrets that were forgotten for newer ones.
+    pub forgotten: u64,
+    /// Client randoms that are read, while they are noted.
+    pub noted: Option<HashSet<Random>>,
+    /// The client randoms whose secrets are kept; None: all.
+    only: Option<HashSet<Random>>,
 }
 
 fn hex(text: &[u8]) -> Option<Vec<u8>> {
@@ -102,6 +108,14 @@ impl KeyLog {
             return;
         }
         if self
+            .only
+            .as_ref()
+            .is_some_and(|only| !only.contains(&random))
+        {
+            self.added += 1;
+            return;
+        }
+        if self
             .secrets
             .insert((label, random), secret.into())
             .is_none()
@@ -111,8 +125,25 @@ impl KeyLog {
             if self.order.len() > MAX_LOGGED {
                 if let Some(oldest) = self.order.pop_front() {
                     self.secrets.remove(&oldest);
+                    self.forgotten += 1;
                 }
             }
+        }
+    }
+
+    /// From now on a new log, of which only the secrets of these client randoms are kept.
+    pub fn begin_with(&mut self, randoms: &[u8]) {
+        let (randoms, _) = randoms.as_chunks();
+        *self = Self {
+            only: Some(randoms.iter().copied().collect()),
+            ..Self::default()
+        };
+    }
+
+    /// A connection's client random was read.
+    pub fn occurs(&mut self, random: &Random) {
+        if let Some(noted) = &mut self.noted {
+            noted.insert(*random);
         }
     }
 
