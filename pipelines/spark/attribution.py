@@ -8,6 +8,9 @@ Reads what agents send with `--to kafka://HOST:9092/TOPIC`: messages of JSON lin
 the epoch, since Spark knows no nanoseconds) and DIR/minutes (date=...), as Parquet with zstd. `replaykit report
 DIR/exchanges` reads the first as it is.
 
+With `--increments TOPIC` (agents: `--to 'kafka://HOST:9092/TOPIC?increments=TOPIC2'`) the minutes hold bytes in the minute in
+which they moved, and what is in flight; without, an exchange is in the minute in which it began.
+
 Every exchange counts once: ids that come again are dropped; and a streaming batch that is written again after a
 crash replaces what it wrote before, since it has partitions of its own (batch=N).
 """
@@ -33,11 +36,12 @@ def schema() -> T.StructType:
     """Of a line: integers and times as longs."""
     fields = [T.StructField("id", T.StringType()), T.StructField("observer", T.StringType())]
     fields += [T.StructField(f.name, TYPES.get(str(f.type), T.LongType())) for f in SCHEMA]
+    fields += [T.StructField(name, T.BooleanType()) for name in ("ended", "in_increments")]
     return T.StructType(fields)
 
 
 def exchanges(messages: DataFrame) -> DataFrame:
-    """A row an exchange, of Kafka's messages; `arrived` is when Kafka took it."""
+    """A row an exchange or increment, of Kafka's messages; `arrived` is when Kafka took it, `ended` null for an exchange."""
     lines = messages.select(
         F.col("timestamp").alias("arrived"),
         F.explode(F.split(F.col("value").cast("string"), "\n")).alias("line"),
@@ -56,9 +60,10 @@ def exchanges(messages: DataFrame) -> DataFrame:
 def minutes(rows: DataFrame, *more: str) -> DataFrame:
     """Sums by minute, endpoint, host, method and status, as `replaykit.attribution.minutes` makes them."""
     long = F.coalesce("duration_ns", F.lit(0)) > SLOW_NS
+    ended = F.coalesce("ended", F.lit(True))
     special = {
-        "exchanges": F.lit(1),
-        "incomplete": (~F.col("complete")).cast("long"),
+        "exchanges": ended.cast("long"),
+        "incomplete": (ended & ~F.col("complete")).cast("long"),
         "durations": F.col("duration_ns").isNotNull().cast("long"),
         "slow": long.cast("long"),
     }
@@ -70,17 +75,19 @@ def minutes(rows: DataFrame, *more: str) -> DataFrame:
     return rows.groupBy("date", *more, *KEYS).agg(*sums, F.max("duration_ns").alias("duration_max_ns"))
 
 
-def write(rows: DataFrame, to: str, batch: int | None = None) -> None:
-    """Both tables; a batch replaces only its own partitions."""
+def write(rows: DataFrame, to: str, increments: bool, batch: int | None = None) -> None:
+    """Both tables; a batch replaces only its own partitions. increments: they are among the rows."""
     rows = rows.drop("arrived")
     partitions: list[str] = []
     if batch is not None:
         rows, partitions = rows.withColumn("batch", F.lit(batch)), ["batch"]
     rows = rows.persist()
     try:
+        whole = rows.where(F.col("ended").isNull()).drop("minute", "ended", "in_increments")
+        moved = rows.where(~F.coalesce("in_increments", F.lit(False))) if increments else rows
         for name, table, by in (
-            ("exchanges", rows.drop("minute"), ["date", "hour", *partitions]),
-            ("minutes", minutes(rows, *partitions), ["date", *partitions]),
+            ("exchanges", whole, ["date", "hour", *partitions]),
+            ("minutes", minutes(moved, *partitions), ["date", *partitions]),
         ):
             writer = (
                 table.repartition(*by).write.mode("overwrite").option("compression", "zstd").partitionBy(*by)
@@ -96,6 +103,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--brokers", required=True, metavar="HOST:9092")
     parser.add_argument("--topic", default="replaykit-exchanges")
+    parser.add_argument(
+        "--increments",
+        metavar="TOPIC",
+        help="where agents tell what is in flight, for minutes that hold what moved in them",
+    )
     parser.add_argument(
         "--to", required=True, metavar="DIR", help="a path that Spark can write, such as s3a://bucket/fleet"
     )
@@ -129,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options: dict[str, Any] = {
         "kafka.bootstrap.servers": args.brokers,
-        "subscribe": args.topic,
+        "subscribe": f"{args.topic},{args.increments}" if args.increments else args.topic,
         "startingOffsets": "earliest",
     }
     options |= {f"kafka.{name}": value for name, _, value in (o.partition("=") for o in args.kafka_option)}
@@ -139,13 +151,13 @@ def main(arguments: list[str] | None = None) -> int:
             exchanges(messages).withWatermark("arrived", args.repeats).dropDuplicatesWithinWatermark(["id"])
         )
         stream = rows.writeStream.option("checkpointLocation", args.checkpoint).foreachBatch(
-            lambda rows, batch: write(rows, args.to, batch)
+            lambda rows, batch: write(rows, args.to, bool(args.increments), batch)
         )
         stream = stream.trigger(availableNow=True) if args.once else stream.trigger(processingTime=args.every)
         stream.start().awaitTermination()
     else:
         messages = spark.read.format("kafka").options(**options).load()
-        write(exchanges(messages).dropDuplicates(["id"]), args.to)
+        write(exchanges(messages).dropDuplicates(["id"]), args.to, bool(args.increments))
     spark.stop()
     return 0
 

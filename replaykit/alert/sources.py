@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ from replaykit.ship.store import open_store
 HOUR_NS = 3_600_000_000_000
 _COLUMNS = frozenset(("time", "response_time", "duration_ns", "weight", "complete", *KEYS, *SUMS))
 _STAMP = pa.timestamp("ns", tz="UTC")
+_WIRE_BYTES = ("request_wire_bytes", "response_wire_bytes")
+_FIELDS = {
+    "endpoint": "replaykit.endpoint",
+    "host": "url.domain",
+    "method": "http.request.method",
+    "status": "http.response.status_code",
+}
+"""Of the documents in Elasticsearch."""
+
+Moved = tuple[int, str | None, float]
+"""The number of a step since the beginning, a group (None: it is not known), bytes."""
 
 
 def empty() -> pa.Table:
@@ -68,8 +80,22 @@ class ParquetSource:
                 self._hours.popitem(last=False)
         return known[1] if known[1].num_rows else None
 
+    def moved(self, by: str, since_ns: int, until_ns: int, step_ns: int) -> Iterator[Moved]:
+        """Bytes of requests and responses by step and group, each exchange's where it began; an hour is read at a time."""
+        for hour in range(since_ns // HOUR_NS, (until_ns - 1) // HOUR_NS + 1):
+            table = self.rows(max(hour * HOUR_NS, since_ns), min((hour + 1) * HOUR_NS, until_ns))
+            if table is not None:
+                step = pc.divide(pc.subtract(table.column("minute").cast(pa.int64()), since_ns), step_ns)
+                size = pc.add(*(pc.fill_null(table.column(n), 0) for n in _WIRE_BYTES))
+                names = table.column(by).cast(pa.string())
+                yield from zip(*(c.to_pylist() for c in (step, names, size)), strict=True)
+
     def loss(self, since_ns: int, until_ns: int) -> float | None:
         return None
+
+
+def _group(name: str) -> dict[str, Any]:
+    return {name: {"terms": {"field": _FIELDS[name], "missing_bucket": True}}}
 
 
 class ElasticSource:
@@ -83,12 +109,6 @@ class ElasticSource:
         self._client = connect(place)
 
     def rows(self, since_ns: int, until_ns: int) -> pa.Table | None:
-        fields = {
-            "endpoint": "replaykit.endpoint",
-            "host": "url.domain",
-            "method": "http.request.method",
-            "status": "http.response.status_code",
-        }
         sums = {n: f"replaykit.{n}" for n in SUMS} | {
             "request_wire_bytes": "source.bytes",
             "response_wire_bytes": "destination.bytes",
@@ -97,25 +117,47 @@ class ElasticSource:
         metrics["duration_max_ns"] = {"max": {"field": "replaykit.duration_max_ns"}}
         composite: dict[str, Any] = {
             "size": 1000,
-            "sources": [{n: {"terms": {"field": f, "missing_bucket": True}}} for n, f in fields.items()],
+            "sources": [_group(name) for name in _FIELDS],
         }
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = [
+            {**bucket["key"], **{n: bucket[n]["value"] for n in metrics}, "minute": since_ns}
+            for bucket in self._buckets(since_ns, until_ns, composite, metrics)
+        ]
+        table = pa.Table.from_pylist(
+            rows, pa.schema([f.with_type(pa.float64()) if f.name in sums else f for f in _plain_schema()])
+        )
+        return table.set_column(0, "minute", table.column("minute").cast(_STAMP)) if table.num_rows else None
+
+    def moved(self, by: str, since_ns: int, until_ns: int, step_ns: int) -> Iterator[Moved]:
+        """Bytes of requests and responses by step and group, in the minute in which they moved."""
+        step = {
+            "field": "@timestamp",
+            "fixed_interval": f"{step_ns // 10**9}s",
+            "offset": f"{since_ns % step_ns // 10**9}s",
+        }
+        composite: dict[str, Any] = {
+            "size": 1000,
+            "sources": [{"step": {"date_histogram": step}}, _group(by)],
+        }
+        sums = {"bytes": {"sum": {"field": "network.bytes"}}}
+        for bucket in self._buckets(since_ns, until_ns, composite, sums):
+            at = bucket["key"]["step"] * 10**6
+            name = bucket["key"][by]
+            yield (at - since_ns) // step_ns, None if name is None else str(name), bucket["bytes"]["value"]
+
+    def _buckets(
+        self, since_ns: int, until_ns: int, composite: dict[str, Any], metrics: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
         while True:
             found = self._search(
                 "minutes", since_ns, until_ns, {"rows": {"composite": composite, "aggs": metrics}}
             )
             if found is None:
-                return None
-            buckets = found["rows"]["buckets"]
-            for bucket in buckets:
-                rows.append({**bucket["key"], **{n: bucket[n]["value"] for n in metrics}, "minute": since_ns})
-            if len(buckets) < 1000:
-                break
+                return
+            yield from found["rows"]["buckets"]
+            if len(found["rows"]["buckets"]) < composite["size"]:
+                return
             composite["after"] = found["rows"]["after_key"]
-        table = pa.Table.from_pylist(
-            rows, pa.schema([f.with_type(pa.float64()) if f.name in sums else f for f in _plain_schema()])
-        )
-        return table.set_column(0, "minute", table.column("minute").cast(_STAMP)) if table.num_rows else None
 
     def _search(self, kind: str, since_ns: int, until_ns: int, aggregations: dict[str, Any]) -> Any:
         from elasticsearch import ApiError, TransportError
@@ -148,6 +190,11 @@ class ElasticSource:
             return None
         packets, drops = (float(found[n]["value"]) for n in ("packets", "drops"))
         return drops / (packets + drops) if packets + drops else 0.0
+
+
+def open_source(place: str) -> ParquetSource | ElasticSource:
+    """An archive or `elasticsearch://`. Raises UsageError."""
+    return ElasticSource(place) if place.startswith("elasticsearch://") else ParquetSource(place)
 
 
 def _plain_schema() -> pa.Schema:

@@ -41,7 +41,7 @@ class Seasonal:
             from statsmodels.tsa.seasonal import MSTL
         except ImportError:
             raise needs("anomalies need statsmodels", "forecast") from None
-        usable = [s for s in self.season if len(past) >= 2 * s]
+        usable = [s for s in self.season if len(past) > 2 * s]  # MSTL takes no longer ones
         if not usable:
             return [sum(past) / len(past)] * steps
         jump = max(usable[0] // 24, 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from replaykit.alert.episodes import Source, Watch
 from replaykit.alert.rules import Rules, read_rules
-from replaykit.alert.sources import ElasticSource, ParquetSource
+from replaykit.alert.sources import open_source
 from replaykit.attribution.sizes import parse_duration
 from replaykit.cli.asking import warn_of_rules
 from replaykit.errors import UsageError
@@ -88,11 +88,6 @@ def run(args: argparse.Namespace) -> int:
 def judging(state: Path) -> int:
     """A lock on a state: two that judge the same rules would resolve each other's episodes. Raises UsageError."""
     return exclusive(state.with_suffix(".lock"), f"{state}: another process judges these rules")
-
-
-def open_source(place: str) -> Source:
-    """Raises UsageError."""
-    return ElasticSource(place) if place.startswith("elasticsearch://") else ParquetSource(place)
 
 
 def step(watch: Watch, now: float, quiet: bool = False) -> None:

@@ -6,10 +6,8 @@ import argparse
 from collections import defaultdict
 from typing import Any
 
-import pyarrow as pa
-
 from replaykit.alert.rules import GROUPS
-from replaykit.alert.sources import HOUR_NS, ParquetSource
+from replaykit.alert.sources import HOUR_NS, ElasticSource, ParquetSource, open_source
 from replaykit.attribution.anomalies import Detector, forecast
 from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.errors import UsageError
@@ -19,6 +17,7 @@ from replaykit.ship.files import rfc3339
 
 EXAMPLES = (
     "replaykit anomalies archive/ --days 28",
+    "replaykit anomalies elasticsearch://127.0.0.1:9200 --by host",
     "replaykit anomalies s3://traffic/web/ --by host --until 2026-11-21 --format json",
 )
 DAY_NS = 24 * HOUR_NS
@@ -26,7 +25,9 @@ DAY_NS = 24 * HOUR_NS
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "place", metavar="ARCHIVE", help="a directory or s3://bucket/prefix/ of Parquet, or a file"
+        "place",
+        metavar="PLACE",
+        help="a directory or s3://bucket/prefix/ of Parquet, a file, or elasticsearch://HOST:9200/NAME",
     )
     parser.add_argument("--by", default="endpoint", choices=GROUPS, help="default endpoint")
     parser.add_argument(
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--step {args.step}: statistics are by minute; give a part of a day such as 5m")
     until = parse_time("--until", args.until) // step_ns * step_ns
     since = until - judged_ns - args.days * DAY_NS
-    series, first = _series(ParquetSource(args.place), args.by, since, until, step_ns)
+    series, first = _series(open_source(args.place), args.by, since, until, step_ns)
     known = max(first, since)
     learned = (until - judged_ns - known) // step_ns
     day = DAY_NS // step_ns
@@ -96,24 +97,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _series(
-    source: ParquetSource, by: str, since: int, until: int, step_ns: int
+    source: ParquetSource | ElasticSource, by: str, since: int, until: int, step_ns: int
 ) -> tuple[dict[str, dict[int, float]], int]:
-    """For each group step numbers to bytes, and when the data begins; an hour is read at a time."""
+    """For each group step numbers to bytes, and when the data begins."""
     out: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    first = until
-    for hour in range(since // HOUR_NS, (until - 1) // HOUR_NS + 1):
-        table = source.rows(max(hour * HOUR_NS, since), min((hour + 1) * HOUR_NS, until))
-        if table is None or not table.num_rows:
-            continue
-        first = min(first, hour * HOUR_NS)
-        columns = (
-            table.column("minute").cast(pa.int64()),
-            table.column(by),
-            table.column("request_wire_bytes"),
-            table.column("response_wire_bytes"),
-        )
-        for minute, name, request, response in zip(*(c.to_pylist() for c in columns), strict=True):
-            out["(unknown)" if name is None else str(name)][(minute - since) // step_ns] += (request or 0) + (
-                response or 0
-            )
-    return out, first
+    first = (until - since) // step_ns
+    for step, name, size in source.moved(by, since, until, step_ns):
+        first = min(first, step)
+        out["(unknown)" if name is None else name][step] += size
+    return out, since + first * step_ns

@@ -213,10 +213,10 @@ def host(time_ns: int, observer: str, run: str, status: Mapping[str, Any]) -> Do
     return Documents([identifier], [day], [json.dumps(document, separators=(",", ":")).encode()])
 
 
-def identities(batch: pa.RecordBatch) -> list[str]:
-    """For each exchange an id of 32 hexadecimal digits that depends on it alone."""
+def identities(batch: pa.RecordBatch, *more: str) -> list[str]:
+    """For each exchange an id of 32 hexadecimal digits that depends on it alone. more: further columns to tell rows apart."""
     parts = []
-    for name in _IDENTITY:
+    for name in (*_IDENTITY, *more):
         column = _plain(batch.column(name))
         parts.append(
             (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).cast(pa.string())

@@ -1,7 +1,9 @@
 """Exchanges into a Kafka topic, by way of a spool on disk (the extra `kafka`).
 
 Owns the form: a message holds up to 500 exchanges of one host, a JSON object a line, each with its `id`, which
-depends on the exchange alone, and `observer`. What is sent twice can so be counted once by whoever reads.
+depends on the exchange alone, and `observer`. What is sent twice can so be counted once by whoever reads. Where a topic
+for increments is named, it has a line for what each exchange in flight moved in a slice of time, and exchanges that are
+told there are marked with `in_increments`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from replaykit.attribution.sizes import parse_size
 from replaykit.errors import UsageError
@@ -24,6 +27,7 @@ from replaykit.ship.jsonlines import encode
 from replaykit.ship.kafka import Broker, module, options
 from replaykit.ship.output import Output, Rotation
 from replaykit.ship.settings import secret, state_folder
+from replaykit.wire.increment import BEGUN, ENDED, in_increments
 from replaykit.wire.message import Messages
 
 TOPIC = "replaykit-exchanges"
@@ -32,8 +36,9 @@ MESSAGE_ROWS = 500
 
 
 def lines(batch: pa.RecordBatch, observer: str) -> list[str]:
-    """The exchanges of a batch as JSON with the columns' names; times as ns since the epoch."""
-    tree: dict[str, Any] = {"id": pa.array(ecs.identities(batch)), "observer": observer}
+    """The exchanges or increments of a batch as JSON with the columns' names; times as ns since the epoch."""
+    ids = ecs.identities(batch, *(name for name in (ENDED, BEGUN) if name in batch.schema.names))
+    tree: dict[str, Any] = {"id": pa.array(ids), "observer": observer}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         tree[name] = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
     return encode(tree).to_pylist()  # type: ignore[no-any-return]
@@ -42,8 +47,8 @@ def lines(batch: pa.RecordBatch, observer: str) -> list[str]:
 class _Producer:
     """aiokafka's producer on a loop of its own: idempotent, and acknowledged by all replicas."""
 
-    def __init__(self, broker: Broker, observer: str) -> None:
-        self._broker, self._observer = broker, observer
+    def __init__(self, broker: Broker, observer: str, increments: str) -> None:
+        self._broker, self._observer, self._increments = broker, observer, increments
         self._module, self._options = module(), options(broker)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -63,9 +68,10 @@ class _Producer:
             with pa.ipc.open_stream(record) as stream:
                 for batch in stream:
                     made = lines(batch, self._observer)
+                    topic = self._increments if BEGUN in batch.schema.names else self._broker.topic
                     under_way = [
                         await self._producer.send(
-                            self._broker.topic,
+                            topic,
                             "\n".join(made[i : i + MESSAGE_ROWS]).encode(),
                             key=self._observer.encode(),
                         )
@@ -108,6 +114,7 @@ class _Producer:
 class KafkaExchanges:
     """`kafka://[user:password@]host:9092[,host…]/topic[?mechanism=SCRAM-SHA-512&ca=FILE&spool=DIR&spool-size=1GB]`.
 
+    `increments=TOPIC`: what exchanges in flight move goes there, as it moves.
     Credentials may also come from KAFKA_USERNAME and KAFKA_PASSWORD, or from files named by these with _FILE.
     Raises UsageError.
     """
@@ -120,8 +127,11 @@ class KafkaExchanges:
         login, _, hosts = parts.netloc.rpartition("@")
         topic = parts.path.strip("/") or TOPIC
         shown = f"kafka://{hosts}"
-        unknown = set(given) - {"mechanism", "ca", "cert", "key", "spool", "spool-size", "observer"}
-        if not hosts or unknown or "/" in topic:
+        unknown = set(given) - {
+            "mechanism", "ca", "cert", "key", "spool", "spool-size", "observer", "increments",
+        }  # fmt: skip
+        self._increments = given.get("increments", "")
+        if not hosts or unknown or "/" in topic or self._increments == topic:
             reason = (
                 f"there is no option {sorted(unknown)[0]!r}" if unknown else "write kafka://HOST:9092/TOPIC"
             )
@@ -140,13 +150,24 @@ class KafkaExchanges:
         name = f"kafka-{hosts.replace(',', '-').replace(':', '-')}-{topic}"
         folder = Path(given.get("spool") or state_folder() / name)
         self._drain = Drain(
-            folder, parse_size(given.get("spool-size", "1GB")), lambda: _Producer(broker, observer)
+            folder,
+            parse_size(given.get("spool-size", "1GB")),
+            lambda: _Producer(broker, observer, self._increments),
         )
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         for begin in range(0, batch.num_rows, ROWS):
             part = batch.slice(begin, ROWS)
             self._drain.put(to_record(part), part.num_rows)
+
+    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        """Exchanges go to their topic, and to that of increments what is not in an exchange's row alone."""
+        if not self._increments:
+            self.exchanges(exchanges)
+            return
+        told = in_increments(exchanges, moved)
+        self.exchanges(exchanges.append_column(pa.field("in_increments", pa.bool_()), told))
+        self.exchanges(moved.filter(pc.is_valid(moved.column(BEGUN))))
 
     def messages(self, messages: Messages) -> None:
         """The topic holds exchanges; messages go there with `gor --output-kafka-host`."""

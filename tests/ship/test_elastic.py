@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from replaykit.wire.exchange import SCHEMA
 from replaykit.wire.options import Options
 from samples.make import OUT
 from tests.conftest import needs
+from tests.mutate import write
 from tests.ship.conftest import REPLAYKIT, capture, run
 from tests.talk import Talk
 from tests.target import OK, get, until
@@ -341,3 +343,42 @@ def test_wrong_use() -> None:
     ):
         done = ship(*arguments)
         assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_anomalies_in_minutes_are_those_in_an_archive(server: str, tmp_path: Path) -> None:
+    """Four days, an exchange every half hour; in the last hours /film is 500 times as large."""
+    begin, half = 1_700_006_400, 1800  # midnight
+    packets = []
+    for n in range(4 * 48):
+        talk = Talk(sport=20_000 + n, start=(begin + n * half) * 10**9).open()
+        large = b"x" * (500_000 if n > 180 and n % 2 else 1000 + 7 * (n % 48))
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(large) + large
+        packets += talk.client(get("/film")).server(answer).close().packets
+    (tmp_path / "days.pcap").write_bytes(write(packets))
+    to = place(server, "days", tmp_path / "spool")
+    assert ship("--setup", "--to", to).returncode == 0
+    assert ship(str(tmp_path / "days.pcap"), "--to", to).returncode == 0
+    archive = str(tmp_path / "days.parquet")
+    assert run("exchanges", str(tmp_path / "days.pcap"), "--to", archive, "--quiet").returncode == 0
+    assert count(server, "days") == 4 * 48
+    until = datetime.datetime.fromtimestamp(begin + 4 * 86_400, datetime.UTC).isoformat()
+    found = [
+        run(
+            "anomalies",
+            p,
+            "--until",
+            until,
+            "--days",
+            "3",
+            "--judge",
+            "24h",
+            "--step",
+            "30m",
+            "--format",
+            "json",
+        )
+        for p in (archive, to)
+    ]
+    assert [f.returncode for f in found] == [0, 0], found
+    assert [json.loads(line)["endpoint"] for line in found[0].stdout.splitlines()] == ["/film"] * 6
+    assert found[1].stdout == found[0].stdout

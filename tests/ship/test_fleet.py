@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
@@ -15,12 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from ci.servers import QUICK_JAVA, SERVERS, Kafka, Spark, free_port, kafka, spark
-from replaykit.attribution.minutes import KEYS, SUMS, add, by_minute
-from replaykit.ship.archive import read
+from replaykit.attribution.minutes import KEYS, MINUTE_NS, SUMS, add, by_minute
+from replaykit.wire.engine import Engine
+from replaykit.wire.increment import movements
+from replaykit.wire.options import Options
 from samples.make import OUT
 from tests.conftest import needs
+from tests.mutate import write
 from tests.ship.conftest import capture, report, run
-from tests.target import until
+from tests.talk import Talk
+from tests.target import OK, get, until
 
 JOB = Path(__file__).parents[2] / "pipelines" / "spark" / "attribution.py"
 
@@ -45,7 +50,7 @@ def command(cluster: Spark, broker: Kafka, topic: str, to: Path, *more: str) -> 
         str(Path(sys.executable).parent / "spark-submit"), "--master", cluster.url, "--jars", jars, "--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=2",
         "--conf", "spark.driver.bindAddress=127.0.0.1", "--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.executor.memory=768m",
         *(part for who in ("driver", "executor") for part in ("--conf", f"spark.{who}.extraJavaOptions={' '.join(QUICK_JAVA)}")),
-        str(JOB), "--brokers", broker.plain, "--topic", topic, "--to", str(to), *more,
+        str(JOB), "--brokers", broker.plain, "--topic", topic, "--increments", f"{topic}-increments", "--to", str(to), *more,
     ]  # fmt: skip
 
 
@@ -67,7 +72,7 @@ def sent(broker: Kafka, topic: str, spool: Path, observer: str, *inputs: Path) -
         *map(str, inputs),
         "--quiet",
         "--to",
-        f"kafka://{broker.plain}/{topic}?spool={spool}&observer={observer}",
+        f"kafka://{broker.plain}/{topic}?spool={spool}&observer={observer}&increments={topic}-increments",
     )
     assert done.returncode == 0, done.stderr
 
@@ -80,10 +85,30 @@ def minute_rows(table: pa.Table) -> list[tuple[Any, ...]]:
 
 
 def expected(*inputs: Path, folder: Path) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
-    """What one machine says: its report, and its rows by minute."""
+    """What one machine says: its report, and what moved in each minute."""
     parquet = folder / "one.parquet"
     assert run("exchanges", *map(str, inputs), "--quiet", "--to", str(parquet)).returncode == 0
-    return report(str(parquet)), minute_rows(add([by_minute(b) for b in read(str(parquet))]))
+    return report(str(parquet)), minute_rows(add([by_minute(moved(path)) for path in inputs]))
+
+
+def moved(path: Path) -> pa.RecordBatch:
+    """All that moved in a capture file, by minute."""
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    engine = Engine(Options(slice_ns=MINUTE_NS))
+    assert engine.feed_file(data, 0, len(data)) == len(data)
+    engine.finish()
+    return movements(engine.take_exchanges(), engine.take_increments() if engine.increments else None)
+
+
+def long_download(path: Path) -> Path:
+    """A pcap of one exchange whose response takes four minutes, pipelined before one that is over at once."""
+    talk = Talk(sport=40_001, start=1_700_000_000_000_000_000).open()
+    talk.client(get("/archive.tar") * 2).server(b"HTTP/1.1 200 OK\r\nContent-Length: 800000\r\n\r\n")
+    for _ in range(4):
+        talk.server(b"x" * 200_000)
+        talk.start += MINUTE_NS
+    path.write_bytes(write(talk.server(OK).close().packets))
+    return path
 
 
 def agrees(to: Path, wanted: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> None:
@@ -94,13 +119,18 @@ def agrees(to: Path, wanted: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> No
 
 
 def test_batch(cluster: Spark, broker: Kafka, tmp_path: Path) -> None:
-    """Two hosts, one of which sends everything twice."""
+    """Two hosts, one of which sends everything twice, and the other something that takes minutes."""
     other = capture(tmp_path / "b.pcap", 300)
+    long = long_download(tmp_path / "long.pcap")
     sent(broker, "batch", tmp_path / "a", "host-a", OUT)
     sent(broker, "batch", tmp_path / "a", "host-a", OUT)
-    sent(broker, "batch", tmp_path / "b", "host-b", other)
+    sent(broker, "batch", tmp_path / "b", "host-b", other, long)
+    sent(broker, "batch", tmp_path / "b", "host-b", long)
     job(cluster, broker, "batch", tmp_path / "fleet")
-    agrees(tmp_path / "fleet", expected(OUT, other, folder=tmp_path))
+    wanted = expected(OUT, other, long, folder=tmp_path)
+    of_download = [row[KEYS.index("minute")] for row in wanted[1] if "/archive.tar" in row]
+    assert len(set(of_download)) >= 4
+    agrees(tmp_path / "fleet", wanted)
 
 
 def test_stream_killed_and_started_again(cluster: Spark, broker: Kafka, tmp_path: Path) -> None:
