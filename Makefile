@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-build-isolation
 FUZZ ?= 1000000
 SOAK ?= 600
-# One file or one test: make test FILE=tests/wire/test_http1.py
+# One file or one test: make test FILE=tests/engine/test_http1.py
 FILE ?=
 
 .PHONY: demo test test-unit test-wheel lint lint-python lint-core fmt fuzz soak bench setup base servers wheel clean
@@ -40,6 +40,7 @@ lint-python: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 lint-core: setup
 	cd core && cargo fmt --check && cargo clippy --release --all-targets --quiet -- -D warnings

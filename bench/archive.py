@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from replaykit.ship.files import ParquetFile
-from replaykit.wire.exchange import BATCH_SCHEMA
+from replaykit.outputs.files import ParquetFile
+from replaykit.records.exchange import BATCH_SCHEMA
 
 DAY = int(datetime(2026, 11, 20, tzinfo=UTC).timestamp()) * 10**9
 FOLDER = Path(__file__).parent / "data" / "archive"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.measure import process_cpu_s
 from ci.servers import free_port, namespaces, nginx
-from replaykit.forwarder.keys import make
+from replaykit.vantages.forwarder.keys import make
 
 ROUNDS, SECONDS = 3, 5
 TLS = "HAProxy, TLS between two of its listeners"

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from bench.captures import _segment
-from replaykit.wire.engine import Engine
-from replaykit.wire.options import Options
+from replaykit.engine.engine import Engine
+from replaykit.engine.options import Options
 
 START_NS = 1_700_000_000 * 10**9
 SECOND_NS = 10**9

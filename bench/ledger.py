@@ -12,7 +12,7 @@ from replaykit.ledger import calendar
 from replaykit.ledger.history import history, totals
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger
-from replaykit.ledger.usage import Usage
+from replaykit.records.usage import Usage
 
 SUBJECTS, DAYS = 10_000, 31
 

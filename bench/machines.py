@@ -14,10 +14,10 @@ from pathlib import Path
 
 from bench.measure import process_cpu_s
 from ci.servers import free_port
-from replaykit.forwarder.keys import make
 from replaykit.ledger.store import Ledger
-from replaykit.ledger.usage import Usage
-from tests.hypervisor.pve import SECRET, TOKEN, Cluster, Guest, pve
+from replaykit.records.usage import Usage
+from replaykit.vantages.forwarder.keys import make
+from tests.vantages.hypervisor.pve import SECRET, TOKEN, Cluster, Guest, pve
 
 MACHINES, DAYS, POLL_S, MEASURED_S = 1_000, 90, 10, 60
 

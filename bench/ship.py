@@ -22,8 +22,8 @@ from typing import Any
 
 from bench.archive import batches
 from ci.servers import elasticsearch, free_port, nginx, wrk
-from replaykit.ship.files import ParquetFile
-from replaykit.wire.exchange import BATCH_SCHEMA
+from replaykit.outputs.files import ParquetFile
+from replaykit.records.exchange import BATCH_SCHEMA
 
 ROWS = 400_000
 REPLAYKIT = [sys.executable, "-m", "replaykit"]

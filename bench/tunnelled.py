@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ci.servers import free_port
-from replaykit.forwarder.keys import make
+from replaykit.vantages.forwarder.keys import make
 
 
 def main() -> None:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ci.servers import namespaces
-from replaykit.netfilter import control, owned, table
-from replaykit.netfilter.counters import Source
-from replaykit.netfilter.ebpf import EbpfSource
-from replaykit.netfilter.owned import Seen
-from replaykit.netfilter.policer import Policer
-from replaykit.netfilter.programs import nft
-from replaykit.netfilter.shaper import Shaper
+from replaykit.vantages.netfilter import control, owned, table
+from replaykit.vantages.netfilter.counters import Source
+from replaykit.vantages.netfilter.ebpf import EbpfSource
+from replaykit.vantages.netfilter.owned import Seen
+from replaykit.vantages.netfilter.policer import Policer
+from replaykit.vantages.netfilter.programs import nft
+from replaykit.vantages.netfilter.shaper import Shaper
 
 USERS = (1, 1_000, 10_000)
 ROUNDS, SECONDS = 7, 2

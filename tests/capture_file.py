@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from replaykit.wire.source import BrokenCapture
+from replaykit.engine.source import BrokenCapture
 
 MAX_RECORD = 64 << 20
 MAX_INTERFACES = 65_536

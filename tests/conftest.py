@@ -43,11 +43,11 @@ def live() -> None:
 
 
 LONGEST = (
-    "ship/test_restarts.py",
-    "ship/test_fleet.py",
-    "ship/test_elastic.py",
+    "outputs/test_restarts.py",
+    "outputs/test_fleet.py",
+    "outputs/test_elastic.py",
     "capture/",
-    "forwarder/",
+    "vantages/forwarder/",
     "cli/",
 )
 

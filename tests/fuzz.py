@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from replaykit.capture.reader import open_reader
-from replaykit.wire.engine import Engine
-from replaykit.wire.options import Options
-from replaykit.wire.source import BrokenCapture
+from replaykit.engine.engine import Engine
+from replaykit.engine.options import Options
+from replaykit.engine.source import BrokenCapture
 from tests.mutate import Packet, mutate, read, write
 from tests.talk import Talk, rows
 
@@ -49,7 +49,7 @@ def seeds() -> list[tuple[list[Packet], bytes]]:
         packets = read(data)
         if packets and len(data) < LARGEST:
             out.append((packets, data))
-    from tests.wire.test_plugins import postgresql_talk, redis_talk
+    from tests.engine.test_plugins import postgresql_talk, redis_talk
 
     get = b"GET /a?id=7 HTTP/1.1\r\nHost: h\r\n\r\n"
     chunked = (
@@ -68,7 +68,7 @@ def seeds() -> list[tuple[list[Packet], bytes]]:
 
 
 def _http2(mss: int) -> Talk:
-    from tests.wire.test_http2 import GET, OK, POST, Pair, grpc
+    from tests.engine.test_http2 import GET, OK, POST, Pair, grpc
 
     pair = Pair(mss)
     pair.exchange(
@@ -93,7 +93,7 @@ def _http2(mss: int) -> Talk:
 
 
 def _websocket(mss: int) -> Talk:
-    from tests.wire.test_websocket import frame, opened
+    from tests.engine.test_websocket import frame, opened
 
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
     talk = opened(b"permessage-deflate")

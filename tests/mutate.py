@@ -9,7 +9,7 @@ import random
 import struct
 from dataclasses import dataclass, replace
 
-from replaykit.wire.source import BrokenCapture
+from replaykit.engine.source import BrokenCapture
 from tests.capture_file import File
 
 LINK_ETHERNET = 1

@@ -19,8 +19,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet as Layer
 
-from replaykit.wire.engine import Engine
-from replaykit.wire.options import Options
+from replaykit.engine.engine import Engine
+from replaykit.engine.options import Options
 from tests.mutate import Packet
 
 START = 1_700_000_000_000_000_000

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from replaykit.wire.message import SEPARATOR
+from replaykit.records.message import SEPARATOR
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 RESET, CLOSE = b"reset", b"close"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from replaykit.wire.account import CAUSES
-from replaykit.wire.exchange import SCHEMA
+from replaykit.engine.account import CAUSES
+from replaykit.records.exchange import SCHEMA
 from samples.make import OUT
 
 ROOT = Path(__file__).parents[1]
@@ -57,8 +57,8 @@ def test_readme_commands(tmp_path: Path) -> None:
     "page", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"], ids=lambda p: p.name
 )
 def test_links_and_flags(page: Path) -> None:
-    from replaykit.cli import goflags
     from replaykit.cli.main import COMMANDS, build
+    from replaykit.goreplay import flags as goflags
 
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
@@ -87,8 +87,8 @@ def test_the_example_of_an_output() -> None:
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]  # type: ignore[index]
     names: dict[str, object] = {}
     exec(code, names)
-    from replaykit.ship.output import Rotation
-    from tests.ship.test_files import batch
+    from replaykit.outputs.output import Rotation
+    from tests.outputs.test_files import batch
 
     opened = names["open_counter"]("count://", Rotation())  # type: ignore[operator]
     opened.exchanges(batch(3))
@@ -102,8 +102,8 @@ def test_the_example_of_a_protocol() -> None:
     code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
     names: dict[str, object] = {}
     exec(code, names)
-    from replaykit.wire.engine import Engine
-    from replaykit.wire.options import Options
+    from replaykit.engine.engine import Engine
+    from replaykit.engine.options import Options
     from tests.talk import Talk, outcome
 
     options = Options(plugin_ports=(7777,), protocols=("lines",))
@@ -127,7 +127,7 @@ def test_the_example_of_a_protocol() -> None:
 
 
 def test_the_example_of_middleware() -> None:
-    from replaykit.wire.message import Message
+    from replaykit.records.message import Message
 
     page = (ROOT / "docs" / "gor.md").read_text()
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]  # type: ignore[index]
@@ -146,8 +146,9 @@ def test_the_example_of_a_budget(tmp_path: Path) -> None:
 
 
 def test_the_examples_of_alerts_and_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from replaykit.alert.rules import METRICS, parse_rules
     from replaykit.cli.flow import read_flow
+    from replaykit.rules.alerts import parse_rules
+    from replaykit.rules.metrics import METRICS
 
     alerts, pipelines = ((ROOT / "docs" / n).read_text() for n in ("alerts.md", "pipelines.md"))
     monkeypatch.setenv("SLACK_URL", "https://example.org/hook")
@@ -165,8 +166,8 @@ def test_the_examples_of_alerts_and_pipelines(tmp_path: Path, monkeypatch: pytes
 def test_the_examples_of_the_ledger_its_rules_and_the_forwarder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from replaykit.forwarder.config import read_config
-    from replaykit.ledger.rules import EFFECTS, parse_rules
+    from replaykit.rules.limits import EFFECTS, parse_rules
+    from replaykit.vantages.forwarder.config import read_config
 
     ledger, rules, forward = ((ROOT / "docs" / f"{n}.md").read_text() for n in ("ledger", "rules", "forward"))
     monkeypatch.chdir(tmp_path)
@@ -192,8 +193,8 @@ def test_the_examples_of_the_ledger_its_rules_and_the_forwarder(
 
 
 def test_every_call_of_the_api_is_described() -> None:
-    from replaykit.forwarder.server import Forwarder
     from replaykit.ledger.store import Ledger
+    from replaykit.vantages.forwarder.server import Forwarder
     from replaykit.web.app import create_app
 
     async def described() -> dict[str, Any]:

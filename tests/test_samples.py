@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from replaykit.attribution.summary import Summary
+from replaykit.engine.engine import Engine
+from replaykit.engine.options import Options
 from replaykit.report.conservation import conservation
 from replaykit.report.render import rows
-from replaykit.wire.engine import Engine
-from replaykit.wire.options import Options
 from samples.make import OUT, packets
 from tests.mutate import write
 

@@ -26,7 +26,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from replaykit.attribution.minutes import KEYS, SLOW_NS, SUMS
-from replaykit.wire.exchange import SCHEMA
+from replaykit.records.exchange import SCHEMA
 
 TYPES = {"bool": T.BooleanType(), "double": T.DoubleType(), "string": T.StringType()}
 HOUR_NS, MINUTE_NS = 3_600_000_000_000, 60_000_000_000

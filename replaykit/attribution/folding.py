@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from replaykit.atomic_files import write_whole
+from replaykit.core import core
 from replaykit.plain import say
-from replaykit.ship.output import write_whole
-from replaykit.wire.core import core
 
 MOST = 100
 """Different values of one segment, beside each other, that keep their names."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from replaykit.attribution.measured import Endpoint, Measured
-from replaykit.attribution.sizes import parse_size, show_size
 from replaykit.errors import UsageError
+from replaykit.units import parse_size, show_size
 
 
 @dataclass(frozen=True)

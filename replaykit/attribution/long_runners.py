@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from replaykit.attribution.sizes import show_size
+from replaykit.units import show_size
 
 LEAST_NS = 1_000_000_000
 """A shorter one is not named."""

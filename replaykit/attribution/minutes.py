@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replaykit.attribution.summary import OTHER
-from replaykit.wire.increment import ended
+from replaykit.records.increment import ended
 
 KEYS = ("minute", "endpoint", "host", "method", "status")
 SLOW_NS = 500_000_000

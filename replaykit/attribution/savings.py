@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from replaykit.traffic.bodies import Pair
-from replaykit.traffic.content import Content, parse
+from replaykit.attribution.bodies import Pair
+from replaykit.engine.content import Content, parse
 
 SAMPLED_FIRST, SAMPLED_EVERY = 20, 20
 """Of an endpoint's bodies: the first ones, and then each so-manieth."""

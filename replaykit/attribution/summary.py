@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replaykit.attribution.folding import Folding
+from replaykit.core import core
 from replaykit.errors import UsageError
-from replaykit.wire.core import core
-from replaykit.wire.increment import ENDED
+from replaykit.records.increment import ENDED
 
 KEYS = ("endpoint", "host", "client", "server", "status", "content_type", "method", "path", "protocol")
 MEASURES = ("wire", "link", "body")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from replaykit.ledger.usage import Usage
-from replaykit.wire.increment import ended
+from replaykit.records.increment import ended
+from replaykit.records.usage import Usage
 
 MOST = 100_000
 LONGEST = 1024

@@ -15,8 +15,8 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from replaykit.engine.envelope import GENEVE, GTP_U
 from replaykit.errors import UsageError
-from replaykit.wire.envelope import GENEVE, GTP_U
 
 Instruction = tuple[int, int, int, int]
 """code, jump if true, jump if false, constant: struct sock_filter (linux/filter.h)."""

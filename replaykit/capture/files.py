@@ -19,13 +19,13 @@ from typing import IO, Any, Literal
 
 import pyarrow as pa
 
+from replaykit.capture import left_out
+from replaykit.capture.left_out import LeftOut
+from replaykit.engine.engine import Engine
+from replaykit.engine.engines import Engines
+from replaykit.engine.source import BrokenCapture
 from replaykit.errors import UsageError
 from replaykit.plain import say
-from replaykit.traffic import left_out
-from replaykit.traffic.left_out import LeftOut
-from replaykit.wire.engine import Engine
-from replaykit.wire.engines import Engines
-from replaykit.wire.source import BrokenCapture
 
 PIECE = 2 << 20
 LARGEST_RECORD = 256 << 20

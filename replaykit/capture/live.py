@@ -30,12 +30,12 @@ from replaykit.capture.addresses import local_addresses
 from replaykit.capture.mirror import Mirror
 from replaykit.capture.reader import open_reader
 from replaykit.capture.ring import RETIRE_MS, Counting, Ring
+from replaykit.engine.engine import Engine
+from replaykit.engine.envelope import Vxlan
+from replaykit.engine.options import Options, header_rule
 from replaykit.errors import UsageError
-from replaykit.wire.engine import Engine
-from replaykit.wire.envelope import Vxlan
-from replaykit.wire.increment import movements, plain
-from replaykit.wire.message import Messages
-from replaykit.wire.options import Options, header_rule
+from replaykit.records.increment import movements, plain
+from replaykit.records.message import Messages
 
 Source = Ring | Mirror
 

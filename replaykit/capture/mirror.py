@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 from replaykit.capture import bpf
 from replaykit.capture.ring import Counters
+from replaykit.engine.engine import Engine
+from replaykit.engine.envelope import Vxlan
 from replaykit.errors import UsageError
-from replaykit.wire.engine import Engine
-from replaykit.wire.envelope import Vxlan
 
 _RXQ_OVFL = 40
 _TIMESTAMPNS = 35

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from replaykit.capture.files import CaptureFile, Reading
 from replaykit.capture.keylog import KeyLogFile
+from replaykit.engine.engine import Engine
+from replaykit.engine.engines import Engines
+from replaykit.engine.options import Options
 from replaykit.errors import UsageError
-from replaykit.wire.engine import Engine
-from replaykit.wire.engines import Engines
-from replaykit.wire.options import Options
 
 
 def key_log(options: Options) -> KeyLogFile | None:
@@ -26,7 +26,7 @@ def open_reader(options: Options, report: Callable[[str], None]) -> Engine:
     keys = key_log(options)
     if not options.protocols:
         return Engine(options, keys, report=report)
-    from replaykit.wire.protocol import plugins  # loaded only here: most runs start without it
+    from replaykit.engine.protocol import plugins  # loaded only here: most runs start without it
 
     known = {plugin.name: plugin for plugin in plugins()}
     missing = [name for name in options.protocols if name not in known]

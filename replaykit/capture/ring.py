@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from replaykit.capture import bpf
+from replaykit.engine.engine import Engine
 from replaykit.errors import UsageError
-from replaykit.wire.engine import Engine
 
 _ETH_P_ALL = 3
 _SOL_PACKET = 263

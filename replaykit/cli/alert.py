@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from replaykit.alert.episodes import Source, Watch
-from replaykit.alert.rules import Rules, read_rules
-from replaykit.alert.sources import open_source
-from replaykit.attribution.sizes import parse_duration
+from replaykit.archive.partitions import parse_time
+from replaykit.atomic_files import exclusive
 from replaykit.cli.asking import warn_of_rules
 from replaykit.errors import UsageError
+from replaykit.outputs.settings import state_of
 from replaykit.plain import emit, json_text, out, say
-from replaykit.ship import notify
-from replaykit.ship.archive import parse_time
-from replaykit.ship.output import exclusive
-from replaykit.ship.settings import state_of
+from replaykit.rules import notify
+from replaykit.rules.alerts import Rules, read_rules
+from replaykit.rules.episodes import Source, Watch
+from replaykit.rules.sources import open_source
+from replaykit.units import parse_duration
 
 EXAMPLES = (
     "replaykit alert rules.yaml --source elasticsearch://127.0.0.1:9200",

@@ -6,14 +6,13 @@ import argparse
 from collections import defaultdict
 from typing import Any
 
-from replaykit.alert.rules import GROUPS
-from replaykit.alert.sources import HOUR_NS, ElasticSource, ParquetSource, open_source
+from replaykit.archive.partitions import parse_time
 from replaykit.attribution.anomalies import Detector, forecast
-from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
-from replaykit.ship.archive import parse_time
-from replaykit.ship.files import rfc3339
+from replaykit.rules.alerts import GROUPS
+from replaykit.rules.sources import HOUR_NS, ElasticSource, ParquetSource, open_source
+from replaykit.units import parse_duration, rfc3339, show_size
 
 EXAMPLES = (
     "replaykit anomalies archive/ --days 28",

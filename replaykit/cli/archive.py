@@ -6,12 +6,12 @@ import argparse
 import re
 import time
 
-from replaykit.attribution.sizes import parse_duration, show_size
+from replaykit.archive.compaction import compact, expire
+from replaykit.archive.store import open_store
 from replaykit.cli.asking import agreed
 from replaykit.errors import UsageError
 from replaykit.plain import out
-from replaykit.ship.compaction import compact, expire
-from replaykit.ship.store import open_store
+from replaykit.units import parse_duration, show_size
 
 EXAMPLES = (
     "replaykit archive archive/ --compact --keep 90d",

@@ -18,20 +18,20 @@ from rich.text import Text
 from replaykit.attribution.folding import Folding
 from replaykit.attribution.long_runners import LongRunners
 from replaykit.attribution.recent import Recent
-from replaykit.attribution.sizes import parse_duration, parse_size, show_size
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capture.live import Capture, Settings, Totals, changed_options, parse_place
 from replaykit.cli import common
 from replaykit.cli.rewrites import add_rewrites
 from replaykit.cli.watching import LiveAlerts
+from replaykit.engine.options import Options
 from replaykit.errors import UsageError
+from replaykit.outputs.output import load_outputs, open_output
 from replaykit.plain import emit, out, say
+from replaykit.records.message import Messages
 from replaykit.report import render
 from replaykit.report.conservation import conservation
 from replaykit.report.terminal import LiveView, show, width
-from replaykit.ship.output import load_outputs, open_output
-from replaykit.wire.message import Messages
-from replaykit.wire.options import Options
+from replaykit.units import parse_duration, parse_size, show_size
 
 EXAMPLES = (
     "replaykit capture :8080",

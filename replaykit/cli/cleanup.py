@@ -6,11 +6,11 @@ import argparse
 import sys
 import time
 
-from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.cli.asking import agreed
 from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
+from replaykit.units import parse_duration, show_size
 
 EXAMPLES = (
     "replaykit cleanup usage.db --before 2026-01-01 --dry-run",

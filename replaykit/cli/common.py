@@ -16,29 +16,30 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from replaykit.archive import partitions as archive
+from replaykit.archive.chosen import Chosen
+from replaykit.archive.parquet_file import left_behind, parts_of, whole
+from replaykit.archive.store import open_store
+from replaykit.atomic_files import Existing
 from replaykit.attribution.folding import Folding, KeptFolding
 from replaykit.attribution.minutes import MINUTE_NS
-from replaykit.attribution.sizes import parse_duration, parse_size
 from replaykit.attribution.summary import MEASURES
 from replaykit.capture.files import PIECE, CaptureFile, Reading
+from replaykit.capture.left_out import LeftOut
 from replaykit.capture.reader import keep_keys_of, key_log, open_reader
 from replaykit.cli import rewrites
 from replaykit.cli.rewrites import REWRITES
+from replaykit.engine.engine import Engine
+from replaykit.engine.engines import Engines
+from replaykit.engine.options import Options, header_rule
 from replaykit.errors import UsageError
+from replaykit.outputs.output import Moving, Observing, Output, Rotation, open_output
+from replaykit.outputs.settings import state_folder
 from replaykit.plain import say, visible
+from replaykit.records.increment import movements, plain
+from replaykit.records.message import Messages
 from replaykit.report.terminal import console
-from replaykit.ship import archive
-from replaykit.ship.chosen import Chosen
-from replaykit.ship.output import Existing, Moving, Observing, Output, Rotation, open_output
-from replaykit.ship.parquet_file import left_behind, parts_of, whole
-from replaykit.ship.settings import state_folder
-from replaykit.ship.store import open_store
-from replaykit.traffic.left_out import LeftOut
-from replaykit.wire.engine import Engine
-from replaykit.wire.engines import Engines
-from replaykit.wire.increment import movements, plain
-from replaykit.wire.message import Messages
-from replaykit.wire.options import Options, header_rule
+from replaykit.units import parse_duration, parse_size
 
 BATCH_ROWS = 65_536
 SHARED_PIECE = 16 << 20
@@ -316,7 +317,7 @@ def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
     """What --decode and --prettify put around an engine."""
     if not (args.decode or args.prettify):
         return None
-    from replaykit.traffic.bodies import Bodies
+    from replaykit.attribution.bodies import Bodies
 
     return lambda inner: Bodies(
         inner, decode=args.decode, prettify=args.prettify, responses=not args.no_responses
@@ -325,7 +326,7 @@ def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
 
 def rewriting(args: argparse.Namespace) -> Callable[[Messages], Messages]:
     """What the rules over messages make of a batch. Raises UsageError."""
-    from replaykit.traffic.records import open_records, through
+    from replaykit.engine.gor_records import open_records, through
 
     chosen = rewrites.rules(args, filters=False)
     if not chosen:

@@ -6,12 +6,12 @@ import argparse
 
 from replaykit.attribution.differences import Difference, differences
 from replaykit.attribution.measured import fold
-from replaykit.attribution.sizes import show_size
 from replaykit.cli import common
 from replaykit.cli.gate import read
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
 from replaykit.report.render import records_as_csv
+from replaykit.units import show_size
 
 EXAMPLES = (
     "replaykit diff monday.parquet tuesday.parquet",

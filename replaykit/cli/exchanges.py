@@ -10,11 +10,11 @@ import pyarrow as pa
 from replaykit.cli import common
 from replaykit.cli.rewrites import add_rewrites
 from replaykit.errors import UsageError
+from replaykit.outputs.files import CsvOutput, JsonlOutput
+from replaykit.outputs.output import Output, Rotation
 from replaykit.plain import emit, say, visible
+from replaykit.records.message import Messages
 from replaykit.report.conservation import conservation
-from replaykit.ship.files import CsvOutput, JsonlOutput
-from replaykit.ship.output import Output, Rotation
-from replaykit.wire.message import Messages
 
 EXAMPLES = (
     "replaykit exchanges traffic.pcap --to traffic.parquet",
@@ -109,7 +109,7 @@ class _Table:
         emit("\t".join(TABLE) + "\n")
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
-        from replaykit.ship.files import plain_values
+        from replaykit.records.exchange import plain_values
 
         columns = [plain_values(batch.column(name)) for name in TABLE]
         lines = (

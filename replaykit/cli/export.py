@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+from replaykit.atomic_files import write_whole
 from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
 from replaykit.errors import UsageError
 from replaykit.plain import say
-from replaykit.ship.output import write_whole
 
 EXAMPLES = (
     "replaykit export usage.db --period day --since 2026-11-01",

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from replaykit.atomic_files import Existing
 from replaykit.cli import capture as capture_command
 from replaykit.cli.main import Parser
 from replaykit.cli.rewrites import REWRITES
-from replaykit.declared import Section, Value, load
+from replaykit.config.declared import Section, Value, load
 from replaykit.errors import UsageError
-from replaykit.ship.output import Existing, Rotation
+from replaykit.outputs.output import Rotation
 
 CAPTURE = (
     "filter", "host", "sample", "headers_only", "buffer_size", "workers", "tunnels", "user", "tls_keys", "client_from", "protocol", "vxlan_port", "vni",

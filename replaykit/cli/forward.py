@@ -19,16 +19,16 @@ from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.ledgers import place as ledger_url
 from replaykit.cli.serving import add_api, listen, origins, place, url, uvicorn_server
-from replaykit.declared import stamp
+from replaykit.config.declared import stamp
 from replaykit.errors import UsageError
+from replaykit.outputs.settings import state_folder
 from replaykit.plain import say
-from replaykit.ship.settings import state_folder
 
 if TYPE_CHECKING:
-    from replaykit.forwarder.config import Config
-    from replaykit.forwarder.server import Forwarder
-    from replaykit.ledger.guard import Guard
     from replaykit.ledger.store import Ledger
+    from replaykit.rules.enforcement import Guard
+    from replaykit.vantages.forwarder.config import Config
+    from replaykit.vantages.forwarder.server import Forwarder
 
 EXAMPLES = (
     "replaykit forward --map 30009:127.0.0.1:22",
@@ -127,9 +127,9 @@ def _state(ledger: str | None) -> Path:
 
 
 async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[str, Any]]) -> None:
-    from replaykit.forwarder.control import ForwarderControl
-    from replaykit.forwarder.server import Forwarder
-    from replaykit.ledger.guard import Guard
+    from replaykit.rules.enforcement import Guard
+    from replaykit.vantages.forwarder.control import ForwarderControl
+    from replaykit.vantages.forwarder.server import Forwarder
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -181,7 +181,7 @@ async def _serve(
     ended = threading.Event()
     watcher = None
     if guard is not None:
-        from replaykit.ledger.guard import watch
+        from replaykit.rules.enforcement import watch
 
         watcher = threading.Thread(target=watch, args=(guard, say, ended), daemon=True)
         watcher.start()
@@ -232,8 +232,8 @@ def tls(server: bool, certificate: str, key: str, ca: str) -> ssl.SSLContext:
 
 def _read(path: str | None, extra: list[dict[str, Any]]) -> Config:
     """The configuration and the mappings of the command line. Raises UsageError."""
-    from replaykit.forwarder.config import Config, read_config
-    from replaykit.forwarder.mapping import mapping
+    from replaykit.vantages.forwarder.config import Config, read_config
+    from replaykit.vantages.forwarder.mapping import mapping
 
     found = Config() if path is None else read_config(path)
     return Config((*found.mappings, *(mapping(values) for values in extra)), found.clients)

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
+from replaykit.atomic_files import cannot_write
 from replaykit.attribution.gate import Limits, Verdict, judge, read_budgets
 from replaykit.attribution.measured import Measured, columns, fold, measured
-from replaykit.attribution.sizes import parse_size
 from replaykit.cli import common, rewrites
 from replaykit.errors import UsageError
 from replaykit.plain import emit, say
 from replaykit.report import gate as shown
-from replaykit.ship.output import cannot_write
+from replaykit.units import parse_size
 
 EXAMPLES = (
     "replaykit gate traffic.gor --threshold 500MB",

@@ -15,15 +15,16 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from replaykit import __version__
-from replaykit.cli import goflags, rewrites
+from replaykit.cli import rewrites
+from replaykit.engine.options import Options
+from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
+from replaykit.goreplay import flags as goflags
+from replaykit.goreplay.inputs.file import FileInput
+from replaykit.goreplay.limiter import Limiter, parse_percent, split_limit
+from replaykit.goreplay.pipeline import Echo, Input, Log, Output, Route, Settings, run
 from replaykit.plain import emit, say
-from replaykit.traffic.inputs.file import FileInput
-from replaykit.traffic.limiter import Limiter, parse_percent, split_limit
-from replaykit.traffic.modifier import Rules
-from replaykit.traffic.own import OwnConnections
-from replaykit.traffic.pipeline import Echo, Input, Log, Output, Route, Settings, run
-from replaykit.wire.options import Options
+from replaykit.replay.own import OwnConnections
 
 Limited = tuple[str, Limiter | None]
 _HOST_STAMPS = ("", "PCAP_TSTAMP_HOST", "PCAP_TSTAMP_HOST_LOWPREC", "PCAP_TSTAMP_HOST_HIPREC")
@@ -64,7 +65,7 @@ class Gor:
         """Outputs first, so that nothing is read that could not be put anywhere."""
         f = self.f
         if f.stats:
-            from replaykit.traffic.outputs.stats import StatsOutput
+            from replaykit.goreplay.outputs.stats import StatsOutput
 
             # Where messages go to standard output, they are alone there.
             self.stats = StatsOutput(sys.stderr if f.output_stdout else sys.stdout)
@@ -83,9 +84,9 @@ class Gor:
     # inputs
 
     def _open_inputs(self) -> None:
-        from replaykit.traffic.inputs.dummy import DummyInput
-        from replaykit.traffic.inputs.http import HttpInput
-        from replaykit.traffic.inputs.tcp import TcpInput, server_context
+        from replaykit.goreplay.inputs.dummy import DummyInput
+        from replaykit.goreplay.inputs.http import HttpInput
+        from replaykit.goreplay.inputs.tcp import TcpInput, server_context
 
         f = self.f
         for _, limiter in self._limited(f.input_dummy):
@@ -112,7 +113,7 @@ class Gor:
         for address, limiter in self._limited(f.input_http):
             self.inputs.append((HttpInput(address), limiter))
         if f.input_kafka_host and f.input_kafka_topic:
-            from replaykit.traffic.inputs.kafka import KafkaInput
+            from replaykit.goreplay.inputs.kafka import KafkaInput
 
             text, limit = split_limit(f.input_kafka_offset)
             speed, limiter = _speed(limit)
@@ -123,7 +124,7 @@ class Gor:
     def _raw(self, address: str) -> Input:
         from replaykit.capture.live import Place, parse_place
         from replaykit.capture.live import Settings as Capturing
-        from replaykit.traffic.inputs.raw import CaptureFileInput, RawInput
+        from replaykit.goreplay.inputs.raw import CaptureFileInput, RawInput
 
         f = self.f
         if address.startswith("k8s://"):
@@ -184,10 +185,10 @@ class Gor:
     # outputs
 
     def _open_outputs(self) -> None:
-        from replaykit.traffic.outputs.basic import NullOutput, StdoutOutput
-        from replaykit.traffic.outputs.binary import BinaryOutput, BinarySettings
-        from replaykit.traffic.outputs.file import FileOutput, FileSettings
-        from replaykit.traffic.outputs.tcp import TcpOutput, TcpSettings, WebSocketOutput
+        from replaykit.goreplay.outputs.basic import NullOutput, StdoutOutput
+        from replaykit.goreplay.outputs.binary import BinaryOutput, BinarySettings
+        from replaykit.goreplay.outputs.file import FileOutput, FileSettings
+        from replaykit.goreplay.outputs.tcp import TcpOutput, TcpSettings, WebSocketOutput
 
         f = self.f
         if f.output_stdout:
@@ -212,7 +213,7 @@ class Gor:
         )  # fmt: skip
         for path, limiter in self._limited(f.output_file):
             if path.startswith("s3://"):
-                from replaykit.traffic.outputs.s3 import S3Output
+                from replaykit.goreplay.outputs.s3 import S3Output
 
                 self.outputs.append((S3Output(path, files, f.output_file_buffer, self.log), limiter))
             else:
@@ -230,17 +231,17 @@ class Gor:
             if f.output_binary_track_response:
                 self.echoes.append(output)
         if f.output_kafka_host and f.output_kafka_topic:
-            from replaykit.traffic.outputs.kafka import KafkaOutput
+            from replaykit.goreplay.outputs.kafka import KafkaOutput
 
             self.outputs.append((KafkaOutput(self._broker("output"), self.log), None))
 
     def _http(self, url: str, limiter: Limiter | None) -> None:
+        from replaykit.goreplay.outputs.http import HttpOutput, HttpSettings
         from replaykit.replay.job import Sending
-        from replaykit.traffic.outputs.http import HttpOutput, HttpSettings
 
         f = self.f
         if f.output_http_elasticsearch and self.sink is None:
-            from replaykit.ship.goreplay_documents import ElasticsearchSink
+            from replaykit.goreplay.documents import ElasticsearchSink
 
             self.sink = ElasticsearchSink(f.output_http_elasticsearch, self.log)
         if not re.search(r"://|[.:\]]|^localhost(?:/|$)", url):
@@ -272,7 +273,7 @@ class Gor:
             self.queues.append((name, max(every_s, 0.01), output))
 
     def _broker(self, side: str) -> Any:
-        from replaykit.ship.kafka import Broker
+        from replaykit.outputs.kafka import Broker
 
         f = vars(self.f)
         own = {name: f[f"{side}_kafka_{name}"] for name in ("host", "topic", "json_format", "use_sasl", "mechanism", "username", "password")}  # fmt: skip
@@ -285,7 +286,7 @@ class Gor:
 
     async def run(self) -> int:
         """Exit status: 0, 1 after a signal, 2 where an output lost messages."""
-        from replaykit.traffic.middleware import open_middleware
+        from replaykit.goreplay.middleware import open_middleware
 
         f = self.f
         stopping, status = asyncio.Event(), 0
@@ -384,7 +385,7 @@ def _split(address: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _dry_run(flags: dict[str, Any]) -> int:
-    from replaykit.traffic.inputs.file import dry_run
+    from replaykit.goreplay.inputs.file import dry_run
 
     for text in flags["input_file"]:
         pattern, limit = split_limit(text)
@@ -398,7 +399,7 @@ def _file_server(address: str) -> int:
     """GoReplay's little server of the current directory, to try things with."""
     import http.server
 
-    from replaykit.traffic.inputs.tcp import listen_address
+    from replaykit.goreplay.inputs.tcp import listen_address
 
     host, port = listen_address(address)
     with http.server.ThreadingHTTPServer((host or "", port), http.server.SimpleHTTPRequestHandler) as server:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from replaykit.errors import UsageError
 from replaykit.extras import needs
-from replaykit.ship.settings import state_folder
+from replaykit.outputs.settings import state_folder
 
 if TYPE_CHECKING:
     from replaykit.ledger.selection import Selection

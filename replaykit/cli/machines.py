@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaykit.attribution.sizes import show_size
 from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.ledgers import open_ledger, place
 from replaykit.cli.serving import NeedsToken, listen, serve_beside, url
-from replaykit.declared import stamp
+from replaykit.config.declared import stamp
 from replaykit.errors import UsageError
 from replaykit.plain import say
+from replaykit.units import show_size
 
 if TYPE_CHECKING:
-    from replaykit.hypervisor.config import Config
-    from replaykit.hypervisor.machine import Hypervisor, Machine
-    from replaykit.hypervisor.watch import Watch
-    from replaykit.ledger.guard import Guard
-    from replaykit.ledger.rules import Rule
+    from replaykit.rules.enforcement import Guard
+    from replaykit.rules.limits import Rule
+    from replaykit.vantages.hypervisor.config import Config
+    from replaykit.vantages.hypervisor.machine import Hypervisor, Machine
+    from replaykit.vantages.hypervisor.watch import Watch
 
 EXAMPLES = (
     "replaykit machines config",
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         if args.folder not in ACTIONS:
             raise UsageError(f"machines service: choose from {', '.join(ACTIONS)}")
         return service(args.folder, Path(args.config))
-    from replaykit.hypervisor.config import read_config
+    from replaykit.vantages.hypervisor.config import read_config
 
     config = read_config(args.config)
     if config.secret:
@@ -106,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
 
 def open_hypervisor(config: Config) -> Hypervisor:
     """Raises UsageError."""
-    from replaykit.hypervisor.libvirt import Libvirt
-    from replaykit.hypervisor.proxmox import Proxmox
+    from replaykit.vantages.hypervisor.libvirt import Libvirt
+    from replaykit.vantages.hypervisor.proxmox import Proxmox
 
     h = config.hypervisor
     if h["kind"] == "libvirt":
@@ -137,10 +137,10 @@ def _list(config: Config) -> int:
 
 
 def _run(args: argparse.Namespace, config: Config) -> int:
-    from replaykit.hypervisor.control import MachineControl
-    from replaykit.hypervisor.watch import Watch
-    from replaykit.ledger.guard import Guard
-    from replaykit.ledger.rules import Rules
+    from replaykit.rules.enforcement import Guard
+    from replaykit.rules.limits import Rules
+    from replaykit.vantages.hypervisor.control import MachineControl
+    from replaykit.vantages.hypervisor.watch import Watch
 
     hypervisor = open_hypervisor(config)
     if config.ledger.startswith("files:"):
@@ -213,10 +213,10 @@ def _loop(
     args: argparse.Namespace, config: Config, polled: _Polled, stop: threading.Event, again: threading.Event
 ) -> None:  # fmt: skip
     """One step after another, so that rules see what was just counted. Nothing here ends it but a signal."""
-    from replaykit.hypervisor.config import read_config
     from replaykit.ledger.cleanup import retain
-    from replaykit.ledger.guard import show
-    from replaykit.ledger.rules import Rules
+    from replaykit.rules.enforcement import show
+    from replaykit.rules.limits import Rules
+    from replaykit.vantages.hypervisor.config import read_config
 
     watch, guard = polled.watch, polled.guard
     said, retained, path = "", 0.0, Path(args.config)
@@ -354,7 +354,7 @@ def _cleanup(args: argparse.Namespace, config: Config) -> int:
 
 
 def _import(args: argparse.Namespace, config: Config) -> int:
-    from replaykit.hypervisor.imported import read_folder
+    from replaykit.vantages.hypervisor.imported import read_folder
 
     if args.folder is None:
         raise UsageError("machines import: name the data folder, with vm_100/ and the like in it")

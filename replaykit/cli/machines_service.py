@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from replaykit.atomic_files import write_whole
 from replaykit.errors import UsageError
 from replaykit.plain import say
-from replaykit.ship.output import write_whole
 
 NAME = "replaykit-machines"
 FOLDER = Path("/etc/systemd/system")

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from replaykit.atomic_files import write_whole
 from replaykit.errors import UsageError
-from replaykit.hypervisor.proxmox import Proxmox
 from replaykit.plain import say
-from replaykit.ship.output import write_whole
+from replaykit.vantages.hypervisor.proxmox import Proxmox
 
 
 def wizard(path: Path, ask: Callable[[str], str] = input, secret: Callable[[str], str] | None = None) -> int:

@@ -10,21 +10,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.cli import common, rewrites
 from replaykit.cli.event_loop import event_loops
+from replaykit.engine.options import Options
 from replaykit.errors import UsageError
+from replaykit.outputs.gor import GorOutput
+from replaykit.outputs.output import Rotation
 from replaykit.plain import emit, json_text, out, say
 from replaykit.replay.compare import Comparison
 from replaykit.replay.job import Sending
+from replaykit.replay.outgoing import CUT, NOT_SENT, Aim
 from replaykit.replay.pace import AnyPace, Flat, Rate, Recorded
+from replaykit.replay.reading import Read, names, read_files
 from replaykit.replay.runner import Plan, Replay
 from replaykit.replay.target import Target, parse_target
-from replaykit.ship.output import Rotation
-from replaykit.traffic.gor import GorOutput
-from replaykit.traffic.outgoing import CUT, NOT_SENT, Aim
-from replaykit.traffic.reading import Read, names, read_files
-from replaykit.wire.options import Options
+from replaykit.units import parse_duration, show_size
 
 if TYPE_CHECKING:
     from replaykit.report.terminal import PlainTable

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from replaykit.attribution.over_time import OverTime
-from replaykit.attribution.sizes import parse_duration
 from replaykit.attribution.summary import MEASURES, Summary, columns, parse_keys
 from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
 from replaykit.report import render, terminal
 from replaykit.report.conservation import conservation
+from replaykit.units import parse_duration
 
 EXAMPLES = (
     "replaykit report traffic.pcap",
@@ -109,8 +109,8 @@ def show_over(over: OverTime, args: argparse.Namespace, reader: common.Reader) -
 
 
 def _savings(args: argparse.Namespace) -> int:
+    from replaykit.attribution.bodies import Bodies
     from replaykit.attribution.savings import Savings
-    from replaykit.traffic.bodies import Bodies
 
     savings = Savings()
     chosen = common.options(args, True, True, common.parse_ports(args.port))

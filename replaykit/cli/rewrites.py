@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
+from replaykit.engine.options import header_rule
+from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
-from replaykit.traffic.modifier import Rules
-from replaykit.wire.options import header_rule
 
 REWRITES = (
     ("set-header", "NAME:VALUE", "sets this header in every request"),

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("rules explain: name the subject, such as a port, a client or '*'")
     rules = _given(args, "rules") if args.what in ("check", "explain", "run") else ""
     if args.what == "check":
-        from replaykit.ledger.rules import read_rules
+        from replaykit.rules.limits import read_rules
 
         found = read_rules(rules)
         for rule in found.rules:
@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.what == "explain":
             from replaykit.ledger.calendar import moment
-            from replaykit.ledger.evaluate import explain
-            from replaykit.ledger.rules import read_rules
             from replaykit.ledger.states import kept
+            from replaykit.rules.evaluate import explain
+            from replaykit.rules.limits import read_rules
 
             now = int(time.time()) if args.at is None else moment(args.at, ledger.zone)
             states = kept(ledger) if args.at is None else None
@@ -89,9 +89,9 @@ def _given(args: argparse.Namespace, name: str) -> str:
 
 
 def _run(args: argparse.Namespace, rules: str, ledger: object) -> int:
-    from replaykit.ledger.guard import Guard, show, watch
-    from replaykit.ledger.rules import EFFECTS
     from replaykit.ledger.store import Ledger
+    from replaykit.rules.enforcement import Guard, show, watch
+    from replaykit.rules.limits import EFFECTS
 
     assert isinstance(ledger, Ledger)
     guard = Guard(ledger, Path(rules), dry_run=args.dry_run)
@@ -114,9 +114,10 @@ def _run(args: argparse.Namespace, rules: str, ledger: object) -> int:
 
 def _show(args: argparse.Namespace, ledger: object) -> int:
     from replaykit.ledger.calendar import show
-    from replaykit.ledger.guard import effects, log, value_in_words
+    from replaykit.ledger.done import effects, log
     from replaykit.ledger.store import Ledger
     from replaykit.report import terminal
+    from replaykit.rules.enforcement import value_in_words
 
     assert isinstance(ledger, Ledger)
     if args.what == "log":

@@ -16,22 +16,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from replaykit.alert.rules import read_rules
 from replaykit.capture.live import Capture, Result, changed_options
 from replaykit.cli import capture as capture_command
 from replaykit.cli import common
 from replaykit.cli.flow import Flow, Source, Target, read_flow
 from replaykit.cli.rewrites import rules
 from replaykit.cli.watching import LiveAlerts
+from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
+from replaykit.goreplay import pipeline
+from replaykit.goreplay.limiter import Limiter
+from replaykit.outputs.output import open_output
+from replaykit.outputs.settings import secret
 from replaykit.plain import json_text, out, say
-from replaykit.ship.output import open_output
-from replaykit.ship.settings import secret
-from replaykit.traffic import pipeline
-from replaykit.traffic.limiter import Limiter
-from replaykit.traffic.modifier import Rules
+from replaykit.records.message import Messages
+from replaykit.rules.alerts import read_rules
 from replaykit.web.health import Health, place
-from replaykit.wire.message import Messages
 
 EXAMPLES = (
     "replaykit run pipelines/capture-to-elasticsearch.yaml",
@@ -165,7 +165,7 @@ class Running:
             for target in flow.targets:
                 self._open(target, messages, chosen)
             if flow.middleware is not None:
-                from replaykit.traffic.middleware import open_middleware
+                from replaykit.goreplay.middleware import open_middleware
 
                 route.middleware = await open_middleware(flow.middleware, route.onwards, self.say)
             if flow.health is not None:
@@ -208,7 +208,7 @@ class Running:
         try:
             limiter = None if target.limit is None else Limiter(target.limit)
             if target.to.startswith(("http://", "https://")):
-                from replaykit.traffic.outputs.http import HttpOutput, HttpSettings
+                from replaykit.goreplay.outputs.http import HttpOutput, HttpSettings
 
                 keeps = any(n.lower() == b"host" for n, _ in chosen.set_headers)
                 messages.append((HttpOutput(target.to, HttpSettings(host=not keeps), self.say), limiter))
@@ -283,7 +283,7 @@ class Running:
             await loop.run_in_executor(self._thread, output.exchanges, exchanges, moved)
 
     async def _paced(self, source: Source) -> AsyncIterator[Messages]:
-        from replaykit.traffic.inputs.file import FileInput
+        from replaykit.goreplay.inputs.file import FileInput
 
         for name in source.files:
             reader = FileInput(name, self.say, source.speed or 1.0, rules=rules(source.args))

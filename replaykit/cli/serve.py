@@ -16,8 +16,8 @@ from replaykit.errors import UsageError
 from replaykit.plain import say
 
 if TYPE_CHECKING:
-    from replaykit.ledger.guard import Guard
-    from replaykit.ledger.rules import Rule
+    from replaykit.rules.enforcement import Guard
+    from replaykit.rules.limits import Rule
 
 EXAMPLES = (
     "replaykit serve usage.db",
@@ -51,7 +51,7 @@ def _shown(guard: Guard) -> Callable[[], Sequence[Rule]]:
 def run(args: argparse.Namespace) -> int:
     if args.api == "none":
         raise UsageError("serve --api none: there would be nothing to do")
-    from replaykit.ledger.guard import Guard
+    from replaykit.rules.enforcement import Guard
 
     ledger = open_ledger(args.ledger)
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from replaykit.errors import UsageError
 from replaykit.extras import needs
-from replaykit.ship.settings import secret
+from replaykit.outputs.settings import secret
 
 if TYPE_CHECKING:
     from replaykit.ledger.store import Ledger
@@ -47,7 +47,7 @@ def place(flag: str, text: str) -> tuple[str, int]:
 
 def listen(text: str, given: str | None = None) -> tuple[socket.socket | None, str | None]:
     """The socket of --api, None for `none`, and the token: `given`, else the environment's. Raises UsageError."""
-    from replaykit.forwarder.tcp import bound
+    from replaykit.vantages.forwarder.tcp import bound
 
     token = given or secret("REPLAYKIT_TOKEN")
     if text == "none":

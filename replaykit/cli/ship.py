@@ -6,10 +6,10 @@ import argparse
 
 from replaykit.cli import common
 from replaykit.errors import UsageError
+from replaykit.outputs.elastic_place import connect, parse_place
+from replaykit.outputs.elastic_setup import set_up
+from replaykit.outputs.output import Rotation
 from replaykit.plain import out
-from replaykit.ship.elastic_place import connect, parse_place
-from replaykit.ship.elastic_setup import set_up
-from replaykit.ship.output import Rotation
 
 EXAMPLES = (
     "replaykit ship --setup --to elasticsearch://127.0.0.1:9200",

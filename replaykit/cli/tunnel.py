@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         )
 
     from replaykit.cli.forward import tls
-    from replaykit.forwarder.agent import LOOPBACK, Agent
+    from replaykit.vantages.forwarder.agent import LOOPBACK, Agent
 
     warn_of_readers(args.key)
     context = tls(False, args.certificate, args.key, args.ca)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _keys(args: argparse.Namespace) -> int:
-    from replaykit.forwarder.keys import make
+    from replaykit.vantages.forwarder.keys import make
 
     wrong = [n for n in args.client if "/" in n or n in ("ca", "server") or n.startswith(".")]
     if wrong:

@@ -9,17 +9,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaykit.attribution.sizes import parse_duration, show_size
 from replaykit.cli.asking import agreed, warn_of_rules
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.serving import add_api, listen, origins, place, serve_beside, url
 from replaykit.errors import UsageError
+from replaykit.outputs.settings import secret
 from replaykit.plain import emit, out, say, visible
-from replaykit.ship.settings import secret
+from replaykit.units import parse_duration, show_size
 
 if TYPE_CHECKING:
-    from replaykit.netfilter.counters import Source
-    from replaykit.netfilter.watch import Watch
+    from replaykit.vantages.netfilter.counters import Source
+    from replaykit.vantages.netfilter.watch import Watch
 
 EXAMPLES = (
     "replaykit users --interface wg0 --install",
@@ -87,8 +87,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from replaykit.netfilter import control, table
-    from replaykit.netfilter.programs import nft
+    from replaykit.vantages.netfilter import control, table
+    from replaykit.vantages.netfilter.programs import nft
 
     if args.install + args.list + args.remove + args.once + args.check > 1:
         raise UsageError("users: one of --install, --list, --remove, --once and --check")
@@ -120,9 +120,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from replaykit.netfilter.marks import MarkSource
-    from replaykit.netfilter.traffic_control import FilterSource
-    from replaykit.netfilter.users import UserMap
+    from replaykit.vantages.netfilter.marks import MarkSource
+    from replaykit.vantages.netfilter.traffic_control import FilterSource
+    from replaykit.vantages.netfilter.users import UserMap
 
     UserMap(args.users)  # it can be read
     if args.source == "tc":
@@ -139,13 +139,13 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    from replaykit.netfilter.control import UserControl
-    from replaykit.netfilter.ebpf import EbpfSource
-    from replaykit.netfilter.marks import MarkSource
-    from replaykit.netfilter.metrics import serve
-    from replaykit.netfilter.traffic_control import FilterSource
-    from replaykit.netfilter.users import UserMap
-    from replaykit.netfilter.watch import Watch
+    from replaykit.vantages.netfilter.control import UserControl
+    from replaykit.vantages.netfilter.ebpf import EbpfSource
+    from replaykit.vantages.netfilter.marks import MarkSource
+    from replaykit.vantages.netfilter.metrics import serve
+    from replaykit.vantages.netfilter.traffic_control import FilterSource
+    from replaykit.vantages.netfilter.users import UserMap
+    from replaykit.vantages.netfilter.watch import Watch
 
     every = parse_duration(args.every)
     if every < 0.1:
@@ -180,8 +180,8 @@ def _watch(args: argparse.Namespace) -> int:
             serve(watch, *place("--prometheus", args.prometheus), secret("REPLAYKIT_TOKEN"))
         guard = None
         if args.rules is not None:
-            from replaykit.ledger.guard import Guard
-            from replaykit.ledger.guard import watch as follow
+            from replaykit.rules.enforcement import Guard
+            from replaykit.rules.enforcement import watch as follow
 
             control = UserControl(users, args.interface, args.limit_by)
             if control.refused:
@@ -212,8 +212,8 @@ def _watch(args: argparse.Namespace) -> int:
 
 def _whole(source: Source, interfaces: list[str]) -> bool:
     """Whether it counts what these interfaces move, and nothing else, so that the rest is theirs alone."""
-    from replaykit.netfilter import table
-    from replaykit.netfilter.marks import MarkSource
+    from replaykit.vantages.netfilter import table
+    from replaykit.vantages.netfilter.marks import MarkSource
 
     if source.name == "nftables":
         return set(table.installed() or ()) == set(interfaces)
@@ -224,11 +224,11 @@ def _whole(source: Source, interfaces: list[str]) -> bool:
 
 def open_source(wanted: str, interfaces: list[str]) -> tuple[Source, bool]:
     """The source, and whether its counters begin now. Raises UsageError."""
-    from replaykit.netfilter import table
-    from replaykit.netfilter.counters import InterfaceSource
-    from replaykit.netfilter.ebpf import EbpfSource
-    from replaykit.netfilter.marks import MarkSource
-    from replaykit.netfilter.traffic_control import FilterSource
+    from replaykit.vantages.netfilter import table
+    from replaykit.vantages.netfilter.counters import InterfaceSource
+    from replaykit.vantages.netfilter.ebpf import EbpfSource
+    from replaykit.vantages.netfilter.marks import MarkSource
+    from replaykit.vantages.netfilter.traffic_control import FilterSource
 
     for interface in interfaces:
         InterfaceSource(interface).read()  # there is such an interface
@@ -266,7 +266,7 @@ def open_source(wanted: str, interfaces: list[str]) -> tuple[Source, bool]:
 
 
 def _marks() -> bool:
-    from replaykit.netfilter.marks import MarkSource
+    from replaykit.vantages.netfilter.marks import MarkSource
 
     try:
         return any(True for _ in MarkSource().rules())

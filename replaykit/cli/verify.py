@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from replaykit.cli import common
+from replaykit.engine.options import Options
 from replaykit.extras import needs
 from replaykit.plain import emit, json_text, out, visible
-from replaykit.wire.options import Options
 
 EXAMPLES = (
     "replaykit verify traffic.pcap",

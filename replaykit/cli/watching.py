@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from replaykit.alert.episodes import Watch
-from replaykit.alert.rules import read_rules
-from replaykit.alert.sources import LiveSource
+from replaykit.atomic_files import cannot_write
 from replaykit.cli.alert import judging, step
 from replaykit.cli.asking import warn_of_rules
 from replaykit.errors import UsageError
+from replaykit.outputs.settings import state_of
 from replaykit.plain import say
-from replaykit.ship.output import cannot_write
-from replaykit.ship.settings import state_of
+from replaykit.rules.alerts import read_rules
+from replaykit.rules.episodes import Watch
+from replaykit.rules.sources import LiveSource
 
 if TYPE_CHECKING:
     from replaykit.capture.live import Capture

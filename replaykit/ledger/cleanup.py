@@ -16,7 +16,7 @@ from replaykit.ledger import calendar, schema
 from replaykit.ledger.history import rows_of, spans, subjects_of, widened
 from replaykit.ledger.selection import EVERYTHING, Selection
 from replaykit.ledger.store import Ledger, joined
-from replaykit.ledger.usage import COUNTERS
+from replaykit.records.usage import COUNTERS
 
 DAY_S = 86_400
 _STEP_S = 3600

@@ -23,12 +23,12 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from replaykit.atomic_files import cannot_write, write_whole
 from replaykit.errors import UsageError
 from replaykit.ledger import calendar
 from replaykit.ledger.selection import Key
 from replaykit.ledger.store import Change, Ledger
-from replaykit.ledger.usage import Usage
-from replaykit.ship.output import cannot_write, write_whole
+from replaykit.records.usage import Usage
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS file_waiting (id INTEGER PRIMARY KEY, path TEXT NOT NULL, line TEXT NOT NULL)",
@@ -175,7 +175,7 @@ class FileLedger(Ledger):
 
     def acted(self, times: Sequence[int]) -> None:
         """Document 004's `logs/actions_DAY.json` and `states/vm_100_state.json`: what the index has of these days, and holds now."""
-        from replaykit.ledger.guard import effects, log
+        from replaykit.ledger.done import effects, log
 
         if not times and self._states is not None:
             return

@@ -20,7 +20,7 @@ from replaykit.ledger import calendar, schema
 from replaykit.ledger.database import Database
 from replaykit.ledger.selection import EVERYTHING, Selection, Subject
 from replaykit.ledger.store import Ledger
-from replaykit.ledger.usage import COUNTERS
+from replaykit.records.usage import COUNTERS
 
 _MANY = 400
 _SILENT_S = 180

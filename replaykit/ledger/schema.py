@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, String, Table, Text
 
-from replaykit.ledger.usage import COUNTERS
+from replaykit.records.usage import COUNTERS
 
 HEAD = "0003"
 """The newest migration."""

@@ -20,7 +20,7 @@ from replaykit.errors import UsageError
 from replaykit.ledger import calendar, schema
 from replaykit.ledger.database import Database
 from replaykit.ledger.selection import Key
-from replaykit.ledger.usage import COUNTERS, MOST, Reading, Usage
+from replaykit.records.usage import COUNTERS, MOST, Reading, Usage
 
 LONGEST_NAME = 4096
 READINGS = "readings"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from replaykit.wire import http1
-from replaykit.wire.core import core
+from replaykit.core import core
+from replaykit.engine import http1
 
 MORE, INVALID = 0, -1
 

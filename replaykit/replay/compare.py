@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from replaykit.engine import head
+from replaykit.engine.content import parse
+from replaykit.engine.endpoint import Templates
 from replaykit.replay.answer import final
-from replaykit.traffic.content import parse
-from replaykit.wire import head
-from replaykit.wire.endpoint import Templates
 
 MAX_WAITING = 256 << 20
 EXAMPLES = 5

@@ -4,12 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
-from replaykit.replay.job import Job
+from replaykit.replay.job import Answer, Job, Sending
+from replaykit.replay.stats import Stats
+from replaykit.replay.target import Target
 
-if TYPE_CHECKING:
-    from replaykit.replay.pool import Pool
+
+class Owner(Protocol):
+    """Whose connections they are: told of each turn that one takes."""
+
+    target: Target
+    sending: Sending
+    stats: Stats
+
+    def began(self, connection: Connection) -> None:
+        """There is one, before anything is sent."""
+
+    def opened(self, connection: Connection) -> None:
+        """It can send."""
+
+    def ended(self, connection: Connection) -> None:
+        """Its transport is closed."""
+
+    def answered(self, connection: Connection, job: Job, answer: Answer) -> None:
+        """A response was read."""
+
+    def refused(self, connection: Connection, job: Job, kind: str) -> None:
+        """A request failed, and the connection goes on."""
+
+    def lost(self, connection: Connection, jobs: list[Job], kind: str) -> None:
+        """It broke, with these requests on it."""
+
+    def stale(self, connection: Connection, job: Job) -> None:
+        """The target had closed it while it was idle."""
+
+    def fail(self, job: Job, kind: str, counted: bool = False) -> None:
+        """A request cannot be sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -18,7 +49,7 @@ class Connection(asyncio.Protocol):
     Owns its life: who opened it is told when it can take more and when it is gone.
     """
 
-    def __init__(self, pool: Pool, session: int | None) -> None:
+    def __init__(self, pool: Owner, session: int | None) -> None:
         self.pool = pool
         self.session = session
         self.queue: deque[Job] = deque()

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from replaykit.replay.answer import INVALID, MORE, open_answers
-from replaykit.replay.connection import Connection
+from replaykit.replay.connection import Connection, Owner
 from replaykit.replay.job import Answer, Job
-
-if TYPE_CHECKING:
-    from replaykit.replay.pool import Pool
 
 
 class Http1(Connection):
     """One answer is awaited at a time."""
 
-    def __init__(self, pool: Pool, session: int | None) -> None:
+    def __init__(self, pool: Owner, session: int | None) -> None:
         super().__init__(pool, session)
         self.job: Job | None = None
         self._keep = pool.sending.keep or pool.sending.redirects > 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import h2.config
 import h2.connection
@@ -17,14 +16,11 @@ import h2.errors
 import h2.events
 import h2.exceptions
 
-from replaykit.replay.connection import Connection
+from replaykit.engine import head as heads
+from replaykit.engine import http1
+from replaykit.engine.content import dechunk
+from replaykit.replay.connection import Connection, Owner
 from replaykit.replay.job import Answer, Job
-from replaykit.traffic.content import dechunk
-from replaykit.wire import head as heads
-from replaykit.wire import http1
-
-if TYPE_CHECKING:
-    from replaykit.replay.pool import Pool
 
 _MAX_STREAMS = 100
 # Fields that HTTP/2 has no place for (RFC 9113 §8.2.2).
@@ -46,7 +42,7 @@ class _Stream:
 class Http2(Connection):
     """`scheme`: of the target."""
 
-    def __init__(self, pool: Pool, session: int | None) -> None:
+    def __init__(self, pool: Owner, session: int | None) -> None:
         super().__init__(pool, session)
         config = h2.config.H2Configuration(client_side=True, header_encoding=False)
         self._h2 = h2.connection.H2Connection(config)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from replaykit.traffic.outgoing import HEAD, IDEMPOTENT, Outgoing
-from replaykit.traffic.own import OwnConnections
+from replaykit.replay.outgoing import HEAD, IDEMPOTENT, Outgoing
+from replaykit.replay.own import OwnConnections
 
 
 @dataclass(slots=True)

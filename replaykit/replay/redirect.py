@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
 
+from replaykit.engine import head
 from replaykit.replay.job import Answer, Job
 from replaykit.replay.target import Target
-from replaykit.wire import head
 
 _FOLLOWED = frozenset((301, 302, 303, 307, 308))
 

@@ -13,15 +13,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from replaykit.records.message import Builder, Message, Messages
 from replaykit.replay.clock import Clock
 from replaykit.replay.compare import Comparison, Numbers, Side
 from replaykit.replay.job import Answer, Job, Sending
+from replaykit.replay.outgoing import HEAD, IDEMPOTENT, NOT_SENT, Aim, Outgoing, prepare
 from replaykit.replay.pace import AnyPace, Flat
 from replaykit.replay.pool import Pool
 from replaykit.replay.stats import Stats
 from replaykit.replay.target import Target
-from replaykit.traffic.outgoing import HEAD, IDEMPOTENT, NOT_SENT, Aim, Outgoing, prepare
-from replaykit.wire.message import Builder, Message, Messages
 
 _CHUNK = 1024
 _GRACE_S = 5.0

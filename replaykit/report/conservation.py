@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from replaykit.wire.account import CAUSES
+from replaykit.engine.account import CAUSES
 
 
 def conservation(account: Mapping[str, int]) -> list[str]:

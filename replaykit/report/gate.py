@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 from replaykit import __version__
 from replaykit.attribution.gate import Check, Verdict
-from replaykit.attribution.sizes import show_size
 from replaykit.plain import json_text, visible
+from replaykit.units import show_size
 
 FORMATS = ("table", "json", "junit", "sarif", "github", "markdown")
 

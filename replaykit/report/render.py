@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from replaykit.attribution.sizes import show_ns, show_size
 from replaykit.attribution.summary import Group, Key, Summary, percentile
 from replaykit.plain import csv_cell, json_text, visible
 from replaykit.report.terminal import PlainTable
+from replaykit.units import show_ns, show_size
 
 FORMATS = ("table", "json", "csv")
 

@@ -10,13 +10,13 @@ from datetime import datetime, tzinfo
 from importlib import resources
 from typing import Any
 
-from replaykit.attribution.sizes import show_size
 from replaykit.extras import needs
 from replaykit.ledger import calendar
 from replaykit.ledger.history import Gap, Sum
-from replaykit.ledger.usage import COUNTERS
+from replaykit.records.usage import COUNTERS
 from replaykit.report.render import records_as_csv
 from replaykit.report.terminal import PlainTable
+from replaykit.units import show_size
 
 _LINES = 8
 _ROWS_A_PAGE = 50

@@ -18,8 +18,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from replaykit.consent import local, permitted
 from replaykit.errors import UsageError
-from replaykit.web.consent import local, permitted
 
 MOST_BODY_BYTES = 1 << 20
 MOST_STREAMS = 64

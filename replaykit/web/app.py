@@ -17,9 +17,9 @@ from starlette.staticfiles import StaticFiles
 
 from replaykit import __version__
 from replaykit.errors import UsageError
-from replaykit.forwarder.server import Forwarder
-from replaykit.ledger.rules import Rule
 from replaykit.ledger.store import Ledger
+from replaykit.rules.limits import Rule
+from replaykit.vantages.forwarder.server import Forwarder
 from replaykit.web.admission import Admission, Timing
 from replaykit.web.answers import ERRORS, DataAnswer, Problem
 from replaykit.web.delivery import Delivery

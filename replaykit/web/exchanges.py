@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
+from replaykit.archive import find
+from replaykit.archive.partitions import Window
 from replaykit.ledger.store import Ledger
-from replaykit.ship import find
-from replaykit.ship.archive import Window
 from replaykit.web.answers import ListAnswer, Problem
 from replaykit.web.usage import between
 

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from replaykit.consent import Consent, consent
 from replaykit.errors import UsageError
-from replaykit.web.consent import Consent, consent
 
 
 class Health:

@@ -12,13 +12,13 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from replaykit.hypervisor.machine import Machine
 from replaykit.ledger import calendar, schema
-from replaykit.ledger.guard import Entry, log, logged
+from replaykit.ledger.done import Entry, log, logged
 from replaykit.ledger.history import Sum, history, subjects, totals
-from replaykit.ledger.rules import Rule
 from replaykit.ledger.selection import Selection, Subject
 from replaykit.ledger.store import Ledger
+from replaykit.rules.limits import Rule
+from replaykit.vantages.hypervisor.machine import Machine
 from replaykit.web.answers import DataAnswer, ListAnswer, Problem
 from replaykit.web.paging import Page
 

@@ -11,13 +11,13 @@ from fastapi import APIRouter, Depends, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from replaykit.ledger import calendar
-from replaykit.ledger.evaluate import effect_in_words, standing
-from replaykit.ledger.guard import Entry, alerts, effects, log, logged
+from replaykit.ledger.done import Entry, alerts, effects, log, logged
 from replaykit.ledger.history import Sum, Totals, buckets, gaps, history, subjects, totals
-from replaykit.ledger.rules import Rule, Verdict
 from replaykit.ledger.selection import Selection, literally
 from replaykit.ledger.store import Ledger
 from replaykit.report import usage as shown
+from replaykit.rules.evaluate import effect_in_words, standing
+from replaykit.rules.limits import Rule, Verdict
 from replaykit.web.answers import DataAnswer, ListAnswer, Problem
 from replaykit.web.paging import MOST, Page
 

@@ -12,9 +12,9 @@ import pytest
 from bench.anomalies import DAY, HISTORY, series
 from replaykit.attribution.anomalies import Detector, Naive, Seasonal, forecast
 from replaykit.errors import UsageError
-from replaykit.ship.files import DirectoryOutput
-from replaykit.ship.output import Rotation
-from tests.ship.conftest import batch, run
+from replaykit.outputs.files import DirectoryOutput
+from replaykit.outputs.output import Rotation
+from tests.outputs.conftest import batch, run
 
 
 def test_the_seasonal_forecast_follows_days_and_weeks() -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from replaykit.attribution.recent import LATE_NS, Recent
 from replaykit.attribution.summary import Summary
-from replaykit.wire.increment import MOVEMENT_SCHEMA
+from replaykit.records.increment import MOVEMENT_SCHEMA
 
 SECOND = 1_000_000_000
 NOW = 1_800_000_000 * SECOND

@@ -7,12 +7,12 @@ import random
 import pytest
 
 from replaykit.attribution.patterns import read_patterns
-from replaykit.attribution.sizes import parse_duration, parse_size, show_ns, show_size
 from replaykit.attribution.summary import OTHER, Summary, percentile
+from replaykit.engine.engine import Engine
+from replaykit.engine.options import Options
 from replaykit.errors import UsageError
-from replaykit.wire.engine import Engine
-from replaykit.wire.exchange import SCHEMA
-from replaykit.wire.options import Options
+from replaykit.records.exchange import SCHEMA
+from replaykit.units import parse_duration, parse_size, show_ns, show_size
 from tests.talk import Talk, rows
 
 

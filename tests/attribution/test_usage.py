@@ -5,7 +5,7 @@ from __future__ import annotations
 from replaykit.attribution.usage import EndpointUsage
 from replaykit.ledger.history import totals
 from replaykit.ledger.store import Ledger, Written
-from tests.ship.conftest import batch
+from tests.outputs.conftest import batch
 
 MINUTE = 60 * 10**9
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from ci.servers import namespaces, nginx
-from replaykit.wire.message import SEPARATOR
+from replaykit.records.message import SEPARATOR
+from tests.goreplay.test_gor_files import payloads, records
 from tests.mutate import write
 from tests.talk import Talk
 from tests.target import OK, get, gor_running, paths, post, run_gor, target, until
-from tests.traffic.test_gor_files import payloads, records
 
 pytestmark = pytest.mark.usefixtures("live")
 QUICK = ("--output-file-append", "--output-file-flush-interval", "20ms")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from replaykit.traffic.outputs.stats import StatsOutput
-from replaykit.wire.message import Builder, Message
+from replaykit.goreplay.outputs.stats import StatsOutput
+from replaykit.records.message import Builder, Message
 from tests.capture.test_gor_live import ask
 from tests.target import get, gor_running, target
 

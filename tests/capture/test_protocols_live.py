@@ -340,7 +340,7 @@ def test_mirrored_traffic_in_vxlan_is_listened_to(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["GRE", "VXLAN", "Geneve", "GTP-U", "IP in IP", "IP in IPv6", "MPLS"])
 def test_tunnels_pass_the_kernels_filter(tmp_path: Path, name: str) -> None:
-    from tests.wire.test_envelopes import ENVELOPES, talk
+    from tests.engine.test_envelopes import ENVELOPES, talk
 
     out, packets = tmp_path / "out.parquet", talk(ENVELOPES[name]).packets
     with (

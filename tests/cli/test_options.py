@@ -127,7 +127,7 @@ def ask(command: str, kind: str, files: dict[str, str], run: Run, tmp_path: Path
 
 @contextmanager
 def _store() -> Iterator[tuple[str, list[str]]]:
-    """Takes line protocol as InfluxDB does (the real one is in tests/ship); its lines."""
+    """Takes line protocol as InfluxDB does (the real one is in tests/outputs); its lines."""
     taken: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

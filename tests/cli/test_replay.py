@@ -14,7 +14,7 @@ import pytest
 from ci.servers import free_port, nginx
 from replaykit.cli.replay import parse_speed
 from replaykit.errors import UsageError
-from replaykit.wire.message import SEPARATOR
+from replaykit.records.message import SEPARATOR
 from tests.mutate import write
 from tests.talk import Talk
 from tests.target import OK, Rec, get, gor, paths, post, target, until

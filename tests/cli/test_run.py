@@ -24,12 +24,12 @@ import yaml
 
 from ci.servers import SERVERS, Nginx, free_port, influxdb, kafka, nginx
 from replaykit.errors import UsageError
-from replaykit.ship.ecs import mappings
+from replaykit.outputs.ecs import mappings
 from samples.make import OUT
-from tests.alert.test_live import ask
 from tests.conftest import needs
-from tests.ship.conftest import REPLAYKIT, report, run
-from tests.ship.test_telemetry import query, receiver
+from tests.outputs.conftest import REPLAYKIT, report, run
+from tests.outputs.test_telemetry import query, receiver
+from tests.rules.test_live import ask
 from tests.target import target, until
 from tests.web.test_metrics import rejected
 
@@ -121,7 +121,7 @@ def test_capture_to_archive(store: Any, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("live")
 def test_fleet_agent(tmp_path: Path) -> None:
-    from tests.ship.test_fleet import consumed
+    from tests.outputs.test_fleet import consumed
 
     needs("kafka")
     prometheus = free_port()
@@ -333,7 +333,7 @@ def test_what_deploys_it() -> None:
     assert mounts == {v["name"] for v in daemon["volumes"]}
     (config,) = (d for d in documents if d["kind"] == "ConfigMap")
     from replaykit.cli.flow import read_flow
-    from replaykit.ship.output import open_output
+    from replaykit.outputs.output import open_output
 
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"replaykit-deploy-{os.getpid()}.yaml"
     folder.write_text(config["data"]["pipeline.yaml"])

@@ -11,11 +11,11 @@ from typing import Any
 
 from ci.servers import influxdb, prometheus
 from kibana.build import built
-from replaykit.ship.output import Rotation
-from replaykit.ship.prometheus import PrometheusOutput
+from replaykit.outputs.output import Rotation
+from replaykit.outputs.prometheus import PrometheusOutput
 from samples.make import OUT
 from tests.conftest import needs
-from tests.ship.conftest import batch, report, run
+from tests.outputs.conftest import batch, report, run
 from tests.target import until
 
 

@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from kibana.build import FOLDER, built
-from replaykit.ship.ecs import mappings
-from replaykit.ship.elastic import ElasticOutput
-from replaykit.ship.output import Rotation
+from replaykit.outputs.ecs import mappings
+from replaykit.outputs.elastic import ElasticOutput
+from replaykit.outputs.output import Rotation
 from samples.make import OUT
 from tests.conftest import needs
-from tests.ship.conftest import batch, report, run
+from tests.outputs.conftest import batch, report, run
 
 SOURCE = yaml.safe_load((FOLDER / "source.yaml").read_text())
 OBJECTS = [json.loads(line) for line in built()["replaykit.ndjson"].splitlines()]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from replaykit.ledger.store import Ledger
-from replaykit.ledger.usage import Reading, Usage
+from replaykit.records.usage import Reading, Usage
 
 BERLIN = "Europe/Berlin"
 NOON = 1_774_782_000

@@ -17,19 +17,19 @@ import sqlalchemy as sa
 
 from ci.servers import mariadb, postgresql
 from replaykit.errors import UsageError
-from replaykit.forwarder.keys import make
 from replaykit.ledger import calendar
 from replaykit.ledger.cleanup import DAY_S, Retention, cleanup, retain
 from replaykit.ledger.files import open_url
 from replaykit.ledger.history import history, subjects, totals
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger
-from replaykit.ledger.usage import Usage
+from replaykit.records.usage import Usage
+from replaykit.vantages.forwarder.keys import make
 from tests.conftest import needs
-from tests.hypervisor.pve import Cluster, Guest, pve
-from tests.hypervisor.test_machines import configured
 from tests.ledger.conftest import BERLIN, NOON, stands, used
 from tests.target import until
+from tests.vantages.hypervisor.pve import Cluster, Guest, pve
+from tests.vantages.hypervisor.test_machines import configured
 
 EVER = 4 * 10**9
 

@@ -15,10 +15,11 @@ import pytest
 
 from replaykit.errors import UsageError
 from replaykit.ledger import calendar
-from replaykit.ledger.guard import Gone, Guard, effects, log, watch
-from replaykit.ledger.rules import parse_rules
+from replaykit.ledger.done import effects, log
 from replaykit.ledger.selection import Subject
 from replaykit.ledger.store import Ledger
+from replaykit.rules.enforcement import Gone, Guard, watch
+from replaykit.rules.limits import parse_rules
 from tests.ledger.conftest import BERLIN, NOON, used
 from tests.target import until
 

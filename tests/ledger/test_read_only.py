@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from replaykit.ledger.store import Ledger
-from replaykit.ledger.usage import Usage
+from replaykit.records.usage import Usage
 
 NOON = 1_779_624_000
 
@@ -23,7 +23,7 @@ def test_a_ledger_on_a_read_only_file_system(tmp_path: Path, merged: bool) -> No
     place = tmp_path / "there"
     place.mkdir()
     make = (
-        "import os, sys; from replaykit.ledger.store import Ledger; from replaykit.ledger.usage import Usage\n"
+        "import os, sys; from replaykit.ledger.store import Ledger; from replaykit.records.usage import Usage\n"
         f"ledger = Ledger('sqlite:///{place}/usage.db')\n"
         f"ledger.write([Usage({NOON}, 60, 'wire', 'endpoint', '/a', {{}}, 5, 70, 1, 1, 1, 0, 'test')])\n"
         + ("ledger.close()" if merged else "os._exit(0)")

@@ -6,9 +6,9 @@ import pytest
 
 from replaykit.errors import UsageError
 from replaykit.ledger import calendar
-from replaykit.ledger.evaluate import explain, verdicts, wanted
-from replaykit.ledger.rules import Rule, parse_rules
 from replaykit.ledger.store import Ledger
+from replaykit.rules.evaluate import explain, verdicts, wanted
+from replaykit.rules.limits import Rule, parse_rules
 from tests.ledger.conftest import NOON, used
 
 RULES = """
@@ -196,7 +196,7 @@ def test_the_strictest_wins_and_says_why(ledger: Ledger) -> None:
 
 
 def test_what_was_set_in_binary_units_is_shown_in_them() -> None:
-    from replaykit.attribution.sizes import is_binary, show_set, show_size
+    from replaykit.units import is_binary, show_set, show_size
 
     assert show_set(300 * 2**30) == "300 GiB" and show_set(10 * 2**20) == "10 MiB"
     assert show_set(500 * 10**6) == "500 MB" and show_set(1_500_000) == "1.5 MB" and show_set(512) == "512 B"

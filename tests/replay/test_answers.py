@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from ci.servers import certificate
 from replaykit.replay.answer import INVALID, open_answers
 from tests.cli.test_replay import run
+from tests.engine.test_tls import Pair
 from tests.mutate import write
 from tests.replay.test_pool import heard, replay
 from tests.talk import Talk, play
 from tests.target import OK, Rec, get, gor, paths, post, target
-from tests.wire.test_tls import Pair
 
 CHUNKS = b"2\r\nok\r\n0\r\n\r\n"
 ODD = {

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from ci.servers import certificate, free_port
+from replaykit.engine.gor_records import open_records
+from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
+from replaykit.records.message import Messages
 from replaykit.replay.job import Answer, Job, Sending
+from replaykit.replay.outgoing import Aim
 from replaykit.replay.pace import AnyPace, Flat, Rate, Recorded
 from replaykit.replay.runner import Plan, Replay
 from replaykit.replay.target import parse_target
-from replaykit.traffic.modifier import Rules
-from replaykit.traffic.outgoing import Aim
-from replaykit.traffic.records import open_records
-from replaykit.wire.message import Messages
 from tests.target import CLOSE, OK, RESET, Rec, get, gor, paths, post, target
 
 

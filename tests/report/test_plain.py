@@ -20,12 +20,13 @@ from rich.text import Text
 from replaykit.attribution.gate import Limits, judge
 from replaykit.attribution.labels import Labels
 from replaykit.attribution.measured import Endpoint, Measured
+from replaykit.outputs import influxdb
+from replaykit.outputs.files import CsvOutput, JsonlOutput, Rotation
 from replaykit.plain import csv_cell, json_text, visible
+from replaykit.records.exchange import SCHEMA
 from replaykit.report import gate, terminal
 from replaykit.report.render import records_as_csv
-from replaykit.ship import influxdb, notify
-from replaykit.ship.files import CsvOutput, JsonlOutput, Rotation
-from replaykit.wire.exchange import SCHEMA
+from replaykit.rules import notify
 from tests.hostile import NAMES, harmless
 from tests.mutate import write
 from tests.talk import Talk

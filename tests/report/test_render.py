@@ -8,9 +8,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from replaykit.attribution.summary import Summary
+from replaykit.records.exchange import SCHEMA
 from replaykit.report import terminal
 from replaykit.report.render import cut, table
-from replaykit.wire.exchange import SCHEMA
 from tests.hostile import NAMES
 
 PATHS = [

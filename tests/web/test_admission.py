@@ -16,8 +16,8 @@ from websockets.exceptions import InvalidStatus
 from ci.servers import free_port
 from replaykit.errors import UsageError
 from replaykit.web.admission import MOST_BODY_BYTES, MOST_STREAMS, Brake, origin
-from tests.forwarder.test_command import Running, forward, running
 from tests.target import until
+from tests.vantages.forwarder.test_command import Running, forward, running
 from tests.web.test_page import browser
 
 assert browser  # a fixture

@@ -16,13 +16,13 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from ci.servers import free_port
-from replaykit.ledger.guard import Guard
-from replaykit.ledger.rules import read_rules
 from replaykit.ledger.store import Ledger
-from replaykit.ledger.usage import Usage
+from replaykit.records.usage import Usage
+from replaykit.rules.enforcement import Guard
+from replaykit.rules.limits import read_rules
 from replaykit.web.delivery import same
-from tests.forwarder.test_command import forward
 from tests.target import until
+from tests.vantages.forwarder.test_command import forward
 from tests.web.test_page import browser, quiet, text
 from tests.web.test_serve import Serving, serve
 

@@ -11,9 +11,9 @@ from typing import Any
 from selenium.webdriver.common.by import By
 
 from ci.servers import free_port
-from tests.hypervisor.pve import Cluster, pve
-from tests.hypervisor.test_machines import cluster, configured, keys
 from tests.target import until
+from tests.vantages.hypervisor.pve import Cluster, pve
+from tests.vantages.hypervisor.test_machines import cluster, configured, keys
 from tests.web.test_page import browser, quiet, text
 
 assert browser and cluster and keys  # fixtures

@@ -14,15 +14,15 @@ import pytest
 
 from replaykit.errors import UsageError
 from replaykit.ledger.store import Ledger
-from replaykit.netfilter.counters import Counters
-from replaykit.netfilter.metrics import serve
-from replaykit.netfilter.users import UserMap
-from replaykit.netfilter.watch import Watch
-from replaykit.ship.output import Rotation
-from replaykit.ship.prometheus import PrometheusOutput
+from replaykit.outputs.output import Rotation
+from replaykit.outputs.prometheus import PrometheusOutput
+from replaykit.vantages.netfilter.counters import Counters
+from replaykit.vantages.netfilter.metrics import serve
+from replaykit.vantages.netfilter.users import UserMap
+from replaykit.vantages.netfilter.watch import Watch
 from replaykit.web.health import Health
 from tests.conftest import needs
-from tests.ship.test_prometheus import batch
+from tests.outputs.test_prometheus import batch
 
 HOSTILE = 'a"b\\c\nd{e="f"} 7 \x1b[31m'
 

@@ -20,9 +20,9 @@ from selenium.webdriver.common.keys import Keys
 
 from ci.servers import free_port
 from tests.conftest import needs
-from tests.forwarder.test_command import Running, files, forward
-from tests.forwarder.test_tunnel import both, keys, mapped
 from tests.target import until
+from tests.vantages.forwarder.test_command import Running, files, forward
+from tests.vantages.forwarder.test_tunnel import both, keys, mapped
 
 assert files and keys  # fixtures
 

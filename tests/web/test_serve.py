@@ -21,9 +21,9 @@ from selenium.webdriver.common.by import By
 
 from ci.servers import free_port
 from replaykit.ledger.store import Ledger
-from replaykit.ledger.usage import Reading, Usage
-from tests.forwarder.test_command import running
+from replaykit.records.usage import Reading, Usage
 from tests.target import until
+from tests.vantages.forwarder.test_command import running
 from tests.web.test_page import browser, picture, quiet, text
 
 assert browser  # a fixture

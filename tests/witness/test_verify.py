@@ -15,20 +15,20 @@ from wsproto.extensions import PerMessageDeflate
 from wsproto.frame_protocol import FrameProtocol
 
 from ci.servers import free_port, missing, nghttpd, nginx
+from replaykit.engine.engine import Engine
+from replaykit.engine.options import Options
 from replaykit.errors import UsageError
-from replaykit.wire.engine import Engine
-from replaykit.wire.options import Options
 from replaykit.witness import tshark
 from replaykit.witness.comparison import Comparison, compare
 from samples.make import OUT
 from tests.capture.test_protocols_live import served
 from tests.conftest import needs
+from tests.engine.test_http2 import GET as GET2
+from tests.engine.test_http2 import OK as OK2
+from tests.engine.test_http2 import Pair
+from tests.engine.test_websocket import opened
 from tests.mutate import Packet, write
 from tests.talk import Talk, rows
-from tests.wire.test_http2 import GET as GET2
-from tests.wire.test_http2 import OK as OK2
-from tests.wire.test_http2 import Pair
-from tests.wire.test_websocket import opened
 
 SAMPLES = OUT.parent
 CAPTURES = Path(__file__).parents[3] / "shared" / "captures" / "files"

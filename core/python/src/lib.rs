@@ -108,7 +108,7 @@ struct PluginMessage {
     status: Option<i16>,
 }
 
-/// See `replaykit/wire/engine.py`, which describes this class.
+/// See `replaykit/engine/engine.py`, which describes this class.
 #[pyclass]
 struct Engine {
     engine: replaykit_engine::Engine,
@@ -309,7 +309,7 @@ impl Engine {
         self.engine.keys()
     }
 
-    /// `message`: of `replaykit/wire/protocol.py`. False: there are no such bytes.
+    /// `message`: of `replaykit/engine/protocol.py`. False: there are no such bytes.
     fn plugin_message(
         &mut self,
         connection: u64,
@@ -354,7 +354,7 @@ impl Engine {
     }
 }
 
-/// See `replaykit/wire/engines.py`, which describes this class.
+/// See `replaykit/engine/engines.py`, which describes this class.
 #[pyclass]
 struct Dealer {
     dealer: replaykit_engine::dealer::Dealer,
@@ -395,7 +395,7 @@ impl Dealer {
     }
 }
 
-/// See `replaykit/traffic/records.py`, which describes this class.
+/// See `replaykit/engine/gor_records.py`, which describes this class.
 #[pyclass]
 struct Records {
     records: replaykit_engine::gor::records::Records,
@@ -512,7 +512,7 @@ impl Answers {
 
 type Capsules<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyCapsule>);
 
-/// See `replaykit/traffic/outgoing.py`: the bytes to send, and a row a record.
+/// See `replaykit/replay/outgoing.py`: the bytes to send, and a row a record.
 #[pyfunction]
 fn outgoing<'py>(
     py: Python<'py>,

@@ -12,7 +12,7 @@ use replaykit_engine::options::Options;
 
 type HeaderPattern = (String, Option<String>);
 
-/// `replaykit/wire/options.py`
+/// `replaykit/engine/options.py`
 #[derive(FromPyObject)]
 pub struct EngineOptions {
     ports: Vec<u16>,
@@ -56,7 +56,7 @@ pub struct EngineOptions {
     redact_parameters: Vec<String>,
 }
 
-/// `replaykit/traffic/modifier.py`
+/// `replaykit/engine/rewriting.py`
 #[derive(FromPyObject)]
 pub struct Rules {
     allow_headers: Vec<HeaderPattern>,

@@ -1,7 +1,7 @@
 //! Exchanges in columns.
 //!
 //! Owns the Arrow columns of the finished ones, and the rule that a side that was not seen is null. A row costs no
-//! allocation. The schema's other half is `replaykit/wire/exchange.py`.
+//! allocation. The schema's other half is `replaykit/records/exchange.py`.
 
 use crate::anomaly::{Anomaly, ANOMALIES};
 use crate::bytes::segment::Addr;

@@ -1,1 +1,0 @@
-"""Being told: rules over statistics by minute, their episodes, and where word of them goes."""

@@ -1,0 +1,1 @@
+"""Files in which people declare things."""

@@ -1,0 +1,1 @@
+"""What waits for a server that is slow or away, and how it gets there."""

@@ -1,0 +1,1 @@
+"""The records that carry everything: the message, the exchange, the increment, usage."""

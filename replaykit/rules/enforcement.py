@@ -1,0 +1,426 @@
+"""Makes the rules come true: what ought to hold is compared with what holds, again and again.
+
+Owns effects (blocked, limited, ...), episodes (who was told what) and the log of both, all in the ledger. What a subject
+was like before is written down before it is touched, and kept until it is as it was, so a crash at any point forgets
+nothing and touches nothing twice: a step after it goes on from what is written. Undoing is the same comparison: what no
+rule asks for any more, because the period turned, a limit was raised or a rule was deleted, is restored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from replaykit.config.declared import stamp
+from replaykit.errors import UsageError
+from replaykit.ledger import calendar, schema
+from replaykit.ledger.done import Entry
+from replaykit.ledger.selection import Key, Subject
+from replaykit.ledger.store import Ledger
+from replaykit.rules.actions import installed
+from replaykit.rules.evaluate import Wanted, verdicts, wanted
+from replaykit.rules.limits import EFFECTS, Action, Rule, Rules, Threshold, Verdict, read_rules
+from replaykit.units import show_set
+
+GIVE_UP_S = 86_400
+TOP = 5
+
+
+class Gone(Exception):
+    """The subject is not there any more: nothing to restore."""
+
+
+class Controller(Protocol):
+    """What a vantage lets be done to its subjects. Every method may be called again after a crash.
+
+    Methods raise Gone, UsageError or OSError; the last two are tried again at the next step.
+    """
+
+    def original(self, subject: Subject, effect: str) -> Any:
+        """What is to be restored later, as JSON can hold it. UsageError where the effect is not possible."""
+
+    def enforce(self, subject: Subject, effect: str, value: Any) -> None:
+        """Makes it so, and takes the place of an earlier value."""
+
+    def holds(self, subject: Subject, effect: str, value: Any) -> bool:
+        """Whether it is so now: somebody may have changed it."""
+
+    def restore(self, subject: Subject, effect: str, original: Any) -> None:
+        """As it was."""
+
+
+class Guard:
+    """rules: a file that is read again when it changes, or rules. controllers: by vantage, of what this process can do.
+
+    dry_run: everything is judged and logged, nothing is done.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        rules: Path | Rules,
+        controllers: Mapping[str, Controller] | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        self.ledger, self._controllers, self._dry_run = ledger, controllers or {}, dry_run
+        self._path = rules if isinstance(rules, Path) else None
+        self._seen: tuple[int, int] | None = None
+        self.rules = Rules(()) if isinstance(rules, Path) else rules
+        self._lock = threading.Lock()
+        self._told: dict[tuple[str, ...], str] = {}  # failures before anything was begun
+        if self._path is not None:
+            self._seen = stamp(self._path)
+            self.rules = read_rules(str(self._path))
+
+    def now(self) -> Sequence[Rule]:
+        """The rules as they are now."""
+        return self.rules.rules
+
+    def reload(self) -> str | None:
+        """Reads the file if it changed; gives what is wrong with it, and keeps the rules that were."""
+        if self._path is None:
+            return None
+        now = stamp(self._path)
+        if now == self._seen:
+            return None
+        self._seen = now
+        try:
+            self.rules = read_rules(str(self._path))
+        except UsageError as error:
+            return f"rules not changed: {error}"
+        return None
+
+    def step(self, now: int) -> list[Entry]:
+        """Judges and acts once; gives what was done. Raises UsageError where the ledger cannot be asked."""
+        with self._lock:
+            found = verdicts(self.ledger, self.rules.rules, now)
+            entries = self._effects(found, now)
+            entries += self._episodes(found, now)
+            self.ledger.acted([e.time for e in entries])
+            return entries
+
+    # Effects: what holds as long as a rule asks for it.
+
+    def _effects(self, found: Sequence[Verdict], now: int) -> list[Entry]:
+        goals = {} if self._dry_run else {
+            k: w for k, w in wanted(found).items() if w.subject.vantage in self._controllers
+        }  # fmt: skip
+        with self.ledger.database.reading() as connection:
+            rows = connection.execute(sa.select(schema.effect)).mappings().all()
+        held = {
+            ((r["vantage"], r["kind"], r["subject"]), r["effect"]): dict(r)
+            for r in rows
+            if r["vantage"] in self._controllers
+        }
+        entries: list[Entry] = []
+        for key, goal in goals.items():
+            row = held.pop(key, None)
+            entry = self._begin(key, goal, now) if row is None else self._go_on(row, goal, now)
+            entries += [] if entry is None else [entry]
+        for row in held.values():
+            entry = None if self._dry_run or now < row["hold_until"] else self._end(row, now)
+            entries += [] if entry is None else [entry]
+        return entries
+
+    def _begin(self, key: tuple[Key, str], goal: Wanted, now: int) -> Entry | None:
+        controller = self._controllers[goal.subject.vantage]
+        try:
+            original = controller.original(goal.subject, goal.effect)
+        except Gone:
+            return None
+        except (UsageError, OSError) as error:
+            return self._failed(goal, now, str(error))
+        vantage, kind, name = key[0]
+        row = {
+            "digest": schema.digest(*key[0], key[1]), "vantage": vantage, "kind": kind, "subject": name, "effect": goal.effect,
+            "value": json.dumps(goal.value), "original": json.dumps(original), "state": "pending", "rule": goal.verdict.rule.name,
+            "since": now, "hold_until": now + goal.verdict.rule.hold_s, "error": "",
+        }  # fmt: skip
+        with self.ledger.database.writing() as connection:
+            self.ledger.database.put(connection, schema.effect, [row], ())
+        return self._enforce(row, goal, now, goal.verdict.reason)
+
+    def _go_on(self, row: dict[str, Any], goal: Wanted, now: int) -> Entry | None:
+        controller = self._controllers[goal.subject.vantage]
+        changed = json.loads(row["value"]) != goal.value
+        hold_until = now + goal.verdict.rule.hold_s
+        if goal.verdict.rule.hold_s and hold_until != row["hold_until"]:
+            self._update(row, hold_until=hold_until)
+        reason = goal.verdict.reason
+        if not changed and row["state"] == "applied":
+            try:
+                if controller.holds(goal.subject, goal.effect, goal.value):
+                    return None
+            except Gone:
+                self._forget(row)
+                return None
+            except (UsageError, OSError) as error:
+                return self._failed(goal, now, str(error), row)
+            reason = f"was changed by somebody: {reason}"
+        if changed:
+            self._update(row, value=json.dumps(goal.value), rule=goal.verdict.rule.name, state="pending")
+        return self._enforce(row, goal, now, reason)
+
+    def _enforce(self, row: dict[str, Any], goal: Wanted, now: int, reason: str) -> Entry | None:
+        try:
+            self._controllers[goal.subject.vantage].enforce(goal.subject, goal.effect, goal.value)
+        except Gone:
+            self._forget(row)
+            return None
+        except (UsageError, OSError) as error:
+            return self._failed(goal, now, str(error), row)
+        self._update(row, state="applied", error="")
+        return self._log(now, goal.verdict.rule.name, goal.subject, goal.effect, goal.value, "done", reason)
+
+    def _end(self, row: dict[str, Any], now: int) -> Entry | None:
+        subject = Subject(row["vantage"], row["kind"], row["subject"])
+        try:
+            self._controllers[row["vantage"]].restore(subject, row["effect"], json.loads(row["original"]))
+        except Gone:
+            self._forget(row)
+            return None
+        except (UsageError, OSError) as error:
+            if row["error"] == str(error):
+                return None
+            self._update(row, error=str(error))
+            value = json.loads(row["value"])
+            return self._log(now, row["rule"], subject, row["effect"], value, "failed", "undoing", str(error))
+        self._forget(row)
+        return self._log(
+            now,
+            row["rule"],
+            subject,
+            row["effect"],
+            json.loads(row["value"]),
+            "undone",
+            "no rule asks for it any more",
+        )
+
+    def _failed(self, goal: Wanted, now: int, error: str, row: dict[str, Any] | None = None) -> Entry | None:
+        """Logged when it is new; tried again at every step."""
+        key = (*goal.subject.key, goal.effect)
+        if row is not None:
+            if row["error"] == error:
+                return None
+            self._update(row, error=error)
+        elif self._told.get(key) == error:
+            return None
+        self._told[key] = error
+        return self._log(
+            now,
+            goal.verdict.rule.name,
+            goal.subject,
+            goal.effect,
+            goal.value,
+            "failed",
+            goal.verdict.reason,
+            error,
+        )
+
+    def _update(self, row: dict[str, Any], **values: Any) -> None:
+        row.update(values)
+        with self.ledger.database.writing() as connection:
+            t = schema.effect
+            connection.execute(sa.update(t).where(t.c.digest == row["digest"]).values(**values))
+
+    def _forget(self, row: Mapping[str, Any]) -> None:
+        with self.ledger.database.writing() as connection:
+            connection.execute(sa.delete(schema.effect).where(schema.effect.c.digest == row["digest"]))
+
+    # Episodes: what is done once when a threshold is exceeded.
+
+    def _episodes(self, found: Sequence[Verdict], now: int) -> list[Entry]:
+        with self.ledger.database.reading() as connection:
+            rows = connection.execute(sa.select(schema.episode)).mappings().all()
+        known = {r["digest"]: dict(r) for r in rows}
+        current: set[str] = set()
+        entries: list[Entry] = []
+        for verdict in found:
+            for threshold in verdict.reached:
+                digest = _episode(verdict, threshold)
+                current.add(digest)
+                row = known.get(digest)
+                if row is None:
+                    row, logged = self._open(digest, verdict, threshold, now, found)
+                    entries += logged
+                    known[digest] = row
+                elif verdict.rule.hold_s:
+                    self._change(row, hold_until=now + verdict.rule.hold_s)
+        for digest, row in known.items():
+            if digest not in current and row["state"] == "open" and now >= row["hold_until"]:
+                self._close(row, now)
+            entries += self._work(row, now)
+        return entries
+
+    def _open(
+        self, digest: str, verdict: Verdict, threshold: Threshold, now: int, found: Sequence[Verdict]
+    ) -> tuple[dict[str, Any], list[Entry]]:
+        rule, subject = verdict.rule, verdict.subject
+        event = {
+            "id": hashlib.blake2b(f"{digest}\x1f{now}".encode(), digest_size=8).hexdigest(), "kind": "firing", "rule": rule.name,
+            "severity": "warning" if threshold.at < 1 else "critical", "group": f"{subject.kind} {subject.name}",
+            "at": _iso(now), "began": _iso(now), "metric": rule.metric, "value": verdict.used,
+            "threshold": threshold.at * verdict.allowed, "window_s": max(60, now - verdict.since),
+            "step": threshold.at, "vantage": subject.vantage, "subject_kind": subject.kind, "subject": subject.name, "labels": dict(subject.labels),
+            "reason": verdict.reason, "top": _top(verdict, found),
+            "in_words": f"{rule.show(verdict.used)} since {calendar.show(verdict.since, self.ledger.zone)[:16].replace('T', ' ')}, "
+            f"more than {threshold.at:.0%} of {rule.describe()} ({rule.show(threshold.at * verdict.allowed)})",
+        }  # fmt: skip
+        dry = rule.dry_run or self._dry_run
+        once = [a for a in threshold.actions if a.kind not in EFFECTS]
+        row = {
+            "digest": digest, "rule": rule.name, "vantage": subject.vantage, "kind": subject.kind, "subject": subject.name,
+            "event": json.dumps(event), "waiting": json.dumps([] if dry else [[a.kind, a.value, "firing"] for a in once]),
+            "since": now, "hold_until": now + rule.hold_s, "state": "open",
+        }  # fmt: skip
+        with self.ledger.database.writing() as connection:
+            self.ledger.database.put(connection, schema.episode, [row], ())
+        would = threshold.actions if dry else ()
+        return row, [
+            self._log(now, rule.name, subject, a.kind, a.value, "would", verdict.reason) for a in would
+        ]
+
+    def _close(self, row: dict[str, Any], now: int) -> None:
+        """Those who were told of something that lasts are told that it ended."""
+        rule = next((r for r in self.rules.rules if r.name == row["rule"]), None)
+        step = json.loads(row["event"])["step"]
+        ends = []
+        for threshold in () if rule is None or rule.dry_run or self._dry_run else rule.thresholds:
+            lasts = any(a.kind in EFFECTS for a in threshold.actions)
+            for action in threshold.actions if threshold.at == step else ():
+                alert = self.rules.notify.get(str(action.value), {}).get("kind") == "alertmanager"
+                if action.kind == "notify" and (lasts or alert):
+                    ends.append([action.kind, action.value, "resolved"])
+        self._change(row, state="ended", waiting=json.dumps([*json.loads(row["waiting"]), *ends]), since=now)
+
+    def _work(self, row: dict[str, Any], now: int) -> list[Entry]:
+        """Does what waits, one after another, and notes each; what fails is tried again for a day."""
+        entries: list[Entry] = []
+        waiting: list[list[Any]] = json.loads(row["waiting"])
+        event = json.loads(row["event"])
+        subject = Subject(row["vantage"], row["kind"], row["subject"])
+        while waiting:
+            kind, value, what = waiting[0]
+            action = Action(kind, tuple(value) if isinstance(value, list) else value)
+            error = self._once(
+                action, {**event, "kind": what, **({"at": _iso(now)} if what == "resolved" else {})}
+            )
+            given_up = error and now - row["since"] > GIVE_UP_S
+            if error and not given_up:
+                if event.get("error") != error:
+                    event["error"] = error
+                    self._change(row, event=json.dumps(event))
+                    entries.append(
+                        self._log(now, row["rule"], subject, kind, value, "failed", event["reason"], error)
+                    )
+                return entries
+            waiting.pop(0)
+            self._change(row, waiting=json.dumps(waiting))
+            outcome, why = ("failed", f"given up: {error}") if error else ("done", "")
+            reason = event["reason"] if what == "firing" else "ended"
+            entries.append(self._log(now, row["rule"], subject, kind, value, outcome, reason, why))
+        if row["state"] == "ended":
+            with self.ledger.database.writing() as connection:
+                connection.execute(sa.delete(schema.episode).where(schema.episode.c.digest == row["digest"]))
+        return entries
+
+    def _once(self, action: Action, event: Mapping[str, Any]) -> str:
+        function = installed().get(action.kind)
+        if function is None or (action.kind == "notify" and action.value not in self.rules.notify):
+            return f"{action.kind} {action.value}: not known any more"
+        try:
+            function(event, action.value, self.rules.notify)
+        except (UsageError, OSError) as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    def _change(self, row: dict[str, Any], **values: Any) -> None:
+        row.update(values)
+        with self.ledger.database.writing() as connection:
+            t = schema.episode
+            connection.execute(sa.update(t).where(t.c.digest == row["digest"]).values(**values))
+
+    def _log(
+        self,
+        now: int,
+        rule: str,
+        subject: Subject,
+        action: str,
+        value: Any,
+        outcome: str,
+        reason: str,
+        error: str = "",
+    ) -> Entry:
+        shown = (
+            ""
+            if value is True or action == "webhook"
+            else value
+            if isinstance(value, str)
+            else json.dumps(value)
+        )
+        entry = Entry(
+            now, rule, subject.vantage, subject.kind, subject.name, action, shown, outcome, reason, error
+        )
+        row = {name: getattr(entry, name) for name in Entry.__slots__}
+        with self.ledger.database.writing() as connection:
+            connection.execute(sa.insert(schema.action), [row])
+        return entry
+
+
+def watch(guard: Guard, say: Callable[[str], None], stop: threading.Event) -> None:
+    """Steps at the rules' interval until told to stop; a ledger that is away is tried again."""
+    trouble = ""
+    while not stop.is_set():
+        problem = guard.reload()
+        if problem:
+            say(problem)
+        try:
+            for entry in guard.step(int(time.time())):
+                say(show(entry))
+            trouble = ""
+        except (UsageError, OSError) as error:
+            if str(error) != trouble:
+                trouble = str(error)
+                say(f"rules cannot be judged: {error}")
+        stop.wait(guard.rules.interval_s)
+
+
+def show(entry: Entry) -> str:
+    """One line."""
+    value = f" {value_in_words(entry.action, entry.value)}" if entry.value else ""
+    error = f": {entry.error}" if entry.error else ""
+    return f"{entry.rule}: {entry.kind} {entry.subject}: {entry.action}{value} {entry.outcome} ({entry.reason}){error}"
+
+
+def value_in_words(action: str, value: str) -> str:
+    """A rate as people set it; the ledger keeps it in bytes a second."""
+    return f"{show_set(int(value))}/s" if action == "rate_limit" and value.isdecimal() else value
+
+
+def _episode(verdict: Verdict, threshold: Threshold) -> str:
+    """Calendar periods make an episode each; in a sliding window it lasts while the threshold is exceeded."""
+    return schema.digest(
+        verdict.rule.name,
+        *verdict.subject.key,
+        f"{threshold.at:g}",
+        str(verdict.since if verdict.until else 0),
+    )
+
+
+def _iso(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def _top(verdict: Verdict, found: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """The largest that the same rule looks at, as `replaykit.rules.notify` shows them."""
+    same = sorted((v for v in found if v.rule is verdict.rule), key=lambda v: -v.used)
+    whole = sum(v.used for v in same) or 1
+    return [{"endpoint": v.subject.name, "bytes": v.used, "share": v.used / whole} for v in same[:TOP]]

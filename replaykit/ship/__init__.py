@@ -1,1 +1,0 @@
-"""Where results go: files now, stores and metrics as they come."""

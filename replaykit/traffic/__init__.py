@@ -1,1 +1,0 @@
-"""Messages on the move: the .gor format."""

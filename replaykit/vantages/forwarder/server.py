@@ -1,0 +1,443 @@
+"""The forwarder: mappings, hosts and clients, what they moved, and the ledger that keeps it.
+
+Owns what is declared (by configuration and by API; the latter is kept in a state file), the meters, and the flush: every
+FLUSH_S what has grown is written to the ledger by minute, so a kill loses at most that. Everything here runs in the event
+loop; only the ledger is asked in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from replaykit.atomic_files import write_whole
+from replaykit.errors import UsageError
+from replaykit.ledger import calendar
+from replaykit.ledger.history import totals
+from replaykit.ledger.selection import Selection
+from replaykit.ledger.states import State, keep, kept
+from replaykit.ledger.store import Ledger
+from replaykit.records.usage import Usage
+from replaykit.vantages.forwarder.mapping import Client, client, plain
+from replaykit.vantages.forwarder.mapping import Mapping as Mapped
+from replaykit.vantages.forwarder.mapping import mapping as read_mapping
+from replaykit.vantages.forwarder.meter import EXCEEDED, MB, TOO_MANY, Meter
+from replaykit.vantages.forwarder.relay import Relay
+from replaykit.vantages.forwarder.tcp import Connection, HostListener, PortListener, Route, TunnelListener
+from replaykit.vantages.forwarder.tunnel import Line
+from replaykit.vantages.forwarder.udp import MOST_SESSIONS, UdpListener
+
+FLUSH_S = 2.0
+SWEEP_S = 30.0
+VANTAGE = "forwarder"
+
+
+class Forwarder:
+    """state: where what the API made is kept; None: nowhere. say: takes a line for the log."""
+
+    def __init__(self, ledger: Ledger, state: Path | None = None, say: Callable[[str], None] = print) -> None:
+        self.ledger, self._state, self.say = ledger, state, say
+        self.mappings: dict[str, Mapped] = {}
+        self.clients: dict[str, Client] = {}
+        self.routes: dict[str, Route] = {}
+        self.meters: dict[tuple[str, str], Meter] = {}
+        self.tunnels: dict[str, Line] | None = None
+        self.trouble = ""
+        self.closed: dict[str, str] = {}
+        """Mappings that are declared and could not be opened, and why."""
+        self._configured: dict[tuple[str, str], Any] = {}
+        self._listeners: dict[str, PortListener | UdpListener] = {}
+        self._hosts: dict[tuple[str, int], HostListener] = {}
+        self._before = {
+            (s.subject_kind, s.subject): (s.rx_bytes, s.tx_bytes)
+            for s in totals(ledger, 0, calendar.LATEST, Selection(VANTAGE)).sums
+        }
+        self._states = {(k, n): s for (v, k, n), s in kept(ledger).items() if v == VANTAGE}
+        self._run = f"forward/{uuid.uuid4().hex}"
+        self._minutes: dict[tuple[str, str], tuple[int, int, int, int]] = {}
+        self._pending: dict[tuple[str, str, int], Usage] = {}
+        self._labels: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._tunnel_listener: TunnelListener | None = None
+        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._changing = asyncio.Lock()
+        self._ended = False
+
+    # What is declared.
+
+    async def configure(self, mappings: Sequence[Mapped], clients: Sequence[Client]) -> None:
+        """What the configuration says now: new ones begin, others end, changed ones change. Raises UsageError.
+
+        Where something cannot be opened, what was configured before is there again.
+        """
+        wanted: dict[tuple[str, str], Any] = {("client", c.name): c for c in clients}
+        for one in mappings:
+            if ("mapping", one.name) in wanted:
+                raise UsageError(f"there are two mappings of {one.name}")
+            wanted["mapping", one.name] = one
+        async with self._changing:
+            before = self._configured
+            try:
+                await self._apply(wanted)
+            except UsageError:
+                with suppress(UsageError):  # what it was before cannot be had any more either
+                    await self._apply(before)
+                raise
+
+    async def _apply(self, wanted: dict[tuple[str, str], Any]) -> None:
+        gone = [key for key in self._configured if key not in wanted]
+        self._configured = dict(wanted)
+        for kind, name in sorted(gone, key=lambda k: k[0] == "client"):
+            if kind == "client":
+                self._remove_client(name)
+            elif name in self.mappings:
+                self._remove(name)
+        for (kind, name), one in wanted.items():
+            if kind == "client":
+                self._put_client(one)
+            elif self.mappings.get(name) != one:
+                await self._put(one)
+
+    async def restore(self) -> None:
+        """What the API made in earlier runs. What cannot be opened now is said, and stays declared."""
+        if self._state is None or not self._state.exists():
+            return
+        try:
+            kept = json.loads(self._state.read_text())
+            clients, mappings = (
+                [client(c) for c in kept["clients"]],
+                [read_mapping(m) for m in kept["mappings"]],
+            )
+        except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+            raise UsageError(
+                f"{self._state}: not a forwarder's state ({error}); move it away to begin anew"
+            ) from None
+        for one in clients:
+            if ("client", one.name) not in self._configured:
+                self._put_client(one)
+        for each in mappings:
+            if ("mapping", each.name) not in self._configured:
+                try:
+                    async with self._changing:
+                        await self._put(each)
+                except UsageError as error:
+                    self.mappings[each.name] = each
+                    self.closed[each.name] = str(error)
+                    self.say(f"{each.name}: {error}")
+        if clients or mappings:
+            names = ", ".join(sorted(m.name for m in mappings)) or "none"
+            self.say(
+                f"{self._state}: what the API made before is there again: {len(clients)} clients, mappings {names}"
+            )
+
+    async def put(self, one: Mapped) -> Mapped:
+        """Begins a mapping, or changes it; connections of one that only changes its limits go on. Raises UsageError."""
+        async with self._changing:
+            self._own("mapping", one.name)
+            await self._put(one)
+            self._save()
+            return one
+
+    async def _put(self, one: Mapped) -> None:
+        owner = self.clients.get(one.client)
+        if one.client and owner is None:
+            raise UsageError(f"client: there is no client {one.client!r}")
+        if one.use_tunnel and self.tunnels is None:
+            raise UsageError("use_tunnel: this forwarder has no --tunnel")
+        before = self.mappings.get(one.name)
+        moves = before is None or before.client != one.client
+        owned = sum(m.client == one.client for m in self.mappings.values())
+        if owner is not None and owner.max_mappings is not None and moves and owned >= owner.max_mappings:
+            raise UsageError(f"client: {one.client} may have {owner.max_mappings} mappings")
+        meter = self.meter("mapping", one.name)
+        route = Route(one, meter, (lambda: self.line(one.client)) if one.use_tunnel else None)
+        if not one.use_tunnel:  # a tunnel's target is known at its other end
+            await route.lookup()
+        if before is None or _place(before) != _place(one) or one.name not in self.routes:
+            self._move(before, one, route)
+        else:
+            listener = self._listeners.get(one.name)
+            if listener is not None:
+                listener.route = route
+            else:
+                self._hosts[one.listen, one.source_port].routes[one.host] = route
+        if before is not None and (before.client, before.target_host, before.target_port) != (
+            one.client, one.target_host, one.target_port,
+        ):  # fmt: skip
+            meter.close_all("the mapping was changed")
+        meter.parent = self.meter("client", one.client) if one.client else None
+        _limit(meter, one.flow_limit_mb, one.max_connections, one.rate_limit)
+        if meter.spent:
+            meter.close_all(EXCEEDED)
+        self.routes[one.name], self.mappings[one.name] = route, one
+        self.closed.pop(one.name, None)
+
+    def _move(self, before: Mapped | None, one: Mapped, route: Route) -> None:
+        """Opens it where it is now. Raises UsageError, and then it is where it was, if that can be had yet."""
+        was = self.routes.get(one.name)
+        self._close(one.name)
+        try:
+            self._open(one, route)
+        except UsageError:
+            if before is not None and was is not None:
+                try:
+                    self._open(before, was)
+                except UsageError as error:
+                    del self.routes[one.name]
+                    self.closed[one.name] = str(error)
+            raise
+
+    def _open(self, one: Mapped, route: Route) -> None:
+        if one.protocol == "host":
+            place = one.listen, one.source_port
+            there = self._hosts.get(place)
+            if there is None:
+                there = self._hosts[place] = HostListener(*place)
+            there.routes[one.host] = route
+        else:
+            self._listeners[one.name] = PortListener(route) if one.protocol == "tcp" else UdpListener(route)
+
+    def _close(self, name: str) -> None:
+        listener, before = self._listeners.pop(name, None), self.mappings.get(name)
+        if listener is not None:
+            listener.close()
+        if before is not None and before.protocol == "host" and name in self.routes:
+            place = before.listen, before.source_port
+            self._hosts[place].routes.pop(before.host, None)
+            if not self._hosts[place].routes:
+                self._hosts.pop(place).close()
+
+    async def remove(self, name: str) -> Mapped:
+        """Ends a mapping and its connections; what it moved stays in the ledger. Raises UsageError."""
+        async with self._changing:
+            if name not in self.mappings:
+                raise UsageError(f"there is no mapping {name}")
+            self._own("mapping", name)
+            found = self._remove(name)
+            self._save()
+            return found
+
+    def _remove(self, name: str) -> Mapped:
+        self._close(name)
+        self.routes.pop(name, None)
+        self.closed.pop(name, None)
+        self.meter("mapping", name).close_all("the mapping was deleted")
+        return self.mappings.pop(name)
+
+    async def put_client(self, one: Client) -> Client:
+        self._own("client", one.name)
+        self._put_client(one)
+        self._save()
+        return one
+
+    def _put_client(self, one: Client) -> None:
+        self.clients[one.name] = one
+        meter = self.meter("client", one.name)
+        _limit(meter, one.flow_limit_mb, one.max_connections, one.rate_limit)
+        if meter.spent:
+            meter.close_all(EXCEEDED)
+
+    async def remove_client(self, name: str) -> Client:
+        """Raises UsageError where it still owns mappings."""
+        if name not in self.clients:
+            raise UsageError(f"there is no client {name}")
+        self._own("client", name)
+        found = self._remove_client(name)
+        self._save()
+        return found
+
+    def _remove_client(self, name: str) -> Client:
+        owned = [m.name for m in self.mappings.values() if m.client == name]
+        if owned:
+            raise UsageError(f"{name} owns {', '.join(sorted(owned))}; delete these first")
+        return self.clients.pop(name)
+
+    def _own(self, kind: str, name: str) -> None:
+        if (kind, name) in self._configured:
+            raise UsageError(f"{kind} {name} is in the configuration file: change it there")
+
+    def _save(self) -> None:
+        if self._state is None:
+            return
+        kept = {
+            "clients": [plain(c) for n, c in self.clients.items() if ("client", n) not in self._configured],
+            "mappings": [
+                plain(m) for n, m in self.mappings.items() if ("mapping", n) not in self._configured
+            ],
+        }
+        write_whole(self._state, json.dumps(kept, indent=2).encode())
+
+    def meter(self, kind: str, name: str) -> Meter:
+        found = self.meters.get((kind, name))
+        if found is None:
+            found = self.meters[kind, name] = Meter(kind, name, before=self._before.get((kind, name), (0, 0)))
+            if (kind, name) in self._states:
+                found.last_update = self._states[kind, name].last_update
+        return found
+
+    def refusals(self, kind: str, name: str) -> list[str]:
+        """Why nobody is let in at a mapping, or at any of a client's, now; empty: they are."""
+        if kind == "tunnel":
+            return []
+        one = self.mappings.get(name) if kind == "mapping" else self.clients.get(name)
+        if one is None:
+            return [f"there is no {kind} {name} any more"]
+        found = []
+        if isinstance(one, Mapped):
+            listener = self._listeners.get(name)
+            if name not in self.routes:
+                found.append(f"mapping {name}: cannot listen: {self.closed.get(name, 'it is not open')}")
+            if one.use_tunnel and self.line(one.client) is None:
+                found.append(f"mapping {name}: no tunnel{one.client and f' of {one.client}'} is connected")
+            if isinstance(listener, UdpListener) and listener.full:
+                found.append(f"mapping {name}: {TOO_MANY}: {MOST_SESSIONS:,} visitors at a time")
+        return found + self.meter(kind, name).refusals()
+
+    # Tunnels.
+
+    def listen_for_tunnels(self, address: str, port: int, context: ssl.SSLContext) -> None:
+        """Takes tunnels of those whose certificate the context accepts; its common name is their name. Raises UsageError."""
+        self._tunnel_listener = TunnelListener(address, port, context, self._tunnel_up, self._tunnel_down)
+        self.tunnels = {}
+
+    def _tunnel_up(self, line: Line) -> None:
+        assert self.tunnels is not None
+        before = self.tunnels.get(line.name)
+        self.tunnels[line.name] = line
+        if before is not None:  # it came back before we noticed that it had gone
+            before.close()
+        line.meter = self.meter("tunnel", line.name)
+        line.meter.connections += 1
+        self.say(f"tunnel {line.name} is connected")
+
+    def _tunnel_down(self, line: Line, error: Exception | None) -> None:
+        if self.tunnels is not None and self.tunnels.get(line.name) is line:
+            del self.tunnels[line.name]
+            self.say(f"tunnel {line.name} is gone")
+
+    def line(self, name: str) -> Line | None:
+        """The tunnel of this client; without a name the only one."""
+        lines = self.tunnels or {}
+        return lines.get(name) if name else next(iter(lines.values())) if len(lines) == 1 else None
+
+    # What was moved.
+
+    def _records(self, now: int) -> None:
+        """What has grown since the last time, by minute, to what waits for the ledger."""
+        minute = now - now % 60
+        for (kind, name), meter in self.meters.items():
+            at, rx, tx, connections = self._minutes.get((kind, name), (minute, 0, 0, 0))
+            moved = (meter.rx - rx, meter.tx - tx, meter.connections - connections)
+            if any(moved):
+                self._pending[kind, name, at] = Usage(
+                    at, 60, VANTAGE, kind, name, self.labels(kind, name), moved[0], moved[1], connections=moved[2], source=self._run
+                )  # fmt: skip
+            if at != minute:
+                at, rx, tx, connections = minute, meter.rx, meter.tx, meter.connections
+            self._minutes[kind, name] = at, rx, tx, connections
+
+    def labels(self, kind: str, name: str) -> Mapping[str, str]:
+        one = self.mappings.get(name) if kind == "mapping" else None
+        if one is None:
+            return self._labels.get((kind, name), {})
+        found = {"protocol": one.protocol, "target": f"{one.target_host}:{one.target_port}"}
+        if one.client:
+            found["client"] = one.client
+        if one.remark:
+            found["remark"] = one.remark
+        self._labels[kind, name] = found
+        return found
+
+    async def flush(self) -> None:
+        """Writes what has grown. A ledger that is away is tried again next time; nothing is lost meanwhile."""
+        self._records(int(time.time()))
+        records, states = dict(self._pending), self._changed(int(time.time()))
+        if not records and not states:
+            return
+
+        def write() -> None:
+            self.ledger.write(list(records.values()))
+            keep(self.ledger, states.values())
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, write)
+        except UsageError as error:
+            if str(error) != self.trouble:
+                self.trouble = str(error)
+                self.say(f"the ledger cannot be written: {error}")
+            return
+        self.trouble = ""
+        self._states |= states
+        for key, record in records.items():
+            if self._pending.get(key) == record:
+                del self._pending[key]
+
+    def _changed(self, now: int) -> dict[tuple[str, str], State]:
+        """What is to be said of mappings, clients and tunnels, where it is not what was said last."""
+        found = {}
+        for (kind, name), meter in self.meters.items():
+            refusals = ("the forwarder has ended",) if self._ended else tuple(self.refusals(kind, name))
+            state = State(VANTAGE, kind, name, now, meter.last_update, tuple(meter.limits()), refusals)
+            before = self._states.get((kind, name))
+            if before is None and not meter.last_update and name not in (*self.mappings, *self.clients):
+                continue  # it was refused before it began
+            if before is None or replace(before, at=now) != state:
+                found[kind, name] = state
+        return found
+
+    def sweep(self) -> None:
+        """Ends connections of which one side died unnoticed."""
+        for name in self.mappings:
+            for one in list(self.meter("mapping", name).running):
+                if isinstance(one, Connection) and isinstance(one.relay, Relay):
+                    one.relay.check()
+
+    async def keep_flushing(self) -> None:
+        swept = 0.0
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self.flush()
+            if time.monotonic() - swept > SWEEP_S:
+                swept = time.monotonic()
+                self.sweep()
+
+    async def close(self) -> None:
+        """Ends all connections and writes what is left. Raises UsageError where that fails."""
+        for meter in self.meters.values():
+            meter.close_all("the forwarder ends")
+        for name in list(self.mappings):
+            self._close(name)
+        if self._tunnel_listener is not None:
+            self._tunnel_listener.close()
+            for line in list((self.tunnels or {}).values()):
+                line.close()
+        self._ended = True
+        await self.flush()
+        self._thread.shutdown()
+        if self._pending:
+            raise UsageError(f"not written to the ledger: {self.trouble}")
+
+
+def _place(one: Mapped) -> Mapped:
+    """What of it makes the listening socket."""
+    return replace(
+        Mapped(one.source_port, "", 0), protocol=one.protocol, listen=one.listen, host=one.host,
+    )  # fmt: skip
+
+
+def _limit(
+    meter: Meter, flow_limit_mb: int | None, max_connections: int | None, rate_limit: int | None
+) -> None:
+    """0 of the first two is no limit, as in NPS."""
+    meter.flow_limit_bytes = flow_limit_mb * MB if flow_limit_mb else None
+    meter.max_connections = max_connections or None
+    if meter.own.rate != rate_limit:
+        meter.own.rate = rate_limit
