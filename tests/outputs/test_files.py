@@ -216,8 +216,9 @@ output = open_output(sys.argv[1], Rotation(existing="append"))
 for n in range(3):
     output.exchanges(batch(10))
     output.flush()
-print("flushed", flush=True)
+parquet_file.SAVE_S = 3600.0
 output.exchanges(batch(10))
+print("flushed", flush=True)
 time.sleep(60)
 """
 
