@@ -26,6 +26,7 @@ from replaykit.cli.watching import LiveAlerts
 from replaykit.engine.options import Options
 from replaykit.errors import UsageError
 from replaykit.outputs.output import load_outputs, open_output
+from replaykit.pipeline import writing
 from replaykit.plain import emit, out, say
 from replaykit.records.message import Messages
 from replaykit.report import render
@@ -180,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--headers-only cuts bodies off: it cannot fill a .gor file")
     stop: list[int] = []
     rewrite = common.rewriting(args)
-    with common.outputs([], common.rotation(args)) as opened, _signals(stop):
+    with writing.opened([], common.rotation(args)) as opened, _signals(stop):
         responses = args.decode or (wants and not args.no_responses)
         chosen = common.options(args, wants or args.decode, responses)
         common.engine(chosen)  # says what is wrong with a pattern before anything is opened
@@ -188,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
         alerts = _alerts(args, chosen, wants)
         capture = Capture(settings, chosen)
         try:
-            opened += [common.Background(open_output(t, common.rotation(args))) for t in args.to]
+            opened += [writing.Background(open_output(t, common.rotation(args))) for t in args.to]
             summary = Summary(keys, measure=args.measure)
             _loop(capture, summary, opened, args, duration, interval, stop, rewrite, alerts)
         finally:
@@ -215,7 +216,7 @@ def _alerts(args: argparse.Namespace, chosen: Options, wants_messages: bool) -> 
 def _loop(
     capture: Capture,
     summary: Summary,
-    outputs: list[common.Background],
+    outputs: list[writing.Background],
     args: argparse.Namespace,
     duration: float | None,
     interval: float,
@@ -259,7 +260,7 @@ def _loop(
     view.say_ended()
 
 
-def observe(capture: Capture, outputs: list[common.Background]) -> None:
+def observe(capture: Capture, outputs: list[writing.Background]) -> None:
     """Tells the outputs that want it how this host is doing."""
     totals = capture.totals()
     status = {
@@ -273,7 +274,7 @@ def observe(capture: Capture, outputs: list[common.Background]) -> None:
 def _drain(
     capture: Capture,
     view: _View,
-    outputs: list[common.Background],
+    outputs: list[writing.Background],
     wait: float,
     rewrite: Callable[[Messages], Messages],
     alerts: LiveAlerts | None,

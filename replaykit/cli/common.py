@@ -3,51 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import os
-import queue
 import re
 import sys
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
-from replaykit.archive import partitions as archive
-from replaykit.archive.chosen import Chosen
-from replaykit.archive.parquet_file import left_behind, parts_of, whole
-from replaykit.archive.store import open_store
+from replaykit.archive import partitions
 from replaykit.atomic_files import Existing
 from replaykit.attribution.folding import Folding, KeptFolding
-from replaykit.attribution.minutes import MINUTE_NS
 from replaykit.attribution.summary import MEASURES
-from replaykit.capture.files import PIECE, CaptureFile, Reading
-from replaykit.capture.left_out import LeftOut
-from replaykit.capture.reader import keep_keys_of, key_log, open_reader
+from replaykit.capture.files import CaptureFile
+from replaykit.capture.reader import open_reader
 from replaykit.cli import rewrites
 from replaykit.cli.rewrites import REWRITES
 from replaykit.engine.engine import Engine
-from replaykit.engine.engines import Engines
 from replaykit.engine.options import Options, header_rule
 from replaykit.errors import UsageError
-from replaykit.outputs.output import Moving, Observing, Output, Rotation, open_output
+from replaykit.outputs.output import Rotation
 from replaykit.outputs.settings import state_folder
+from replaykit.pipeline.reading import MOST_WORKERS, SHARED_FROM, Reader, readable
 from replaykit.plain import say, visible
-from replaykit.records.increment import movements, plain
 from replaykit.records.message import Messages
 from replaykit.report.terminal import console
 from replaykit.units import parse_duration, parse_size
-
-BATCH_ROWS = 65_536
-SHARED_PIECE = 16 << 20
-"""Bytes that several engines read before their exchanges are taken."""
-SHARED_FROM = 64 << 20
-"""Captures of so many bytes are read by several engines."""
-MOST_WORKERS = 4
-T = TypeVar("T")
 
 
 class _Removed(argparse.Action):
@@ -301,16 +282,7 @@ def _report(line: str) -> None:
 
 def engine(chosen: Options) -> Engine:
     """An engine. Raises UsageError."""
-    return _readable(lambda: open_reader(chosen, _report))
-
-
-def _readable(opened: Callable[[], T]) -> T:
-    """What was opened. Raises UsageError for a pattern that cannot be read."""
-    try:
-        return opened()
-    except ValueError as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip(" ^"))
-        raise UsageError(f"a filter's regular expression cannot be read: {reason}") from None
+    return readable(lambda: open_reader(chosen, _report))
 
 
 def bodies(args: argparse.Namespace) -> Callable[[Engine], Engine] | None:
@@ -333,164 +305,6 @@ def rewriting(args: argparse.Namespace) -> Callable[[Messages], Messages]:
         return lambda messages: messages
     records = open_records(chosen)
     return lambda messages: through(records, messages)
-
-
-class Background:
-    """Runs an output in a thread of its own, so that writing and parsing share two cores.
-
-    An output that fails ends alone: it says so once, takes nothing any more, and counts what it did not write.
-    Only where the reader of standard output has gone (BrokenPipeError) does the caller hear of it at once.
-    """
-
-    def __init__(self, output: Output) -> None:
-        self.output = output
-        self.lost = 0
-        """Exchanges and messages that were given to it and are in no file."""
-        self._queue: queue.Queue[tuple[Callable[[], None], int] | None] = queue.Queue(maxsize=2)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while (work := self._queue.get()) is not None:
-            do, count = work
-            if self._error is not None:
-                self.lost += count
-                continue
-            try:
-                do()
-            except BaseException as error:
-                self._failed(error, count)
-
-    def _failed(self, error: BaseException, count: int) -> None:
-        self._error = error
-        self.lost += getattr(error, "lost", count)
-        if isinstance(error, UsageError | OSError) and not isinstance(error, BrokenPipeError):
-            say(f"replaykit: {error}; nothing more goes there")
-
-    @property
-    def failed(self) -> bool:
-        """It takes nothing any more."""
-        return self._error is not None
-
-    def _put(self, work: Callable[[], None], count: int = 0) -> None:
-        if self._error is not None:
-            self._raise_unless_told()
-            self.lost += count
-            return
-        self._queue.put((work, count))
-
-    def _raise_unless_told(self) -> None:
-        """A fault of the program, and a reader that has gone, end the run."""
-        error = self._error
-        if error is not None and (
-            isinstance(error, BrokenPipeError) or not isinstance(error, UsageError | OSError)
-        ):
-            raise error
-
-    def exchanges(self, batch: pa.RecordBatch, moved: pa.RecordBatch | None = None) -> None:
-        """moved: all that moved, where it is known."""
-        output, count = self.output, 0 if self.output.wants_messages else batch.num_rows
-        if moved is not None and isinstance(output, Moving):
-            self._put(lambda: output.take(batch, moved), count)
-        elif batch.num_rows:
-            self._put(lambda: output.exchanges(batch), count)
-
-    def messages(self, messages: Messages) -> None:
-        self._put(lambda: self.output.messages(messages), len(messages))
-
-    def flush(self) -> None:
-        self._put(self.output.flush)
-
-    def observe(self, status: Mapping[str, Any]) -> None:
-        if isinstance(self.output, Observing):
-            self._put(lambda: self.output.observe(status))  # type: ignore[attr-defined]
-
-    def close(self) -> None:
-        """Finishes the output. Raises UsageError with what it lost, where it failed."""
-        self._queue.put(None)
-        self._thread.join()
-        try:
-            self.output.close()
-        except (UsageError, OSError) as error:
-            if self._error is None:
-                self._error = error
-                self.lost += getattr(error, "lost", 0)
-                raise
-            say(f"replaykit: {error}")
-        self._raise_unless_told()
-        if self._error is not None:
-            what = "messages" if self.output.wants_messages else "exchanges"
-            where = "standard output" if self.output.target == "-" else self.output.target
-            raise UsageError(f"{where}: {self.lost:,} {what} were not written")
-
-
-@contextmanager
-def outputs(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]:
-    """Opens the targets, and closes all of them whatever happens; what went wrong is said, and ends in exit status 2."""
-    opened: list[Background] = []
-    try:
-        for target in targets:
-            opened.append(Background(open_output(target, how)))
-        yield opened
-    finally:
-        errors = []
-        for output in opened:
-            try:
-                output.close()
-            except (UsageError, OSError) as error:
-                errors.append(error)
-        if errors and sys.exc_info()[0] is None:
-            for other in errors[1:]:
-                say(f"replaykit: {other}")
-            raise errors[0]
-
-
-def sliced(chosen: Options, outputs: Sequence[Background]) -> Options:
-    """Options by which files are read for these outputs: with all that moves by the minute, where one tells sums over time."""
-    moving = any(isinstance(output.output, Moving) for output in outputs)
-    return replace(chosen, slice_ns=MINUTE_NS) if moving else chosen
-
-
-def ahead(pieces: Iterator[T], depth: int = 1) -> Iterator[T]:
-    """The same pieces, read in a thread of their own, so that reading and adding up share two cores."""
-    waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
-    stopping = threading.Event()
-
-    def put(piece: T | None, error: BaseException | None) -> None:
-        while not stopping.is_set():
-            try:
-                return waiting.put((piece, error), timeout=0.2)
-            except queue.Full:
-                continue
-
-    def read() -> None:
-        try:
-            for piece in pieces:
-                put(piece, None)
-                if stopping.is_set():
-                    return
-            put(None, None)
-        except BaseException as error:
-            put(None, error)
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    patience_s: float | None = None
-    try:
-        while True:
-            piece, error = waiting.get()
-            if error is not None:
-                raise error
-            if piece is None:
-                return
-            yield piece
-    except KeyboardInterrupt:
-        patience_s = 0.5  # it may be waiting for standard input
-        raise
-    finally:
-        stopping.set()
-        thread.join(patience_s)
 
 
 _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -525,143 +339,36 @@ def refuse_unfit(args: argparse.Namespace, kind: str, name: str) -> None:
             raise UsageError(f"{spelt}: {name}: {why}")
 
 
-class Reader:
-    """Reads input files through one engine: batches and messages come out, troubles are kept.
+def reader(
+    args: argparse.Namespace,
+    chosen: Options,
+    above: Callable[[Engine], Engine] | None = None,
+    columns: Collection[str] | None = None,
+    moved: Callable[[pa.RecordBatch], None] | None = None,
+) -> Reader:
+    """A reader of what the command line says. Raises UsageError."""
+    return Reader(
+        chosen,
+        above,
+        columns,
+        moved,
+        window=_window(args),
+        workers=getattr(args, "workers", None),
+        fits=lambda kind, name: refuse_unfit(args, kind, name),
+        progress=lambda files: _progress(args, files),
+        report=_report,
+    )
 
-    above: put around the engine. columns: those read of Parquet files, the others are null; None: all.
-    moved: is given all that moved, in slices of `chosen.slice_ns`; of what is no capture the exchanges.
-    """
 
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        chosen: Options,
-        above: Callable[[Engine], Engine] | None = None,
-        columns: Collection[str] | None = None,
-        moved: Callable[[pa.RecordBatch], None] | None = None,
-    ) -> None:
-        self._moved = moved
-        self._rows = Chosen(chosen)
-        self._columns = None if columns is None else {*columns, *self._rows.reads}
-        if chosen.tls_keys is not None and not Path(chosen.tls_keys).exists():
-            raise UsageError(f"--tls-keys {chosen.tls_keys}: there is no such file")
-        self._args = args
-        self._above = above
-        self._options = chosen
-        self.engine: Engine | Engines | None = None
-        self.troubles: list[str] = []
-        self.left_out = LeftOut()
-
-    def _window(self) -> archive.Window:
-        since, until = getattr(self._args, "since", None), getattr(self._args, "until", None)
-        window = archive.Window(
-            None if since is None else archive.parse_time("--since", since),
-            None if until is None else archive.parse_time("--until", until),
-        )
-        if window.since is not None and window.until is not None and window.until <= window.since:
-            raise UsageError(f"--until {until}: give a time after --since {since}")
-        return window
-
-    def _named(self, name: str, window: archive.Window) -> Sequence[str | CaptureFile]:
-        """The file, opened; of a directory or bucket the names of its Parquet files, which are opened one by one."""
-        remote = name.startswith("s3://")
-        if remote and name.endswith(".parquet"):
-            return [name]
-        if not remote and name != "-" and left_behind(Path(name)):
-            say(f"replaykit: {name}: reading what a run that did not end left in {parts_of(Path(name))}, too")
-            all_of_it = whole(Path(name))
-            return [str(p) for p in all_of_it]
-        if not remote and (name == "-" or not Path(name).is_dir()):
-            return [CaptureFile(name)]
-        store = open_store(name)
-        found = archive.files(store, archive.Window())
-        if not found:
-            raise UsageError(
-                f"{name}: {'a prefix' if remote else 'a directory'} without Parquet files; name the files in it"
-            )
-        return archive.files(store, window) if window else found
-
-    def account(self) -> dict[str, int] | None:
-        """The engine's account; None where only exchanges were read."""
-        return None if self.engine is None else self.engine.account()
-
-    def read(self, names: Sequence[str]) -> Iterator[pa.RecordBatch | Messages]:
-        """Everything of the files, in pieces of bounded size. Raises UsageError."""
-        window = self._window()
-        files = [file for each in names for file in self._named(each, window)]
-        with _progress(self._args, [f for f in files if isinstance(f, CaptureFile)]) as step:
-            for file in files:
-                name = file if isinstance(file, str) else file.name
-                kind = "parquet" if isinstance(file, str) else file.kind
-                refuse_unfit(self._args, kind, name)
-                if kind == "parquet":
-                    if isinstance(file, CaptureFile):
-                        file.close()
-                    for batch in map(self._rows, archive.read(name, window, self._columns)):
-                        if self._moved is not None:
-                            self._moved(batch)
-                        yield batch
-                    continue
-                assert isinstance(file, CaptureFile)
-                if self.engine is None:
-                    self.engine = self._open(files)
-                reading = Reading()
-                piece = SHARED_PIECE if isinstance(self.engine, Engines) else PIECE
-                for progress in file.feed(self.engine, reading, piece):
-                    step(file, progress.done)
-                    yield from self._drain(BATCH_ROWS)
-                file.close()
-                self.left_out.add(reading.left_out)
-                if reading.trouble:
-                    self.troubles.append(reading.trouble)
-        if self.engine is not None:
-            self.engine.finish()
-            yield from self._drain(1)
-
-    def read_moved(
-        self, names: Sequence[str]
-    ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch | None] | Messages]:
-        """The same; with each batch all that moved until it came, where `chosen.slice_ns` asks for it and the file knows it."""
-        held: list[pa.RecordBatch] = []
-        if self._options.slice_ns:
-            self._moved = held.append
-        for piece in self.read(names):
-            if isinstance(piece, Messages):
-                yield piece
-            else:
-                moved = held.pop() if held else None
-                yield piece, None if moved is piece else moved
-
-    def _open(self, files: Sequence[str | CaptureFile]) -> Engine | Engines:
-        captures = [f for f in files if isinstance(f, CaptureFile) and f.kind == "capture"]
-        found = self._engine_for(captures)
-        keep_keys_of(found, captures, self._options, _report)
-        return found
-
-    def _engine_for(self, captures: Sequence[CaptureFile]) -> Engine | Engines:
-        alone = self._above is not None or bool(self._options.protocols)
-        wanted = getattr(self._args, "workers", None)
-        if alone and (wanted or 1) > 1:
-            raise UsageError(f"--workers {wanted}: bodies and plug-ins' protocols are read by one")
-        if wanted is None:
-            large = sum(f.size or 0 for f in captures) >= SHARED_FROM
-            wanted = min(max(len(os.sched_getaffinity(0)) - 1, 1), MOST_WORKERS) if large else 1
-        if alone or not captures or wanted == 1:
-            one = engine(self._options)
-            return one if self._above is None else self._above(one)
-        return _readable(lambda: Engines(self._options, wanted, key_log(self._options), _report))
-
-    def _drain(self, rows: int) -> Iterator[pa.RecordBatch | Messages]:
-        assert self.engine is not None
-        for engine in self.engine.all if isinstance(self.engine, Engines) else (self.engine,):
-            if engine.rows >= rows or engine.increments >= rows:
-                exchanges = engine.take_exchanges()
-                if self._moved is not None:
-                    increments = engine.take_increments() if engine.increments else None
-                    self._moved(movements(exchanges, increments))
-                yield plain(exchanges)
-        while self.engine.message_bytes:
-            yield self.engine.take_messages()
+def _window(args: argparse.Namespace) -> partitions.Window:
+    since, until = getattr(args, "since", None), getattr(args, "until", None)
+    window = partitions.Window(
+        None if since is None else partitions.parse_time("--since", since),
+        None if until is None else partitions.parse_time("--until", until),
+    )
+    if window.since is not None and window.until is not None and window.until <= window.since:
+        raise UsageError(f"--until {until}: give a time after --since {since}")
+    return window
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from replaykit.cli.rewrites import add_rewrites
 from replaykit.errors import UsageError
 from replaykit.outputs.files import CsvOutput, JsonlOutput
 from replaykit.outputs.output import Output, Rotation
+from replaykit.pipeline import writing
 from replaykit.plain import emit, say, visible
 from replaykit.records.message import Messages
 from replaykit.report.conservation import conservation
@@ -53,15 +54,15 @@ def run(args: argparse.Namespace) -> int:
     rewrite = common.rewriting(args)
     args.to = targets
     common.outputs_fit(args)
-    with common.outputs(targets, common.rotation(args)) as outputs:
+    with writing.opened(targets, common.rotation(args)) as outputs:
         if args.output is None and args.format in ("jsonl", "csv"):
             kind = JsonlOutput if args.format == "jsonl" else CsvOutput
-            outputs.append(common.Background(kind("-", Rotation())))
+            outputs.append(writing.Background(kind("-", Rotation())))
         gor = any(o.output.wants_messages for o in outputs)
         ports = common.parse_ports(args.port)
         responses = args.decode or (gor and not args.no_responses)
-        chosen = common.sliced(common.options(args, gor or args.decode, responses, ports), outputs)
-        reader = common.Reader(args, chosen, common.bodies(args))
+        chosen = writing.sliced(common.options(args, gor or args.decode, responses, ports), outputs)
+        reader = common.reader(args, chosen, common.bodies(args))
         folding = common.folding(any("://" in t for t in targets), args.quiet)
         for piece in reader.read_moved(args.files):
             if isinstance(piece, Messages):

@@ -12,6 +12,7 @@ from replaykit.attribution.over_time import OverTime
 from replaykit.attribution.summary import MEASURES, Summary, columns, parse_keys
 from replaykit.cli import common
 from replaykit.errors import UsageError
+from replaykit.pipeline import reading
 from replaykit.plain import emit, json_text, out, say
 from replaykit.report import render, terminal
 from replaykit.report.conservation import conservation
@@ -62,14 +63,14 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--over {args.over}: give a time from 1ms to 365d")
         over = OverTime(keys, args.measure, int(length_s * 1e9))
         chosen = replace(chosen, slice_ns=over.slice_ns)
-    reader = common.Reader(
+    reader = common.reader(
         args,
         chosen,
         columns=columns(keys) | {"time", "response_time"},
         moved=None if over is None else over.add,
     )
     summary = Summary(keys, measure=args.measure)
-    for piece in common.ahead(reader.read(args.files)):
+    for piece in reading.ahead(reader.read(args.files)):
         if isinstance(piece, pa.RecordBatch):
             summary.add(piece)
     if over is not None:
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     return status or int(not summary.total.requests)
 
 
-def show_over(over: OverTime, args: argparse.Namespace, reader: common.Reader) -> None:
+def show_over(over: OverTime, args: argparse.Namespace, reader: reading.Reader) -> None:
     """Prints each slice's keys, and the line of conservation."""
     found, account, length_s = over.rows(args.top or None), reader.account(), over.slice_ns / 1e9
     data = [
@@ -114,7 +115,7 @@ def _savings(args: argparse.Namespace) -> int:
 
     savings = Savings()
     chosen = common.options(args, True, True, common.parse_ports(args.port))
-    reader = common.Reader(args, chosen, lambda inner: Bodies(inner, visit=savings.visit))
+    reader = common.reader(args, chosen, lambda inner: Bodies(inner, visit=savings.visit))
     for _ in reader.read(args.files):
         pass
     if reader.engine is None:
@@ -129,7 +130,7 @@ def _savings(args: argparse.Namespace) -> int:
     return common.print_troubles(reader.troubles)
 
 
-def show(summary: Summary, args: argparse.Namespace, reader: common.Reader) -> None:
+def show(summary: Summary, args: argparse.Namespace, reader: reading.Reader) -> None:
     """Prints the summary and the line of conservation."""
     account, top = reader.account(), args.top or None
     left_out = {"left_out": asdict(reader.left_out)} if reader.left_out else {}

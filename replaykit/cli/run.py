@@ -28,6 +28,7 @@ from replaykit.goreplay import pipeline
 from replaykit.goreplay.limiter import Limiter
 from replaykit.outputs.output import open_output
 from replaykit.outputs.settings import secret
+from replaykit.pipeline import writing
 from replaykit.plain import json_text, out, say
 from replaykit.records.message import Messages
 from replaykit.rules.alerts import read_rules
@@ -90,7 +91,7 @@ class _Messages:
 
     lost = 0
 
-    def __init__(self, output: common.Background) -> None:
+    def __init__(self, output: writing.Background) -> None:
         self.name = output.output.target
         self._output = output
 
@@ -112,7 +113,7 @@ class Running:
         self._capture: Capture | None = None
         self._alerts: LiveAlerts | None = None
         self._health: Health | None = None
-        self._outputs: list[common.Background] = []
+        self._outputs: list[writing.Background] = []
         self._stopping = asyncio.Event()
         self._troubles: list[str] = []
         # One thread that waits for results, so that their order stays.
@@ -213,7 +214,7 @@ class Running:
                 keeps = any(n.lower() == b"host" for n, _ in chosen.set_headers)
                 messages.append((HttpOutput(target.to, HttpSettings(host=not keeps), self.say), limiter))
                 return
-            output = common.Background(open_output(target.to, target.rotation))
+            output = writing.Background(open_output(target.to, target.rotation))
         except UsageError as error:
             assert target.where is not None
             raise target.where.error(str(error)) from None
@@ -303,7 +304,7 @@ class Running:
         wants = self._wants
         ports = common.parse_ports(source.args.port)
         chosen = common.options(source.args, wants, wants and self.flow.responses, ports)
-        reader = common.Reader(source.args, common.sliced(chosen, self._outputs))
+        reader = common.reader(source.args, writing.sliced(chosen, self._outputs))
         for piece in reader.read_moved(source.files):
             yield piece if isinstance(piece, Messages) else Result(piece[0], moved=piece[1])
             if self._stopping.is_set():

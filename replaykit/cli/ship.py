@@ -9,6 +9,7 @@ from replaykit.errors import UsageError
 from replaykit.outputs.elastic_place import connect, parse_place
 from replaykit.outputs.elastic_setup import set_up
 from replaykit.outputs.output import Rotation
+from replaykit.pipeline import writing
 from replaykit.plain import out
 
 EXAMPLES = (
@@ -67,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.files:
         return 0
     rows = 0
-    with common.outputs(args.to, Rotation()) as outputs:
+    with writing.opened(args.to, Rotation()) as outputs:
         chosen = common.options(args, False, False, common.parse_ports(args.port))
-        reader = common.Reader(args, common.sliced(chosen, outputs))
+        reader = common.reader(args, writing.sliced(chosen, outputs))
         folding = common.folding(True, args.quiet)
         for piece in reader.read_moved(args.files):
             if isinstance(piece, tuple):

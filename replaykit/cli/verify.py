@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rows(args: argparse.Namespace, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    reader = common.Reader(args, Options())
+    reader = common.reader(args, Options())
     for piece in reader.read([name]):
         if isinstance(piece, pa.RecordBatch):
             yield from piece.select(list(columns)).to_pylist()

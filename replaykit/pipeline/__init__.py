@@ -1,0 +1,1 @@
+"""Inputs through an engine to outputs."""
