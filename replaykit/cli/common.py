@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -20,10 +20,11 @@ from replaykit.capture.reader import open_reader
 from replaykit.cli import rewrites
 from replaykit.cli.rewrites import REWRITES
 from replaykit.engine.engine import Engine
-from replaykit.engine.options import Options, header_rule
+from replaykit.engine.options import Options
 from replaykit.errors import UsageError
 from replaykit.outputs.output import Rotation
 from replaykit.outputs.settings import state_folder
+from replaykit.pipeline.options import Filters
 from replaykit.pipeline.reading import MOST_WORKERS, SHARED_FROM, Reader, readable
 from replaykit.plain import say, visible
 from replaykit.records.message import Messages
@@ -230,50 +231,10 @@ def _positive(text: str) -> int:
     return value
 
 
-def options(args: argparse.Namespace, requests: bool, responses: bool, ports: Sequence[int] = ()) -> Options:
+def options(args: argparse.Namespace, requests: bool, responses: bool) -> Options:
     """The engine's options from the command line. Raises UsageError."""
-    from replaykit.attribution.patterns import read_patterns
-
-    values = {
-        "max_connections": args.max_connections,
-        "max_connection_bytes": args.max_connection_buffer and parse_size(args.max_connection_buffer),
-        "max_buffer_bytes": args.max_buffer and parse_size(args.max_buffer),
-        "max_message_bytes": args.max_message and parse_size(args.max_message),
-        "idle_ns": args.idle_timeout and int(parse_duration(args.idle_timeout) * 1e9),
-    }
-    protocols = [name for part in args.protocol for name in part.split(",")]
-    if args.vxlan_port:
-        values["vxlan_ports"] = tuple(args.vxlan_port)
-    return Options(
-        vxlan_vnis=tuple(args.vni),
-        raw="raw" in protocols,
-        protocols=tuple(name for name in protocols if name != "raw"),
-        tls_keys=args.tls_keys,
-        client_from=None if args.client_from is None else _client_from(args.client_from),
-        ports=tuple(ports),
-        requests=requests,
-        responses=responses,
-        endpoints=tuple(p for name in args.endpoints for p in read_patterns(name)),
-        allow_headers=tuple(map(header_rule, args.allow_header)),
-        deny_headers=tuple(map(header_rule, args.disallow_header)),
-        allow_methods=tuple(f"^{re.escape(m)}$" for m in args.allow_method),
-        deny_methods=tuple(f"^{re.escape(m)}$" for m in args.disallow_method),
-        allow_urls=tuple(args.allow_url),
-        deny_urls=tuple(args.disallow_url),
-        redact_headers=tuple(args.redact),
-        redact_parameters=tuple(args.redact_param),
-        **{name: value for name, value in values.items() if value is not None},
-    )
-
-
-def _client_from(text: str) -> tuple[str, int]:
-    """`x-forwarded-for:2` as a header's name and the proxies to trust. Raises UsageError."""
-    name, colon, hops = text.partition(":")
-    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-        raise UsageError(f"--client-from {text!r}: give a header's name, such as x-forwarded-for")
-    if colon and not (hops.isascii() and hops.isdecimal() and 1 <= int(hops) <= 100):
-        raise UsageError(f"--client-from {text}: after the colon give how many proxies are trusted, 1 to 100")
-    return name, int(hops or 1)
+    given = {f.name: getattr(args, f.name) for f in fields(Filters) if hasattr(args, f.name)}
+    return Filters(**given).options(requests, responses)
 
 
 def _report(line: str) -> None:
@@ -397,12 +358,3 @@ def print_troubles(troubles: Sequence[str]) -> int:
     for trouble in troubles:
         say(f"replaykit: {trouble}")
     return 2 if troubles else 0
-
-
-def parse_ports(text: str | None) -> tuple[int, ...]:
-    """`80,8000-8010` as numbers. Raises UsageError."""
-    if text is None:
-        return ()
-    from replaykit.capture.live import parse_place
-
-    return parse_place(f"any:{text}").ports

@@ -59,9 +59,8 @@ def run(args: argparse.Namespace) -> int:
             kind = JsonlOutput if args.format == "jsonl" else CsvOutput
             outputs.append(writing.Background(kind("-", Rotation())))
         gor = any(o.output.wants_messages for o in outputs)
-        ports = common.parse_ports(args.port)
         responses = args.decode or (gor and not args.no_responses)
-        chosen = writing.sliced(common.options(args, gor or args.decode, responses, ports), outputs)
+        chosen = writing.sliced(common.options(args, gor or args.decode, responses), outputs)
         reader = common.reader(args, chosen, common.bodies(args))
         folding = common.folding(any("://" in t for t in targets), args.quiet)
         for piece in reader.read_moved(args.files):

@@ -104,7 +104,7 @@ def _limits(args: argparse.Namespace) -> Limits:
 
 def read(args: argparse.Namespace, files: list[str]) -> tuple[Measured, list[str]]:
     """What the files hold per endpoint, and their troubles. Raises UsageError."""
-    chosen = common.options(args, False, False, common.parse_ports(args.port))
+    chosen = common.options(args, False, False)
     reader = common.reader(args, chosen, columns=columns(args.measure))
     pieces = (piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch))
     found = measured(pieces, args.measure)

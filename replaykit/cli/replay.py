@@ -16,6 +16,7 @@ from replaykit.engine.options import Options
 from replaykit.errors import UsageError
 from replaykit.outputs.gor import GorOutput
 from replaykit.outputs.output import Rotation
+from replaykit.pipeline.options import parse_ports
 from replaykit.plain import emit, json_text, out, say
 from replaykit.replay.compare import Comparison
 from replaykit.replay.job import Sending
@@ -191,7 +192,7 @@ def _plan(args: argparse.Namespace, read: Read) -> Plan:
     options = Options(
         requests=True,
         responses=args.compare,
-        ports=common.parse_ports(args.port),
+        ports=parse_ports(args.port),
         tls_keys=args.tls_keys,
     )
     patterns: tuple[str, ...] = ()

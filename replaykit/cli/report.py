@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--measure: --savings looks at bodies")
         return _savings(args)
     keys = parse_keys(args.by)
-    chosen = common.options(args, False, False, common.parse_ports(args.port))
+    chosen = common.options(args, False, False)
     over = None
     if args.over is not None:
         length_s = parse_duration(args.over)
@@ -114,7 +114,7 @@ def _savings(args: argparse.Namespace) -> int:
     from replaykit.attribution.savings import Savings
 
     savings = Savings()
-    chosen = common.options(args, True, True, common.parse_ports(args.port))
+    chosen = common.options(args, True, True)
     reader = common.reader(args, chosen, lambda inner: Bodies(inner, visit=savings.visit))
     for _ in reader.read(args.files):
         pass

@@ -302,8 +302,7 @@ class Running:
 
     def _files(self, source: Source) -> Iterator[Result | Messages]:
         wants = self._wants
-        ports = common.parse_ports(source.args.port)
-        chosen = common.options(source.args, wants, wants and self.flow.responses, ports)
+        chosen = common.options(source.args, wants, wants and self.flow.responses)
         reader = common.reader(source.args, writing.sliced(chosen, self._outputs))
         for piece in reader.read_moved(source.files):
             yield piece if isinstance(piece, Messages) else Result(piece[0], moved=piece[1])

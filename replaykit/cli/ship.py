@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     rows = 0
     with writing.opened(args.to, Rotation()) as outputs:
-        chosen = common.options(args, False, False, common.parse_ports(args.port))
+        chosen = common.options(args, False, False)
         reader = common.reader(args, writing.sliced(chosen, outputs))
         folding = common.folding(True, args.quiet)
         for piece in reader.read_moved(args.files):
