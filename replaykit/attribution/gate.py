@@ -6,8 +6,9 @@ longer test run is not mistaken for a heavier service, and in all where asked.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from replaykit.attribution.measured import Endpoint, Measured
@@ -31,6 +32,47 @@ class Limits:
     increase: float | None = None
     total_increase: float | None = None
     budgets: Sequence[tuple[str, int]] = ()
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        threshold: str | None = None,
+        per_endpoint: Sequence[str] = (),
+        per_request: str | None = None,
+        max_share: str | None = None,
+        max_increase: str | None = None,
+        max_total_increase: str | None = None,
+        budget: Sequence[str] = (),
+        compared: bool = False,
+    ) -> Limits:
+        """As people write them: sizes such as `500MB`, shares such as `10%`, `PATTERN=SIZE`, files of budgets.
+
+        compared: there is a baseline. Raises UsageError.
+        """
+        endpoints = []
+        for text in per_endpoint:
+            pattern, equals, size = text.rpartition("=")
+            endpoints.append((pattern if equals else "*", parse_size(size)))
+        limits = cls(
+            total=None if threshold is None else parse_size(threshold),
+            endpoints=endpoints,
+            request=None if per_request is None else parse_size(per_request),
+            share=percent("--max-share", max_share, 100),
+            increase=percent("--max-increase", max_increase),
+            total_increase=percent("--max-total-increase", max_total_increase),
+            budgets=[b for path in budget for b in read_budgets(path)],
+        )
+        grows = limits.increase is not None or limits.total_increase is not None
+        if grows and not compared:
+            raise UsageError("--max-increase needs something to compare with: --baseline FILE")
+        if compared and not grows:
+            raise UsageError("--baseline: say how much more is allowed: --max-increase 10%")
+        if not limits:
+            raise UsageError(
+                "no limit given: e.g. --threshold 500MB, --budget FILE, --baseline FILE --max-increase 10%"
+            )
+        return limits
 
     def __bool__(self) -> bool:
         return any(
@@ -70,6 +112,17 @@ class Verdict:
     @property
     def failures(self) -> list[Check]:
         return [check for check in self.checks if not check.passed]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def require(self) -> None:
+        """A gate that looked at nothing has not passed. Raises UsageError."""
+        for pattern in self.unused:
+            raise UsageError(f"no endpoint matches {pattern!r}{nearest(pattern, self.measured.endpoints)}")
+        if not self.checks:
+            raise UsageError("nothing could be compared: no endpoint of the baseline was measured")
 
 
 def matches(pattern: str, endpoint: str) -> bool:
@@ -142,3 +195,29 @@ def read_budgets(path: str) -> list[tuple[str, int]]:
         except UsageError as error:
             raise UsageError(f"{path}: {pattern}: {error}") from None
     return out
+
+
+def percent(flag: str, text: str | None, most: float = float("inf")) -> float | None:
+    """`10%` as 0.1, at most `most` per cent. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        value = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"{flag} {text}: write a percentage such as 10%")
+    if value > most / 100:
+        raise UsageError(f"{flag} {text}: nothing can be over {most:g}%")
+    return value
+
+
+def nearest(name: str, endpoints: Iterable[str]) -> str:
+    """`; did you mean …?`, or how many there are."""
+    known = sorted(endpoints)
+    close = difflib.get_close_matches(name, known, 1, 0.4)
+    return (
+        f"; did you mean {close[0]!r}?"
+        if close
+        else f"; there are {', '.join(map(repr, known[:3]))}{', …' if len(known) > 3 else ''}"
+    )

@@ -19,7 +19,8 @@ from replaykit.attribution.folding import Folding
 from replaykit.attribution.long_runners import LongRunners
 from replaykit.attribution.recent import Recent
 from replaykit.attribution.summary import Summary, parse_keys
-from replaykit.capture.live import Capture, Settings, Totals, changed_options, parse_place
+from replaykit.capture.live import Capture, Settings, Totals, changed_options
+from replaykit.capture.places import parse_place
 from replaykit.cli import common
 from replaykit.cli.rewrites import add_rewrites
 from replaykit.cli.watching import LiveAlerts

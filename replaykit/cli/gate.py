@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-from collections.abc import Iterable
 
 import pyarrow as pa
 
 from replaykit.atomic_files import cannot_write
-from replaykit.attribution.gate import Limits, Verdict, judge, read_budgets
+from replaykit.attribution.gate import Limits, judge
 from replaykit.attribution.measured import Measured, columns, fold, measured
-from replaykit.cli import common, rewrites
+from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.plain import emit, say
 from replaykit.report import gate as shown
-from replaykit.units import parse_size
 
 EXAMPLES = (
     "replaykit gate traffic.gor --threshold 500MB",
@@ -59,47 +56,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.add_engine(parser)  # fmt: skip
 
 
-def percent(flag: str, text: str | None, most: float = float("inf")) -> float | None:
-    """`10%` as 0.1, at most `most` per cent. Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        value = float(text.strip().removesuffix("%")) / 100
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"{flag} {text}: write a percentage such as 10%")
-    if value > most / 100:
-        raise UsageError(f"{flag} {text}: nothing can be over {most:g}%")
-    return value
-
-
 def _limits(args: argparse.Namespace) -> Limits:
-    endpoints = []
-    for text in args.per_endpoint:
-        pattern, size = (
-            rewrites.split("--per-endpoint", text, "=", "/users/{id}=20MB") if "=" in text else ("*", text)
-        )
-        endpoints.append((pattern, parse_size(size)))
-    limits = Limits(
-        total=None if args.threshold is None else parse_size(args.threshold),
-        endpoints=endpoints,
-        request=None if args.per_request is None else parse_size(args.per_request),
-        share=percent("--max-share", args.max_share, 100),
-        increase=percent("--max-increase", args.max_increase),
-        total_increase=percent("--max-total-increase", args.max_total_increase),
-        budgets=[b for path in args.budget for b in read_budgets(path)],
+    return Limits.of(
+        threshold=args.threshold,
+        per_endpoint=args.per_endpoint,
+        per_request=args.per_request,
+        max_share=args.max_share,
+        max_increase=args.max_increase,
+        max_total_increase=args.max_total_increase,
+        budget=args.budget,
+        compared=bool(args.baseline),
     )
-    grows = limits.increase is not None or limits.total_increase is not None
-    if grows and not args.baseline:
-        raise UsageError("--max-increase needs something to compare with: --baseline FILE")
-    if args.baseline and not grows:
-        raise UsageError("--baseline: say how much more is allowed: --max-increase 10%")
-    if not limits:
-        raise UsageError(
-            "no limit given: e.g. --threshold 500MB, --budget FILE, --baseline FILE --max-increase 10%"
-        )
-    return limits
 
 
 def read(args: argparse.Namespace, files: list[str]) -> tuple[Measured, list[str]]:
@@ -126,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--baseline {', '.join(args.baseline)}: no exchange was measured")
     fold(now, *([] if before is None else [before]))
     verdict = judge(now, limits, before)
-    _judged(verdict)
+    verdict.require()
     if args.output is None:
         emit(shown.render(verdict, args.format, args.top))
     else:
@@ -136,26 +103,6 @@ def run(args: argparse.Namespace) -> int:
     if args.summary is not None:
         _write(args.summary, shown.render(verdict, "markdown", args.top), "a")
     return common.print_troubles(troubles) or int(bool(verdict.failures))
-
-
-def _judged(verdict: Verdict) -> None:
-    """A gate that looked at nothing has not passed. Raises UsageError."""
-    for pattern in verdict.unused:
-        near = nearest(pattern, verdict.measured.endpoints)
-        raise UsageError(f"no endpoint matches {pattern!r}{near}")
-    if not verdict.checks:
-        raise UsageError("nothing could be compared: no endpoint of the baseline was measured")
-
-
-def nearest(name: str, endpoints: Iterable[str]) -> str:
-    """`; did you mean …?`, or how many there are."""
-    known = sorted(endpoints)
-    close = difflib.get_close_matches(name, known, 1, 0.4)
-    return (
-        f"; did you mean {close[0]!r}?"
-        if close
-        else f"; there are {', '.join(map(repr, known[:3]))}{', …' if len(known) > 3 else ''}"
-    )
 
 
 def _write(path: str, text: str, mode: str) -> None:

@@ -122,8 +122,8 @@ class Gor:
             self.inputs.append((KafkaInput(self._broker("input"), int(text), speed, self.log), limiter))
 
     def _raw(self, address: str) -> Input:
-        from replaykit.capture.live import Place, parse_place
         from replaykit.capture.live import Settings as Capturing
+        from replaykit.capture.places import Place, parse_place
         from replaykit.goreplay.inputs.raw import CaptureFileInput, RawInput
 
         f = self.f

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 import signal
 import sys
-from pathlib import Path
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from replaykit.cli import common, rewrites
 from replaykit.cli.event_loop import event_loops
-from replaykit.engine.options import Options
 from replaykit.errors import UsageError
 from replaykit.outputs.gor import GorOutput
 from replaykit.outputs.output import Rotation
-from replaykit.pipeline.options import parse_ports
 from replaykit.plain import emit, json_text, out, say
+from replaykit.replay.asked import Asked
 from replaykit.replay.compare import Comparison
-from replaykit.replay.job import Sending
-from replaykit.replay.outgoing import CUT, NOT_SENT, Aim
-from replaykit.replay.pace import AnyPace, Flat, Rate, Recorded
-from replaykit.replay.reading import Read, names, read_files
+from replaykit.replay.outgoing import CUT, NOT_SENT
+from replaykit.replay.reading import Read
 from replaykit.replay.runner import Plan, Replay
-from replaykit.replay.target import Target, parse_target
-from replaykit.units import parse_duration, show_size
+from replaykit.replay.target import Target
+from replaykit.units import show_size
 
 if TYPE_CHECKING:
     from replaykit.report.terminal import PlainTable
@@ -139,103 +135,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.add_removed_engine(parser)
 
 
-def parse_speed(text: str) -> float | None:
-    """`2x`, `50%`, `1.5`; None for max. Raises UsageError."""
-    if text == "max":
-        return None
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(x|%)?", text)
-    factor = float(match[1]) / (100 if match[2] == "%" else 1) if match else 0.0
-    if factor <= 0:
-        raise UsageError(f"--speed {text}: write 1x, 2x, 50% or max")
-    return factor
-
-
-def _pace(args: argparse.Namespace) -> AnyPace:
-    if args.ramp is not None:
-        match = re.fullmatch(r"([0-9.]+)-([0-9.]+)/(\w+)", args.ramp)
-        if match is None or float(match[1]) <= 0 or float(match[2]) <= 0:
-            raise UsageError(
-                f"--ramp {args.ramp}: write FROM-TO/TIME in requests a second, as in 10-1000/60s"
-            )
-        return Rate(float(match[1]), float(match[2]), parse_duration(match[3]))
-    if args.rate is not None:
-        if args.rate <= 0:
-            raise UsageError(f"--rate {args.rate:g}: give a number above 0")
-        return Rate(args.rate)
-    speed = parse_speed(args.speed)
-    if speed is None:
-        return Flat()
-    return Recorded(speed, None if args.max_wait is None else int(parse_duration(args.max_wait) * 1e9))
-
-
-def _plan(args: argparse.Namespace, read: Read) -> Plan:
-    target = parse_target(args.to)
-    pace = _pace(args)
-    chosen = rewrites.rules(args)
-    sessions = args.sessions if args.sessions is not None else isinstance(pace, Recorded)
-    for name in ("retries", "redirects", "loop", "read_depth"):
-        if getattr(args, name) < 0:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 0 or more")
-    if args.limit is not None and args.limit < 1:
-        raise UsageError(f"--limit {args.limit}: give 1 or more")
-    connections = args.connections or (32 if isinstance(pace, Flat) else 10_000)
-    if args.http2 and args.connections is None and not sessions:
-        connections = 4
-    if connections < 1:
-        raise UsageError(f"--connections {connections}: give 1 or more")
-    if args.loop != 1 and "-" in args.files:
-        raise UsageError("--loop: standard input can be read once only")
-    for name in args.files:
-        names(name)
-    if args.tls_keys is not None and not Path(args.tls_keys).exists():
-        raise UsageError(f"--tls-keys {args.tls_keys}: there is no such file")
-    options = Options(
-        requests=True,
-        responses=args.compare,
-        ports=parse_ports(args.port),
-        tls_keys=args.tls_keys,
-    )
-    patterns: tuple[str, ...] = ()
-    if args.endpoints:
-        from replaykit.attribution.patterns import read_patterns
-
-        patterns = tuple(p for name in args.endpoints for p in read_patterns(name))
-    prefix = target.path.rstrip("/") if not target.query else ""
-    query = f"{target.path or '/'}?{target.query}".encode() if target.query else None
-    return Plan(
-        target,
-        lambda: read_files(args.files, chosen, depth=args.read_depth, options=options, read=read),
-        Aim(
-            None if args.keep_host or rewrites.sets_host(chosen) else target.authority.encode(),
-            prefix.encode(),
-            query,
-        ),
-        pace,
-        Sending(
-            connections=connections,
-            sessions=sessions,
-            timeout_s=parse_duration(args.timeout),
-            connect_s=parse_duration(args.connect_timeout),
-            retries=args.retries,
-            redirects=args.redirects,
-            verify=not args.insecure,
-            ca=args.ca,
-            http2=args.http2,
-        ),
-        methods=args.all_methods or target.local,
-        loops=args.loop or None,
-        most=args.limit,
-        duration_s=None if args.duration is None else parse_duration(args.duration),
-        comparison=Comparison(args.compare_header, args.body, args.ignore, patterns)
-        if args.compare
-        else None,
-    )
-
-
 def run(args: argparse.Namespace) -> int:
-
     read = Read()
-    plan = _plan(args, read)
+    chosen = rewrites.rules(args)
+    given = {f.name: getattr(args, f.name) for f in fields(Asked)}
+    plan = Asked(**given).plan(read, chosen, rewrites.sets_host(chosen))
     saved = None
     for name in ("append", "overwrite"):
         if getattr(args, name) and args.save is None:

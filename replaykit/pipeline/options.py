@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replaykit.attribution.patterns import read_patterns
+from replaykit.capture.places import parse_ports
 from replaykit.engine.options import Options, header_rule
 from replaykit.errors import UsageError
 from replaykit.units import parse_duration, parse_size
@@ -73,15 +74,6 @@ class Filters:
             redact_parameters=tuple(self.redact_param),
             **{name: value for name, value in bounds.items() if value is not None},
         )
-
-
-def parse_ports(text: str | None) -> tuple[int, ...]:
-    """`80,8000-8010` as numbers. Raises UsageError."""
-    if text is None:
-        return ()
-    from replaykit.capture.live import parse_place  # loaded only here: sockets are not for files
-
-    return parse_place(f"any:{text}").ports
 
 
 def _client_from(text: str) -> tuple[str, int]:

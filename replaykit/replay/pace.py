@@ -8,7 +8,10 @@ gives None, and the sender's own bound sets the pace.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+
+from replaykit.errors import UsageError
 
 
 class Recorded:
@@ -80,3 +83,14 @@ class Flat:
 
 
 AnyPace = Recorded | Rate | Flat
+
+
+def parse_speed(text: str) -> float | None:
+    """`2x`, `50%`, `1.5`; None for max. Raises UsageError."""
+    if text == "max":
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(x|%)?", text)
+    factor = float(match[1]) / (100 if match[2] == "%" else 1) if match else 0.0
+    if factor <= 0:
+        raise UsageError(f"--speed {text}: write 1x, 2x, 50% or max")
+    return factor
