@@ -46,7 +46,7 @@ LONGEST = (
     "outputs/test_restarts.py",
     "outputs/test_fleet.py",
     "outputs/test_elastic.py",
-    "capture/",
+    "capturing/",
     "vantages/forwarder/",
     "cli/",
 )

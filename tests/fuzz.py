@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from replaykit.capture.reader import open_reader
+from replaykit.capturing.reader import open_reader
 from replaykit.engine.engine import Engine
 from replaykit.engine.options import Options
 from replaykit.engine.source import BrokenCapture

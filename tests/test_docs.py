@@ -126,6 +126,26 @@ def test_the_example_of_a_protocol() -> None:
     ]  # fmt: skip
 
 
+def test_the_example_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)[1]  # type: ignore[index]
+    (tmp_path / "traffic.pcap").write_bytes(OUT.read_bytes())
+    made = [
+        sys.executable,
+        "-m",
+        "replaykit",
+        "exchanges",
+        str(OUT),
+        "--quiet",
+        "--to",
+        str(tmp_path / "new.gor"),
+    ]
+    subprocess.run(made, check=True)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["verdict"].passed and names["recording"].increments.num_rows
+
+
 def test_the_example_of_middleware() -> None:
     from replaykit.records.message import Message
 

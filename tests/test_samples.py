@@ -9,8 +9,8 @@ from pathlib import Path
 from replaykit.attribution.summary import Summary
 from replaykit.engine.engine import Engine
 from replaykit.engine.options import Options
-from replaykit.report.conservation import conservation
-from replaykit.report.render import rows
+from replaykit.reporting.conservation import conservation
+from replaykit.reporting.render import rows
 from samples.make import OUT, packets
 from tests.mutate import write
 

@@ -19,8 +19,8 @@ from replaykit.attribution.folding import Folding
 from replaykit.attribution.long_runners import LongRunners
 from replaykit.attribution.recent import Recent
 from replaykit.attribution.summary import Summary, parse_keys
-from replaykit.capture.live import Capture, Settings, Totals, changed_options
-from replaykit.capture.places import parse_place
+from replaykit.capturing.live import Capture, Settings, Totals, changed_options
+from replaykit.capturing.places import parse_place
 from replaykit.cli import common
 from replaykit.cli.rewrites import add_rewrites
 from replaykit.cli.watching import LiveAlerts
@@ -30,9 +30,9 @@ from replaykit.outputs.output import load_outputs, open_output
 from replaykit.pipeline import writing
 from replaykit.plain import emit, out, say
 from replaykit.records.message import Messages
-from replaykit.report import render
-from replaykit.report.conservation import conservation
-from replaykit.report.terminal import LiveView, show, width
+from replaykit.reporting import render
+from replaykit.reporting.conservation import conservation
+from replaykit.reporting.terminal import LiveView, show, width
 from replaykit.units import parse_duration, parse_size, show_size
 
 EXAMPLES = (

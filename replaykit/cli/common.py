@@ -15,8 +15,8 @@ from replaykit.archive import partitions
 from replaykit.atomic_files import Existing
 from replaykit.attribution.folding import Folding, KeptFolding
 from replaykit.attribution.summary import MEASURES
-from replaykit.capture.files import CaptureFile
-from replaykit.capture.reader import open_reader
+from replaykit.capturing.files import CaptureFile
+from replaykit.capturing.reader import open_reader
 from replaykit.cli import rewrites
 from replaykit.cli.rewrites import REWRITES
 from replaykit.engine.engine import Engine
@@ -28,7 +28,7 @@ from replaykit.pipeline.options import Filters
 from replaykit.pipeline.reading import MOST_WORKERS, SHARED_FROM, Reader, readable
 from replaykit.plain import say, visible
 from replaykit.records.message import Messages
-from replaykit.report.terminal import console
+from replaykit.reporting.terminal import console
 from replaykit.units import parse_duration, parse_size
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from replaykit.capture.ring import PRIVILEGE, Ring
+from replaykit.capturing.ring import PRIVILEGE, Ring
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
 

@@ -10,7 +10,7 @@ from replaykit.cli import common
 from replaykit.cli.gate import read
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
-from replaykit.report.render import records_as_csv
+from replaykit.reporting.render import records_as_csv
 from replaykit.units import show_size
 
 EXAMPLES = (
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(found: list[Difference], before: float, after: float, measure: str) -> None:
-    from replaykit.report.terminal import PlainTable, show
+    from replaykit.reporting.terminal import PlainTable, show
 
     table = PlainTable()
     table.add_column("endpoint", overflow="fold")

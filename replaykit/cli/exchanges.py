@@ -15,7 +15,7 @@ from replaykit.outputs.output import Output, Rotation
 from replaykit.pipeline import writing
 from replaykit.plain import emit, say, visible
 from replaykit.records.message import Messages
-from replaykit.report.conservation import conservation
+from replaykit.reporting.conservation import conservation
 
 EXAMPLES = (
     "replaykit exchanges traffic.pcap --to traffic.parquet",

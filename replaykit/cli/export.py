@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             if seen[row.time] <= args.top:
                 kept.append(row)
         rows = kept
-    from replaykit.report import usage
+    from replaykit.reporting import usage
 
     def done(status: int) -> int:
         """An empty span is said, and is no success."""
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     title = f"Bandwidth by {args.by.removeprefix('label:')}, {calendar.show(since, zone)[:16]} to {calendar.show(until, zone)[:16]} ({zone})"
     period = "minute" if args.period == "total" else args.period
     if args.format == "table":
-        from replaykit.report.terminal import as_text, show
+        from replaykit.reporting.terminal import as_text, show
 
         table = usage.table(rows, zone, None if args.period == "total" else period, args.direction, missing)
         if args.output is None:

@@ -12,7 +12,7 @@ from replaykit.attribution.measured import Measured, columns, fold, measured
 from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.plain import emit, say
-from replaykit.report import gate as shown
+from replaykit.reporting import gate as shown
 
 EXAMPLES = (
     "replaykit gate traffic.gor --threshold 500MB",

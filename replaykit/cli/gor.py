@@ -24,7 +24,7 @@ from replaykit.goreplay.inputs.file import FileInput
 from replaykit.goreplay.limiter import Limiter, parse_percent, split_limit
 from replaykit.goreplay.pipeline import Echo, Input, Log, Output, Route, Settings, run
 from replaykit.plain import emit, say
-from replaykit.replay.own import OwnConnections
+from replaykit.replaying.own import OwnConnections
 
 Limited = tuple[str, Limiter | None]
 _HOST_STAMPS = ("", "PCAP_TSTAMP_HOST", "PCAP_TSTAMP_HOST_LOWPREC", "PCAP_TSTAMP_HOST_HIPREC")
@@ -122,8 +122,8 @@ class Gor:
             self.inputs.append((KafkaInput(self._broker("input"), int(text), speed, self.log), limiter))
 
     def _raw(self, address: str) -> Input:
-        from replaykit.capture.live import Settings as Capturing
-        from replaykit.capture.places import Place, parse_place
+        from replaykit.capturing.live import Settings as Capturing
+        from replaykit.capturing.places import Place, parse_place
         from replaykit.goreplay.inputs.raw import CaptureFileInput, RawInput
 
         f = self.f
@@ -237,7 +237,7 @@ class Gor:
 
     def _http(self, url: str, limiter: Limiter | None) -> None:
         from replaykit.goreplay.outputs.http import HttpOutput, HttpSettings
-        from replaykit.replay.job import Sending
+        from replaykit.replaying.job import Sending
 
         f = self.f
         if f.output_http_elasticsearch and self.sink is None:

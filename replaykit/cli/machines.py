@@ -118,7 +118,7 @@ def open_hypervisor(config: Config) -> Hypervisor:
 
 
 def _list(config: Config) -> int:
-    from replaykit.report.terminal import PlainTable, show
+    from replaykit.reporting.terminal import PlainTable, show
 
     try:
         found = open_hypervisor(config).machines()

@@ -15,16 +15,16 @@ from replaykit.errors import UsageError
 from replaykit.outputs.gor import GorOutput
 from replaykit.outputs.output import Rotation
 from replaykit.plain import emit, json_text, out, say
-from replaykit.replay.asked import Asked
-from replaykit.replay.compare import Comparison
-from replaykit.replay.outgoing import CUT, NOT_SENT
-from replaykit.replay.reading import Read
-from replaykit.replay.runner import Plan, Replay
-from replaykit.replay.target import Target
+from replaykit.replaying.asked import Asked
+from replaykit.replaying.compare import Comparison
+from replaykit.replaying.outgoing import CUT, NOT_SENT
+from replaykit.replaying.reading import Read
+from replaykit.replaying.runner import Plan, Replay
+from replaykit.replaying.target import Target
 from replaykit.units import show_size
 
 if TYPE_CHECKING:
-    from replaykit.report.terminal import PlainTable
+    from replaykit.reporting.terminal import PlainTable
 
 EXAMPLES = (
     "replaykit replay traffic.gor --to http://127.0.0.1:8080",
@@ -181,7 +181,7 @@ async def _watch(replay: Replay) -> None:
     """A line that refreshes."""
     from rich.text import Text
 
-    from replaykit.report.terminal import LiveView
+    from replaykit.reporting.terminal import LiveView
 
     last, before = 0, 0.0
     live = LiveView(stderr=True)
@@ -220,7 +220,7 @@ def show(replay: Replay, args: argparse.Namespace, read: Read) -> int:
     elif not args.quiet:
         out(*summary(replay))
         if comparison is not None:
-            from replaykit.report import terminal
+            from replaykit.reporting import terminal
 
             terminal.show(_table(comparison))
             for name, d in comparison.endpoints.items():
@@ -288,7 +288,7 @@ def _shown(target: Target) -> str:
 
 
 def _table(comparison: Comparison) -> PlainTable:
-    from replaykit.report.terminal import PlainTable
+    from replaykit.reporting.terminal import PlainTable
 
     table = PlainTable(
         title=f"{comparison.different:,} answers differ, {comparison.unpaired:,} without their other half"

@@ -14,8 +14,8 @@ from replaykit.cli import common
 from replaykit.errors import UsageError
 from replaykit.pipeline import reading
 from replaykit.plain import emit, json_text, out, say
-from replaykit.report import render, terminal
-from replaykit.report.conservation import conservation
+from replaykit.reporting import render, terminal
+from replaykit.reporting.conservation import conservation
 from replaykit.units import parse_duration
 
 EXAMPLES = (

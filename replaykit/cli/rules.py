@@ -116,7 +116,7 @@ def _show(args: argparse.Namespace, ledger: object) -> int:
     from replaykit.ledger.calendar import show
     from replaykit.ledger.done import effects, log
     from replaykit.ledger.store import Ledger
-    from replaykit.report import terminal
+    from replaykit.reporting import terminal
     from replaykit.rules.enforcement import value_in_words
 
     assert isinstance(ledger, Ledger)

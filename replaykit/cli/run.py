@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from replaykit.capture.live import Capture, Result, changed_options
+from replaykit.capturing.live import Capture, Result, changed_options
 from replaykit.cli import capture as capture_command
 from replaykit.cli import common
 from replaykit.cli.flow import Flow, Source, Target, read_flow

@@ -277,7 +277,7 @@ def _marks() -> bool:
 def _loop(args: argparse.Namespace, watch: Watch, every: float, stop: threading.Event) -> None:
     import sys
 
-    from replaykit.report.terminal import LiveView
+    from replaykit.reporting.terminal import LiveView
 
     said = ""
     table = not args.quiet and sys.stdout.isatty()
@@ -308,7 +308,7 @@ def _loop(args: argparse.Namespace, watch: Watch, every: float, stop: threading.
 
 
 def _table(watch: Watch, before: Any, seconds: float) -> Any:
-    from replaykit.report.terminal import PlainTable
+    from replaykit.reporting.terminal import PlainTable
 
     table = PlainTable(title="Who uses the interface")
     for name in ("user", "address"):

@@ -24,7 +24,7 @@ from replaykit.rules.episodes import Watch
 from replaykit.rules.sources import LiveSource
 
 if TYPE_CHECKING:
-    from replaykit.capture.live import Capture
+    from replaykit.capturing.live import Capture
 
 DELAY_S = 3.0
 """So long after its end all that moved in a minute is known."""

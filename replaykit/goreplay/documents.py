@@ -20,7 +20,7 @@ from replaykit.goreplay.pipeline import Log
 from replaykit.outputs.bulk import Bulk, Operation
 from replaykit.outputs.delivery.drain import Drain
 from replaykit.outputs.elastic_place import connect, parse_place
-from replaykit.replay.job import Answer, Job
+from replaykit.replaying.job import Answer, Job
 
 _RECORD = 500
 _EVERY_S = 0.5

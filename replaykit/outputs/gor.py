@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from replaykit.atomic_files import Growing
-from replaykit.capture.left_out import LeftOut
+from replaykit.capturing.left_out import LeftOut
 from replaykit.outputs.files import numbered
 from replaykit.outputs.output import Output, Rotation
 from replaykit.plain import say

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from replaykit.attribution.patterns import read_patterns
-from replaykit.capture.places import parse_ports
+from replaykit.capturing.places import parse_ports
 from replaykit.engine.options import Options, header_rule
 from replaykit.errors import UsageError
 from replaykit.units import parse_duration, parse_size

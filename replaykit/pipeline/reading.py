@@ -16,9 +16,9 @@ from replaykit.archive import partitions
 from replaykit.archive.chosen import Chosen
 from replaykit.archive.parquet_file import left_behind, parts_of, whole
 from replaykit.archive.store import open_store
-from replaykit.capture.files import PIECE, CaptureFile, Reading
-from replaykit.capture.left_out import LeftOut
-from replaykit.capture.reader import keep_keys_of, key_log, open_reader
+from replaykit.capturing.files import PIECE, CaptureFile, Reading
+from replaykit.capturing.left_out import LeftOut
+from replaykit.capturing.reader import keep_keys_of, key_log, open_reader
 from replaykit.engine.engine import Engine
 from replaykit.engine.engines import Engines
 from replaykit.engine.options import Options

@@ -15,7 +15,7 @@ from replaykit.ledger.done import Entry, alerts, effects, log, logged
 from replaykit.ledger.history import Sum, Totals, buckets, gaps, history, subjects, totals
 from replaykit.ledger.selection import Selection, literally
 from replaykit.ledger.store import Ledger
-from replaykit.report import usage as shown
+from replaykit.reporting import usage as shown
 from replaykit.rules.evaluate import effect_in_words, standing
 from replaykit.rules.limits import Rule, Verdict
 from replaykit.web.answers import DataAnswer, ListAnswer, Problem

@@ -14,7 +14,7 @@ import pytest
 from ci.servers import free_port, nginx
 from replaykit.errors import UsageError
 from replaykit.records.message import SEPARATOR
-from replaykit.replay.pace import parse_speed
+from replaykit.replaying.pace import parse_speed
 from tests.mutate import write
 from tests.talk import Talk
 from tests.target import OK, Rec, get, gor, paths, post, target, until

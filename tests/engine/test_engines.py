@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaykit.capture.keylog import KeyLogFile
+from replaykit.capturing.keylog import KeyLogFile
 from replaykit.engine.engine import Engine
 from replaykit.engine.engines import Engines
 from replaykit.engine.options import Options

@@ -16,7 +16,7 @@ from scapy.layers.inet import TCP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import Ether
 
-from replaykit.capture.reader import open_reader
+from replaykit.capturing.reader import open_reader
 from replaykit.engine.options import Options
 from tests.engine.test_websocket import frame, opened
 from tests.mutate import Packet

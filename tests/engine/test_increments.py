@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaykit.capture.reader import open_reader
+from replaykit.capturing.reader import open_reader
 from replaykit.engine.account import CAUSES
 from replaykit.engine.engine import Engine
 from replaykit.engine.options import Options

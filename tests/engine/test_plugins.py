@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from replaykit.capture.reader import open_reader
+from replaykit.capturing.reader import open_reader
 from replaykit.engine.engine import Engine
 from replaykit.engine.options import Options
 from replaykit.engine.plugins.postgresql import fingerprint

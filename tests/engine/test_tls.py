@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from replaykit.capture.reader import open_reader
+from replaykit.capturing.reader import open_reader
 from replaykit.engine.options import Options
 from tests import mutate
 from tests.mutate import Packet

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replaykit.capture.files import CaptureFile, Reading
+from replaykit.capturing.files import CaptureFile, Reading
 from replaykit.engine.engine import Engine
 from replaykit.engine.gor_records import open_records, through
 from replaykit.engine.options import Options
@@ -17,8 +17,8 @@ from replaykit.engine.rewriting import Rules
 from replaykit.outputs.gor import GorOutput
 from replaykit.outputs.output import Rotation
 from replaykit.records.message import SEPARATOR, Builder, Message, Messages
-from replaykit.replay.outgoing import CUT, IDEMPOTENT, OTHER, UNFRAMED, Aim, prepare
-from replaykit.replay.reading import read_files
+from replaykit.replaying.outgoing import CUT, IDEMPOTENT, OTHER, UNFRAMED, Aim, prepare
+from replaykit.replaying.reading import read_files
 from tests.cli.test_replay import run
 from tests.mutate import write
 from tests.talk import Talk

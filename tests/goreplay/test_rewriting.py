@@ -12,7 +12,7 @@ from replaykit.engine.gor_records import Counts, open_records
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
 from replaykit.records.message import SEPARATOR, Messages
-from replaykit.replay.outgoing import CUT, HEAD, IDEMPOTENT, NO_REQUEST, OTHER, TUNNEL, Aim, prepare
+from replaykit.replaying.outgoing import CUT, HEAD, IDEMPOTENT, NO_REQUEST, OTHER, TUNNEL, Aim, prepare
 
 POST = b"POST /post HTTP/1.1\r\nContent-Length: 7\r\nHost: www.w3.org\r\n\r\na=1&b=2"
 

@@ -22,7 +22,7 @@ from replaykit.ledger.history import Gap, gaps, history, spans, subjects, totals
 from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger, Written
 from replaykit.records.usage import Reading, Usage
-from replaykit.report import usage as shown
+from replaykit.reporting import usage as shown
 from tests.ledger.conftest import BERLIN, NOON, stands, used
 
 DAY = 86_400

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ci.servers import nginx
-from replaykit.capture.live import Capture, Settings
-from replaykit.capture.places import parse_place
+from replaykit.capturing.live import Capture, Settings
+from replaykit.capturing.places import parse_place
 from replaykit.cli.watching import LiveAlerts
 from replaykit.engine.options import Options
 from tests.outputs.conftest import batch, run

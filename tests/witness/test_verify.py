@@ -21,7 +21,7 @@ from replaykit.errors import UsageError
 from replaykit.witness import tshark
 from replaykit.witness.comparison import Comparison, compare
 from samples.make import OUT
-from tests.capture.test_protocols_live import served
+from tests.capturing.test_protocols_live import served
 from tests.conftest import needs
 from tests.engine.test_http2 import GET as GET2
 from tests.engine.test_http2 import OK as OK2

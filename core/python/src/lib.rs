@@ -465,7 +465,7 @@ impl Records {
     }
 }
 
-/// See `replaykit/replay/answer.py`, which describes this class.
+/// See `replaykit/replaying/answer.py`, which describes this class.
 #[pyclass]
 #[derive(Default)]
 struct Answers {
@@ -512,7 +512,7 @@ impl Answers {
 
 type Capsules<'py> = (Bound<'py, PyCapsule>, Bound<'py, PyCapsule>);
 
-/// See `replaykit/replay/outgoing.py`: the bytes to send, and a row a record.
+/// See `replaykit/replaying/outgoing.py`: the bytes to send, and a row a record.
 #[pyfunction]
 fn outgoing<'py>(
     py: Python<'py>,

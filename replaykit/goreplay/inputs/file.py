@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from replaykit.engine.rewriting import Rules
 from replaykit.goreplay.pipeline import Log
 from replaykit.records.message import Messages
-from replaykit.replay.clock import Clock
-from replaykit.replay.pace import Recorded
-from replaykit.replay.reading import Read, names, read_files
+from replaykit.replaying.clock import Clock
+from replaykit.replaying.pace import Recorded
+from replaykit.replaying.reading import Read, names, read_files
 
 _ROWS = 1024
 

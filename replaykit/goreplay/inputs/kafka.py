@@ -10,8 +10,8 @@ from replaykit.errors import UsageError
 from replaykit.goreplay.pipeline import Log
 from replaykit.outputs.kafka import Broker, from_json, from_text, module, options
 from replaykit.records.message import Builder, Messages
-from replaykit.replay.clock import Clock
-from replaykit.replay.pace import Recorded
+from replaykit.replaying.clock import Clock
+from replaykit.replaying.pace import Recorded
 
 
 class KafkaInput:

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pyarrow as pa
 
-from replaykit.capture.live import Capture, Result, Settings
+from replaykit.capturing.live import Capture, Result, Settings
 from replaykit.engine.options import Options
 from replaykit.goreplay.pipeline import Log
 from replaykit.records.message import Messages
-from replaykit.replay.own import OwnConnections
-from replaykit.replay.reading import Read, read_files
+from replaykit.replaying.own import OwnConnections
+from replaykit.replaying.reading import Read, read_files
 
 Heard = Callable[[pa.RecordBatch], None]
 

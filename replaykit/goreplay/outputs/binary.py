@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from replaykit.goreplay.outputs.tcp import where
 from replaykit.goreplay.pipeline import Log
 from replaykit.records.message import Builder, Message, Messages
-from replaykit.replay.own import OwnConnections
+from replaykit.replaying.own import OwnConnections
 
 _QUIET_S = 0.05
 """An answer is whole when the target has been silent so long."""

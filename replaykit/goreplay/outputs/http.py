@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from replaykit.goreplay.pipeline import Log, QueueStat
 from replaykit.records.message import Builder, Message, Messages
-from replaykit.replay.job import Answer, Job, Sending
-from replaykit.replay.outgoing import HEAD, NOT_SENT, TUNNEL, Aim, Outgoing, prepare
-from replaykit.replay.pool import Pool
-from replaykit.replay.stats import Stats
-from replaykit.replay.target import parse_target
+from replaykit.replaying.job import Answer, Job, Sending
+from replaykit.replaying.outgoing import HEAD, NOT_SENT, TUNNEL, Aim, Outgoing, prepare
+from replaykit.replaying.pool import Pool
+from replaykit.replaying.stats import Stats
+from replaykit.replaying.target import parse_target
 
 Told = Callable[[Job, Answer], None]
 

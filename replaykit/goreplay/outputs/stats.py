@@ -13,7 +13,7 @@ from replaykit.engine.engine import Engine
 from replaykit.engine.options import Options
 from replaykit.plain import discard_output, say
 from replaykit.records.message import Messages
-from replaykit.report.render import stats_line
+from replaykit.reporting.render import stats_line
 
 
 class StatsOutput:

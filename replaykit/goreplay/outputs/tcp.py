@@ -20,8 +20,8 @@ from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.goreplay.pipeline import Log, QueueStat
 from replaykit.records.message import SEPARATOR, Messages
-from replaykit.replay.own import OwnConnections
-from replaykit.replay.target import tls_context
+from replaykit.replaying.own import OwnConnections
+from replaykit.replaying.target import tls_context
 
 _RETRY_S = 1.0
 _CONNECT_S = 5.0
