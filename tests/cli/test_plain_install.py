@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -88,3 +89,31 @@ def test_the_name_on_the_index_is_written_once() -> None:
     search = ["git", "grep", "-lE", rf"{name}|install '?replaykit", "--", ":!CHANGELOG.md"]
     found = subprocess.run(search, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.stdout.split() == ["pyproject.toml"] or found.returncode == 128  # no git there
+
+
+def test_all_extras_are_every_one_but_the_heaviest() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [named] = re.findall(r"\[(.*)\]", extras["all"][0])
+    assert named.split(",") == sorted(set(extras) - {"all", "test", "lint", "bench", "spark", "lstm"})
+
+
+def test_calls_without_extras(plain: list[str], tmp_path: Path) -> None:
+    """The library says which extra is missing as the commands do."""
+    code = """
+import replaykit, sys
+found = replaykit.read(sys.argv[1])
+print(replaykit.report(found.exchanges).num_rows > 0)
+for call in (found.to_pandas, found.to_polars, lambda: replaykit.Ledger("sqlite:///usage.db")):
+    try:
+        call()
+    except replaykit.UsageError as error:
+        print(error)
+"""
+    shop = str(ROOT / "samples" / "shop.pcap.gz")
+    done = subprocess.run([plain[0], "-c", code, shop], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "True",
+        "this needs pandas: pip install pandas",
+        "this needs polars: pip install polars",
+        f"a ledger needs sqlalchemy: {install('ledger')}",
+    ], done.stderr
