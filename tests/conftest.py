@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from ci.servers import SERVERS, elasticsearch, missing, moto
+from ci.servers import SERVERS, Kafka, elasticsearch, kafka, missing, moto
+from tests.sharing import shared
 
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(
     prefix="replaykit-state-"
@@ -43,16 +45,19 @@ def live() -> None:
 
 
 LONGEST = (
-    "outputs/test_restarts.py",
     "outputs/test_fleet.py",
+    "vantages/netfilter/test_users.py",
+    "vantages/hypervisor/test_libvirt.py",
     "outputs/test_elastic.py",
+    "outputs/test_restarts.py",
     "capturing/",
-    "vantages/forwarder/",
+    "web/",
+    "vantages/",
     "cli/",
 )
 
 
-SERVED = {"live", "elastic", "store"}
+SERVED = {"live", "elastic", "broker", "store"}
 """Fixtures that start a server."""
 
 
@@ -86,21 +91,35 @@ def needs(*programs: str) -> None:
 def elastic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Elasticsearch, shared: each test uses names of its own."""
     needs("elasticsearch")
-    with elasticsearch(tmp_path_factory.mktemp("es")) as url:
+    with shared(tmp_path_factory, "elasticsearch", elasticsearch) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A real Kafka, shared: each test uses topics of its own."""
+    needs("kafka")
+    with shared(tmp_path_factory, "kafka", kafka) as there:
+        yield there
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with moto(tmp_path_factory.mktemp("moto")) as url:
         yield url
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """An S3 store with the bucket `traffic`, and boto3's client for it; the environment names it."""
+def store(monkeypatch: pytest.MonkeyPatch, s3_server: str) -> Any:
+    """An S3 store with the bucket `traffic` and nothing else, and boto3's client for it; the environment names it."""
     import boto3
 
-    with moto(tmp_path_factory.mktemp("moto")) as url:
-        for name, value in (
-            ("AWS_ENDPOINT_URL", url), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hidden"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-        ):  # fmt: skip
-            monkeypatch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="traffic")
-        yield client
+    urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")).close()
+    for name, value in (
+        ("AWS_ENDPOINT_URL", s3_server), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hidden"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="traffic")
+    return client

@@ -91,6 +91,8 @@ class _Producer:
         )  # fmt: skip
         try:
             await producer.start()
+            if self._increments:  # a topic that is asked for is made: whoever subscribes to both finds it
+                await producer.partitions_for(self._increments)
         except BaseException:
             await producer.stop()
             raise

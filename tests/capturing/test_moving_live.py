@@ -161,7 +161,9 @@ def test_an_http2_download_beside_short_requests(tmp_path: Path) -> None:
         base = f"http://127.0.0.1:{server.port}"
         short = [f"{base}/api/{n}" for n in range(90)]
         subprocess.run(["nghttp", "-n", "-w", "20", "-W", "20", f"{base}/slow/12m.bin", *short], check=True)
-        subprocess.run(["h2load", "-n", "1000", "-c", "1", f"{base}/api/x"], check=True, capture_output=True)
+        subprocess.run(
+            ["h2load", "-n", "1000", "-c", "10", "-m", "10", f"{base}/api/x"], check=True, capture_output=True
+        )
         time.sleep(2.5)
     steady(lines, "/slow/12m.bin", 2 << 20)
     assert lines[-1]["total_requests"] == 1091

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ci.servers import SERVERS, Nginx, free_port, influxdb, kafka, nginx
+from ci.servers import SERVERS, Kafka, Nginx, free_port, influxdb, nginx
 from replaykit.errors import UsageError
 from replaykit.outputs.ecs import mappings
 from samples.make import OUT
@@ -120,12 +120,11 @@ def test_capture_to_archive(store: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("live")
-def test_fleet_agent(tmp_path: Path) -> None:
+def test_fleet_agent(broker: Kafka, tmp_path: Path) -> None:
     from tests.outputs.test_fleet import consumed
 
-    needs("kafka")
     prometheus = free_port()
-    with kafka(tmp_path / "kafka") as broker, nginx(tmp_path) as server:
+    with nginx(tmp_path) as server:
         with running("fleet-agent.yaml", tmp_path, server, KAFKA=broker.plain, PROMETHEUS=f"127.0.0.1:{prometheus}",
                      HEALTH=f"127.0.0.1:{free_port()}"):  # fmt: skip
             ask(server.port, "/api/one", 9)

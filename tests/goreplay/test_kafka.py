@@ -5,26 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ci.servers import SERVERS, Kafka, kafka
+from ci.servers import Kafka
 from replaykit.outputs.kafka import from_json, from_text, to_json
 from replaykit.records.message import Message
-from tests.conftest import CI
 from tests.goreplay.test_gor_files import records
 from tests.target import OK, Rec, get, gor, gor_running, post, run_gor, until
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    if not (SERVERS / "kafka").exists():
-        (pytest.fail if CI else pytest.skip)("needs Kafka: sh ci/install-servers")
-    with kafka(tmp_path_factory.mktemp("kafka")) as running:
-        yield running
 
 
 def consume(broker: Kafka, topic: str, count: int) -> list[bytes]:

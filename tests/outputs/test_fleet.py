@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ci.servers import QUICK_JAVA, SERVERS, Kafka, Spark, free_port, kafka, spark
+from ci.servers import QUICK_JAVA, SERVERS, Kafka, Spark, free_port, spark
 from replaykit.attribution.minutes import KEYS, MINUTE_NS, SUMS, add, by_minute
 from replaykit.engine.engine import Engine
 from replaykit.engine.options import Options
@@ -28,13 +28,6 @@ from tests.talk import Talk
 from tests.target import OK, get, until
 
 JOB = Path(__file__).parents[2] / "pipelines" / "spark" / "attribution.py"
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    needs("kafka")
-    with kafka(tmp_path_factory.mktemp("kafka")) as there:
-        yield there
 
 
 @pytest.fixture(scope="module")
