@@ -28,7 +28,7 @@ from replaykit.pipeline.options import Filters
 from replaykit.pipeline.reading import MOST_WORKERS, SHARED_FROM, Reader, readable
 from replaykit.plain import say, visible
 from replaykit.records.message import Messages
-from replaykit.reporting.terminal import console
+from replaykit.reporting import terminal
 from replaykit.units import parse_duration, parse_size
 
 
@@ -348,7 +348,7 @@ def _progress(
         DownloadColumn(),
         TransferSpeedColumn(),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=terminal.console(stderr=True), transient=True) as bar:
         tasks = {id(f): bar.add_task(visible(f.name), total=f.size, start=True) for f in files}
         yield lambda file, done: bar.update(tasks[id(file)], completed=done)
 

@@ -6,10 +6,10 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any
 
 from replaykit import __version__, extras
+from replaykit.cli import sparing
 from replaykit.errors import UsageError
 from replaykit.plain import discard_output, emit, say
 
@@ -99,29 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-class _Unasked:
-    """An import hook: pyarrow loads numpy and pandas where they are installed, for conversions that nobody asks for here.
-
-    That takes half a second, and numpy starts threads. Whoever else asks for them gets them.
-    """
-
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        if name in ("numpy", "pandas") and _importer().startswith("pyarrow"):
-            raise ModuleNotFoundError(f"{name} is not wanted here", name=name)
-
-
-def _importer() -> str:
-    """The module whose import statement is being carried out."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None and "importlib" in frame.f_code.co_filename:
-        frame = frame.f_back
-    return "" if frame is None else str(frame.f_globals.get("__name__", ""))
-
-
 def command() -> int:
     """The program."""
-    sys.meta_path.insert(0, _Unasked)
+    sparing.begin()
     return main()
 
 
