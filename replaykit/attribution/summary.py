@@ -161,7 +161,7 @@ class Summary:
         """What the core adds up, in its types."""
         columns: dict[str, pa.Array] = {f"key{i}": _key(batch, name) for i, name in enumerate(self.by)}
         for name in (*_SUMS, "duration_ns"):
-            columns[name] = batch.column(name).cast(pa.int64())
+            columns[name] = _in_type(batch.column(name), pa.int64())
         columns["weight"], columns["complete"] = batch.column("weight"), batch.column("complete")
         if ENDED in batch.schema.names:
             columns[ENDED] = batch.column(ENDED)
@@ -174,8 +174,13 @@ def _key(batch: pa.RecordBatch, name: str) -> pa.Array:
         plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
         return pc.ascii_lower(pc.utf8_rtrim_whitespace(_before(plain.cast(pa.string()), ";")))
     if pa.types.is_dictionary(column.type):
-        return column.cast(pa.dictionary(pa.int32(), pa.string()))
-    return column.cast(pa.string())
+        return _in_type(column, pa.dictionary(pa.int32(), pa.string()))
+    return _in_type(column, pa.string())
+
+
+def _in_type(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """A cast of Arrow's loads all that it can compute, even where there is nothing to do."""
+    return column if column.type == wanted else column.cast(wanted)
 
 
 def _before(column: pa.Array, mark: str) -> pa.Array:
