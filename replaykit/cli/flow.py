@@ -155,7 +155,8 @@ class _Quiet(Parser):
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = _Quiet()
     capture_command.configure(parser)
-    return parser.parse_args(arguments)
+    found: argparse.Namespace = parser.parse_args(arguments)
+    return found
 
 
 def _source(section: Section, filters: list[str], where: Value | None) -> Source:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from replaykit.cli.main import COMMANDS, main
+from replaykit.cli.main import COMMANDS, GROUPS, main
 from tests.mutate import write
 from tests.talk import Talk
 
@@ -37,8 +38,11 @@ def capture(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*REPLAYKIT, *arguments], input=stdin, capture_output=True, check=False)
+def run(*arguments: str, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[str]:
+    """more: of the environment."""
+    done = subprocess.run(
+        [*REPLAYKIT, *arguments], input=stdin, capture_output=True, check=False, env={**os.environ, **more}
+    )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -128,8 +132,12 @@ BAD = {
     "user": (["capture", "lo:80", "--user", "nobody-at-all"], "no such user"),
     "directory of the output": (["exchanges", "CAPTURE", "--to", "/proc/none/a.csv"], "cannot be written"),
     "bodies into .gor": (["capture", "lo:80", "--headers-only", "--to", "a.gor"], "--headers-only"),
-    "no command": ([], "required"),
+    "unknown command": (["reprot", "x"], "there is no command 'reprot'; did you mean report?"),
     "unknown flag": (["report", "x", "--colour"], "unrecognized"),
+    "nearly a flag": (
+        ["report", "x", "--formt", "json"],
+        "unrecognized arguments: --formt json; did you mean --format?",
+    ),
 }
 
 
@@ -280,3 +288,12 @@ def test_report_over_time_counts_bytes_when_they_moved(tmp_path: Path) -> None:
     shown = run("report", str(capture), "--over", "2s")
     assert "10.0 kB/s" in shown.stdout and "attributed 99.24%" in shown.stdout
     assert run("report", str(capture), "--over", "never").returncode == 2
+
+
+def test_without_a_command_there_is_help() -> None:
+    """Every command, in groups, within the terminal's width."""
+    done = run(COLUMNS="60")
+    assert done.returncode == 0 and done.stderr == "" and done.stdout == run("--help", COLUMNS="60").stdout
+    assert max(map(len, done.stdout.splitlines()[4:])) <= 60
+    assert re.findall(r"^(\S.*):$", done.stdout, re.MULTILINE) == list(GROUPS)
+    assert re.findall(r"^  (\w+) +\S", done.stdout, re.MULTILINE) == list(COMMANDS)
