@@ -1,4 +1,4 @@
-"""A ledger in plain files, in the layout of document 004: `vm_100/traffic_2026-11-25.jsonl`, one record a line.
+"""A ledger in plain files, in pve-traffic-monitor's layout: `vm_100/traffic_2026-11-25.jsonl`, one record a line.
 
 A line has the subject's bytes as they stand after it (`rx_bytes`, `tx_bytes`, `total_bytes`: they only grow, as that
 document's do), and under `usage` the record itself. An index (`.index.db`, SQLite) answers questions and remembers how
@@ -174,7 +174,7 @@ class FileLedger(Ledger):
                     self._without(place, since, until)
 
     def acted(self, times: Sequence[int]) -> None:
-        """Document 004's `logs/actions_DAY.json` and `states/vm_100_state.json`: what the index has of these days, and holds now."""
+        """`logs/actions_DAY.json` and `states/vm_100_state.json`: what the index has of these days, and holds now."""
         from replaykit.ledger.done import effects, log
 
         if not times and self._states is not None:

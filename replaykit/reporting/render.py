@@ -248,7 +248,7 @@ def as_json(
 
 
 def stats_line(summary: Summary, top: int, extra: Mapping[str, Any], rates: Rates | None = None) -> str:
-    """One JSON line with at least the fields of document 003; KB are 1024 bytes, MB 1024 KB. rates: of a window that is named."""
+    """One JSON line; KB are 1024 bytes, MB 1024 KB. rates: of a window that is named."""
     total = summary.total
     endpoints = [
         {

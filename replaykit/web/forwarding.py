@@ -1,4 +1,4 @@
-"""The forwarder's part of the API: document 000's statistics, pushed too, and its mappings and clients."""
+"""The forwarder's part of the API: its statistics, pushed too, its mappings and clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Document 004's API, in pve-traffic-monitor's shapes: machines, their statistics and history, the action log and the rules."""
+"""The machines' part of the API, in pve-traffic-monitor's shapes: machines, their statistics and history, the action log and the rules."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def events(watch: Watch, minutes: range) -> list[tuple[int, str, str]]:
 
 
 def test_a_share_of_the_bandwidth() -> None:
-    """Document 003: one API above 30 %. It fires two minutes after it began, once, and recovers below 25 %."""
+    """One endpoint above 30 %. It fires two minutes after it began, once, and recovers below 25 %."""
     rules = parse_rules("""
 rules:
   - {name: share, metric: bytes, by: endpoint, share: 30%, window: 1m, for: 2m, recover: 25%, where: {endpoint: "/api/*"}}

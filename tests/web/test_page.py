@@ -280,7 +280,7 @@ def test_through_a_tunnel_a_byte_counts_once(browser: Any, keys: Path, files: in
         assert 1400 < visitors < 2700 and 1400 < through < 2800, rates  # KB/s; twice it would be 4096
         until(lambda: f.ask("/api/mapping/list")[1]["data"][0]["connections"] == 0, 10)
         moved, data = f.moved(port), f.ask("/api/stats/traffic")[1]["data"]
-        assert data["total_sent"] == moved[1] + data["tunnel"]["bytes_sent"]  # as document 000 adds
+        assert data["total_sent"] == moved[1] + data["tunnel"]["bytes_sent"]  # as the totals add
         until(lambda: text(browser, "[data-card=total_sent] .number") == f"{moved[1] / 1e6:.3g} MB", 10)
         assert text(browser, "[data-card=total_received] .number") == f"{moved[0]} B"
         quiet(browser)

@@ -1,6 +1,6 @@
 """What every source of per-user counters gives, however the kernel keeps them.
 
-rx is what the interface received from the user, tx what it sent to them (document 002: PREROUTING is RX, POSTROUTING TX),
+rx is what the interface received from the user, tx what it sent to them (of iptables PREROUTING is RX, POSTROUTING TX),
 so the users of an interface add up to the interface's own counters.
 """
 

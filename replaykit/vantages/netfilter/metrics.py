@@ -1,4 +1,4 @@
-"""Document 002's names for Prometheus: what each user and each interface moved, ever. They only grow."""
+"""For Prometheus: what each user and each interface moved, ever. They only grow."""
 
 from __future__ import annotations
 

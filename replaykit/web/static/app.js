@@ -140,7 +140,7 @@ createApp({
       }
       setTimeout(() => this.poll(), POLL_MS);
     },
-    // A tunnel carries what its mappings move: a byte counts once, whatever the totals of document 000 add up.
+    // A tunnel carries what its mappings move: a byte counts once, though the API's own totals hold it twice.
     sum(d, key) { return d.mappings.reduce((n, m) => n + m[key], 0); },
     took(now) {
       const sum = this.sum;

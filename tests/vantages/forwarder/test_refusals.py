@@ -60,7 +60,7 @@ def test_mappings_of_one_port_are_told_apart(files: int, tmp_path: Path) -> None
         rows = f.ask("/api/stats/traffic")[1]["data"]["mappings"]
         names = {r.get("name"): r for r in rows}
         assert set(names) == {f"one.example:{port}", f"two.example:{port}", f"{plain}/udp", None}
-        # Document 000's shape, where the port says which it is.
+        # The older shape, where the port says which it is.
         assert set(names[None]) == {"port", "bytes_sent", "bytes_received", "last_update"}
         assert names[f"one.example:{port}"]["bytes_sent"] > 3_000_000
         assert names[f"two.example:{port}"]["bytes_sent"] == 0

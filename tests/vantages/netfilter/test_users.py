@@ -391,7 +391,7 @@ def test_killed_amid_it(net: Net) -> None:
 
 
 def test_a_real_prometheus_and_the_dashboard(net: Net) -> None:
-    """Document 002's names, labels and query, and its User variable, as the dashboard asks them."""
+    """Names, labels and query, and the variable User, as the dashboard asks them."""
     needs("prometheus")
     prepared(net, "nftables")
     root = net.root / "prometheus"
@@ -554,7 +554,7 @@ def tunnelled(net: Net) -> Iterator[None]:
 
 @pytest.mark.parametrize("source", ["nftables", "ebpf"])
 def test_an_interface_without_link_headers(net: Net, source: str) -> None:
-    """Document 002's is wg0: counted to the byte, and limited in both directions."""
+    """WireGuard, as wg0: counted to the byte, and limited in both directions."""
     rules = net.root / "rules.yaml"
     rules.write_text(RULES)
     with tunnelled(net):

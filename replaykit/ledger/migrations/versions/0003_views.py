@@ -1,4 +1,4 @@
-"""Document 004's tables, as views: `traffic_records` (bytes as they stood after each minute), `action_logs`, `vm_states`."""
+"""pve-traffic-monitor's tables, as views: `traffic_records` (bytes as they stood after each minute), `action_logs`, `vm_states`."""
 
 from alembic import op
 
