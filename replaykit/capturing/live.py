@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from replaykit.capturing import bpf
+from replaykit.capturing import bpf, expression
 from replaykit.capturing.addresses import local_addresses
 from replaykit.capturing.mirror import Mirror
 from replaykit.capturing.places import Place
@@ -346,7 +346,7 @@ def _programs(settings: Settings) -> list[tuple[int, str, list[bpf.Instruction]]
         if settings.vlans:
             program = bpf.both(bpf.vlans(settings.vlans), program)
         if settings.expression:
-            program = bpf.both(bpf.expression(settings.expression, _link(name)), program)
+            program = bpf.both(expression.expression(settings.expression, _link(name)), program)
         out.append((index, name, program))
     return out
 
@@ -355,7 +355,7 @@ def _link(name: str) -> int:
     """What a tcpdump expression has to expect in front of IP."""
     kind = Path(f"/sys/class/net/{name}/type")
     ethernet = name == "any" or not kind.exists() or kind.read_text().strip() in ("1", "772")
-    return bpf.ETHERNET if ethernet else bpf.RAW_IP
+    return expression.ETHERNET if ethernet else expression.RAW_IP
 
 
 def changed_options(options: Options, changes: Mapping[str, Any]) -> Options:

@@ -214,8 +214,8 @@ def _loop(
 ) -> None:  # fmt: skip
     """One step after another, so that rules see what was just counted. Nothing here ends it but a signal."""
     from replaykit.ledger.cleanup import retain
-    from replaykit.rules.enforcement import show
     from replaykit.rules.limits import Rules
+    from replaykit.rules.shown import show
     from replaykit.vantages.hypervisor.config import read_config
 
     watch, guard = polled.watch, polled.guard

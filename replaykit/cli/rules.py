@@ -90,8 +90,9 @@ def _given(args: argparse.Namespace, name: str) -> str:
 
 def _run(args: argparse.Namespace, rules: str, ledger: object) -> int:
     from replaykit.ledger.store import Ledger
-    from replaykit.rules.enforcement import Guard, show, watch
+    from replaykit.rules.enforcement import Guard, watch
     from replaykit.rules.limits import EFFECTS
+    from replaykit.rules.shown import show
 
     assert isinstance(ledger, Ledger)
     guard = Guard(ledger, Path(rules), dry_run=args.dry_run)
@@ -117,7 +118,7 @@ def _show(args: argparse.Namespace, ledger: object) -> int:
     from replaykit.ledger.done import effects, log
     from replaykit.ledger.store import Ledger
     from replaykit.reporting import terminal
-    from replaykit.rules.enforcement import value_in_words
+    from replaykit.rules.shown import value_in_words
 
     assert isinstance(ledger, Ledger)
     if args.what == "log":

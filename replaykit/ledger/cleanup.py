@@ -15,7 +15,8 @@ from replaykit.errors import UsageError
 from replaykit.ledger import calendar, schema
 from replaykit.ledger.history import rows_of, spans, subjects_of, widened
 from replaykit.ledger.selection import EVERYTHING, Selection
-from replaykit.ledger.store import Ledger, joined
+from replaykit.ledger.store import Ledger
+from replaykit.ledger.sums import joined
 from replaykit.records.usage import COUNTERS
 
 DAY_S = 86_400

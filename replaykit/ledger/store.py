@@ -8,10 +8,9 @@ asking costs the buckets asked for, however many minutes lie behind them.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import add, sub
+from operator import sub
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -20,14 +19,12 @@ from replaykit.errors import UsageError
 from replaykit.ledger import calendar, schema
 from replaykit.ledger.database import Database
 from replaykit.ledger.selection import Key
-from replaykit.records.usage import COUNTERS, MOST, Reading, Usage
+from replaykit.ledger.sums import check, in_parts, is_later, joined, labels_text, moved, since_when, spread
+from replaykit.records.usage import COUNTERS, Reading, Usage
 
-LONGEST_NAME = 4096
 READINGS = "readings"
-_MOST_SPREAD = 1440
 _SHORTEST_GAP_S = 120
 _NOTHING = (0,) * len(COUNTERS)
-_CHUNK = 500
 _MOST_CACHED = 200_000
 T = TypeVar("T")
 
@@ -107,7 +104,7 @@ class Ledger:
         rows: dict[tuple[tuple[str, str, str], str, int], Usage] = {}
         given = 0
         for record in records:
-            _check(record)
+            check(record)
             given += 1
             rows[(record.vantage, record.subject_kind, record.subject), record.source, record.time] = record
         if not rows:
@@ -130,9 +127,9 @@ class Ledger:
                 if before == values:
                     continue
                 new, changed = new + (before is None), changed + (before is not None)
-                moved = values if before is None else tuple(map(sub, values, before))
-                deltas.append((*at, record.seconds, *moved))
-                changes.append((record, moved))
+                difference = values if before is None else tuple(map(sub, values, before))
+                deltas.append((*at, record.seconds, *difference))
+                changes.append((record, difference))
             self._apply(connection, deltas)
             self.changing(connection, changes)
         self.changed()
@@ -149,7 +146,7 @@ class Ledger:
         longest = None if every_s is None else max(_SHORTEST_GAP_S, 3 * every_s)
         given = list(readings)
         for reading in given:
-            _check(reading)
+            check(reading)
         if not given:
             return Written()
         labels = {(r.vantage, r.subject_kind, r.subject): r.labels for r in given}
@@ -169,13 +166,13 @@ class Ledger:
                 time, epoch, before = last.get(
                     key, (None, reading.epoch, _NOTHING if reading.fresh else values)
                 )
-                if time is not None and not _is_later(reading, time, epoch, before):
+                if time is not None and not is_later(reading, time, epoch, before):
                     repeated += 1
                     continue
                 last[key] = stands[key] = (reading.time, reading.epoch, values)
-                moved = _moved(before, values, epoch == reading.epoch)
+                difference = moved(before, values, epoch == reading.epoch)
                 new += 1
-                since = _since(reading, time, epoch == reading.epoch)
+                since = since_when(reading, time, epoch == reading.epoch)
                 whose = (who, *(subjects[reading.vantage, kind, name] for kind, name, _ in reading.also))
                 if (
                     time is not None
@@ -184,10 +181,10 @@ class Ledger:
                     and not reading.steady
                 ):
                     gaps |= dict.fromkeys(((w, since) for w in whose), reading.time)
-                if any(moved):
+                if any(difference):
                     deltas += [
                         (max(minute, oldest), w, sources[READINGS], 60, *part)
-                        for minute, part in spread(since, reading.time, moved)
+                        for minute, part in spread(since, reading.time, difference)
                         for w in whose
                     ]
             deltas = joined(deltas, 4)
@@ -266,7 +263,7 @@ class Ledger:
     ) -> dict[tuple[int, int, int], tuple[int, ...]]:
         t = schema.minute
         found: dict[tuple[int, int, int], tuple[int, ...]] = {}
-        for part in _parts(sorted(times)):
+        for part in in_parts(sorted(times)):
             rows = connection.execute(
                 sa.select(t.c.time, t.c.subject_id, t.c.source_id, *(t.c[n] for n in COUNTERS)).where(
                     t.c.time.in_(part), t.c.source_id.in_(sources)
@@ -279,7 +276,7 @@ class Ledger:
         self, connection: sa.Connection, subjects: Sequence[int]
     ) -> dict[tuple[int, str], tuple[int, str, tuple[int, ...]]]:
         t, found = schema.counter, {}
-        for part in _parts(subjects):
+        for part in in_parts(subjects):
             for row in connection.execute(
                 sa.select(t.c.subject_id, t.c.digest, t.c.time, t.c.epoch, *(t.c[n] for n in COUNTERS)).where(
                     t.c.subject_id.in_(part)
@@ -298,7 +295,7 @@ class Ledger:
             if known is not None and known[1] == labels:
                 ids[who] = known[0]
             else:
-                missing[schema.digest(*who)] = (who, _labels(labels))
+                missing[schema.digest(*who)] = (who, labels_text(labels))
         rows = [
             {"digest": d, "vantage": who[0], "kind": who[1], "name": who[2], "labels": text}
             for d, (who, text) in sorted(missing.items())
@@ -306,7 +303,7 @@ class Ledger:
         t = schema.subject
         found: dict[str, tuple[int, str]] = {}
         for _ in range(2):
-            for part in _parts([d for d in missing if d not in found]):
+            for part in in_parts([d for d in missing if d not in found]):
                 for row in connection.execute(
                     sa.select(t.c.digest, t.c.id, t.c.labels).where(t.c.digest.in_(part))
                 ):
@@ -348,71 +345,3 @@ class Ledger:
             if who not in self._subjects or self._subjects[who][1] != labels[who]
         }
         self._sources |= sources
-
-
-def _moved(before: tuple[int, ...], now: tuple[int, ...], same: bool) -> tuple[int, ...]:
-    """A counter that went backwards, or belongs to another epoch, counts from zero."""
-    return tuple(b if not same or b < a else b - a for a, b in zip(before, now, strict=True))
-
-
-def _is_later(reading: Reading, time: int, epoch: str, before: tuple[int, ...]) -> bool:
-    """Than the last that was counted; within its second a counter may have grown."""
-    if reading.time != time:
-        return reading.time > time
-    now = reading.counters()
-    return epoch == reading.epoch and now != before and all(a <= b for a, b in zip(before, now, strict=True))
-
-
-def _since(reading: Reading, last: int | None, same: bool) -> int:
-    """From when on the counter moved what it moved."""
-    if (last is None or not same) and reading.began is not None:
-        return max(last or 0, min(reading.began, reading.time))
-    return reading.time if last is None else last
-
-
-def spread(since: int, until: int, moved: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """What was moved in [since, until) by minute, in proportion to its part of each; the sum stays exact."""
-    if since >= until or since // 60 == (until - 1) // 60:
-        yield since - since % 60, moved
-        return
-    step = 60 * -(-(until - since) // (60 * _MOST_SPREAD))  # over long gaps every so many minutes
-    given = (0,) * len(moved)
-    at = since
-    while at < until:
-        end = min(until, at - at % 60 + step)
-        due = tuple(m * (end - since) // (until - since) for m in moved)
-        yield at - at % 60, tuple(d - g for d, g in zip(due, given, strict=True))
-        given, at = due, end
-
-
-def joined(rows: Sequence[tuple[int, ...]], key: int = 2) -> list[tuple[int, ...]]:
-    """Rows with the same first columns added up, in order."""
-    sums: dict[tuple[int, ...], tuple[int, ...]] = {}
-    for row in rows:
-        before = sums.get(row[:key])
-        sums[row[:key]] = row[key:] if before is None else tuple(map(add, before, row[key:]))
-    return sorted((*k, *v) for k, v in sums.items())
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    return json.dumps(dict(labels), sort_keys=True, ensure_ascii=False) if labels else "{}"
-
-
-def _parts(items: Sequence[T]) -> Iterable[Sequence[T]]:
-    """A statement takes so many parameters."""
-    return (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
-
-
-def _check(record: Usage | Reading) -> None:
-    where = f"usage of {record.vantage}/{record.subject_kind}/{record.subject[:80]}"
-    if not record.vantage or not record.subject_kind or not record.subject:
-        raise UsageError(f"{where}: vantage, kind and subject must be named")
-    if len(record.subject) > LONGEST_NAME or len(record.vantage) > 64 or len(record.subject_kind) > 32:
-        raise UsageError(f"{where}: the name is too long ({LONGEST_NAME} characters at most)")
-    if not 0 <= record.time < calendar.LATEST or (
-        isinstance(record, Usage) and not 1 <= record.seconds <= 3600
-    ):
-        raise UsageError(f"{where}: a bucket begins from 1970 to 2242 and lasts 1 to 3600 s")
-    for name, value in zip(COUNTERS, record.counters(), strict=True):
-        if not 0 <= value <= MOST:
-            raise UsageError(f"{where}: {name} is {value}; it must be from 0 to 2^63 - 1")

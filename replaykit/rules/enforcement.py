@@ -13,7 +13,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,10 +27,9 @@ from replaykit.ledger.store import Ledger
 from replaykit.rules.actions import installed
 from replaykit.rules.evaluate import Wanted, verdicts, wanted
 from replaykit.rules.limits import EFFECTS, Action, Rule, Rules, Threshold, Verdict, read_rules
-from replaykit.units import show_set
+from replaykit.rules.shown import iso, show, top
 
 GIVE_UP_S = 86_400
-TOP = 5
 
 
 class Gone(Exception):
@@ -267,10 +265,10 @@ class Guard:
         event = {
             "id": hashlib.blake2b(f"{digest}\x1f{now}".encode(), digest_size=8).hexdigest(), "kind": "firing", "rule": rule.name,
             "severity": "warning" if threshold.at < 1 else "critical", "group": f"{subject.kind} {subject.name}",
-            "at": _iso(now), "began": _iso(now), "metric": rule.metric, "value": verdict.used,
+            "at": iso(now), "began": iso(now), "metric": rule.metric, "value": verdict.used,
             "threshold": threshold.at * verdict.allowed, "window_s": max(60, now - verdict.since),
             "step": threshold.at, "vantage": subject.vantage, "subject_kind": subject.kind, "subject": subject.name, "labels": dict(subject.labels),
-            "reason": verdict.reason, "top": _top(verdict, found),
+            "reason": verdict.reason, "top": top(verdict, found),
             "in_words": f"{rule.show(verdict.used)} since {calendar.show(verdict.since, self.ledger.zone)[:16].replace('T', ' ')}, "
             f"more than {threshold.at:.0%} of {rule.describe()} ({rule.show(threshold.at * verdict.allowed)})",
         }  # fmt: skip
@@ -311,7 +309,7 @@ class Guard:
             kind, value, what = waiting[0]
             action = Action(kind, tuple(value) if isinstance(value, list) else value)
             error = self._once(
-                action, {**event, "kind": what, **({"at": _iso(now)} if what == "resolved" else {})}
+                action, {**event, "kind": what, **({"at": iso(now)} if what == "resolved" else {})}
             )
             given_up = error and now - row["since"] > GIVE_UP_S
             if error and not given_up:
@@ -393,18 +391,6 @@ def watch(guard: Guard, say: Callable[[str], None], stop: threading.Event) -> No
         stop.wait(guard.rules.interval_s)
 
 
-def show(entry: Entry) -> str:
-    """One line."""
-    value = f" {value_in_words(entry.action, entry.value)}" if entry.value else ""
-    error = f": {entry.error}" if entry.error else ""
-    return f"{entry.rule}: {entry.kind} {entry.subject}: {entry.action}{value} {entry.outcome} ({entry.reason}){error}"
-
-
-def value_in_words(action: str, value: str) -> str:
-    """A rate as people set it; the ledger keeps it in bytes a second."""
-    return f"{show_set(int(value))}/s" if action == "rate_limit" and value.isdecimal() else value
-
-
 def _episode(verdict: Verdict, threshold: Threshold) -> str:
     """Calendar periods make an episode each; in a sliding window it lasts while the threshold is exceeded."""
     return schema.digest(
@@ -413,14 +399,3 @@ def _episode(verdict: Verdict, threshold: Threshold) -> str:
         f"{threshold.at:g}",
         str(verdict.since if verdict.until else 0),
     )
-
-
-def _iso(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat()
-
-
-def _top(verdict: Verdict, found: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """The largest that the same rule looks at, as `replaykit.rules.notify` shows them."""
-    same = sorted((v for v in found if v.rule is verdict.rule), key=lambda v: -v.used)
-    whole = sum(v.used for v in same) or 1
-    return [{"endpoint": v.subject.name, "bytes": v.used, "share": v.used / whole} for v in same[:TOP]]

@@ -32,7 +32,8 @@ from replaykit.vantages.forwarder.mapping import Mapping as Mapped
 from replaykit.vantages.forwarder.mapping import mapping as read_mapping
 from replaykit.vantages.forwarder.meter import EXCEEDED, MB, TOO_MANY, Meter
 from replaykit.vantages.forwarder.relay import Relay
-from replaykit.vantages.forwarder.tcp import Connection, HostListener, PortListener, Route, TunnelListener
+from replaykit.vantages.forwarder.route import Route
+from replaykit.vantages.forwarder.tcp import Connection, HostListener, PortListener, TunnelListener
 from replaykit.vantages.forwarder.tunnel import Line
 from replaykit.vantages.forwarder.udp import MOST_SESSIONS, UdpListener
 

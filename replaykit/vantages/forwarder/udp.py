@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from replaykit.vantages.forwarder.meter import EXCEEDED, TOO_MANY
-from replaykit.vantages.forwarder.tcp import Route, bound
+from replaykit.vantages.forwarder.route import Route
+from replaykit.vantages.forwarder.tcp import bound
 from replaykit.vantages.forwarder.tunnel import Datagrams, Line
 
 IDLE_S = 60.0

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from replaykit.errors import UsageError
-from replaykit.ledger.store import Ledger, spread
+from replaykit.ledger.store import Ledger
+from replaykit.ledger.sums import spread
 from replaykit.records.usage import Usage
 
 _FOLDER = re.compile(r"vm_(\d+)")
