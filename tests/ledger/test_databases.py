@@ -207,7 +207,7 @@ def test_a_wrong_password_is_not_shown(urls: list[str]) -> None:
         assert "wrong-secret" not in str(error.value) and "127.0.0.1" in str(error.value)
 
 
-def test_document_004s_views(urls: list[str]) -> None:
+def test_views_of_pve_traffic_monitor(urls: list[str]) -> None:
     """The same of each: bytes as they stood, a number for an id, times that are times."""
     found = []
     for url in urls:
