@@ -172,6 +172,8 @@ def test_the_examples_of_alerts_and_pipelines(tmp_path: Path, monkeypatch: pytes
 
     alerts, pipelines = ((ROOT / "docs" / n).read_text() for n in ("alerts.md", "pipelines.md"))
     monkeypatch.setenv("SLACK_URL", "https://example.org/hook")
+    monkeypatch.setenv("TELEGRAM_TOKEN", "123456789:abcdefg_hijklmnop")
+    monkeypatch.setenv("TELEGRAM_CHAT", "12315544")
     monkeypatch.setenv("STATE", "/var/lib/replaykit")
     (rule,) = parse_rules(re.search(r"```yaml\n(.*?)```", alerts, re.DOTALL)[1]).rules  # type: ignore[index]
     assert rule.share == 0.3 and rule.notify == ("ops", "mail")
@@ -198,6 +200,8 @@ def test_the_examples_of_the_ledger_its_rules_and_the_forwarder(
     )  # type: ignore[index]
     assert said == ["30009 52700", "1795561200 home 52000"]
     monkeypatch.setenv("SLACK_URL", "https://example.org/hook")
+    monkeypatch.setenv("TELEGRAM_TOKEN", "123456789:abcdefg_hijklmnop")
+    monkeypatch.setenv("TELEGRAM_CHAT", "12315544")
     first, second = parse_rules(re.search(r"```yaml\n(.*?)```", rules, re.DOTALL)[1]).rules  # type: ignore[index]
     assert (first.limit, first.start_day, len(first.thresholds)) == (100e9, 15, 2) and second.hold_s == 1800
     assert [e for e in EFFECTS if f"`{e}" not in rules] == []

@@ -1,4 +1,4 @@
-"""Word of alerts: webhooks (plain, Slack, DingTalk, Feishu, WeCom), Alertmanager, e-mail, a command.
+"""Word of alerts: webhooks (plain, Slack, DingTalk, Feishu, WeCom), Alertmanager, e-mail, a command, and all that Apprise reaches.
 
 Owns what each of them wants to be told. Secrets (tokens in URLs, passwords) come from the environment by
 `${NAME}` and are never part of an error.
@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import os
 import smtplib
 import ssl
@@ -25,11 +26,12 @@ from urllib.parse import quote_plus, urlsplit
 
 from replaykit.config.declared import Section, Value
 from replaykit.errors import UsageError
+from replaykit.extras import needs
 from replaykit.plain import visible
 from replaykit.rules.metrics import shown
 from replaykit.units import show_size
 
-KINDS = ("webhook", "slack", "dingtalk", "feishu", "wecom", "alertmanager", "email", "command")
+KINDS = ("webhook", "slack", "dingtalk", "feishu", "wecom", "alertmanager", "email", "command", "apprise")
 _LONGEST_S = 30
 
 
@@ -44,6 +46,10 @@ def read_notifier(section: Section) -> dict[str, Any]:
             raise value.error(f"one kind a name; there is {found['kind']} already")
         if kind == "command":
             found = {"kind": kind, "arguments": value.texts()}
+        elif kind == "apprise":
+            found = {"kind": kind, "url": value.text()}
+            if _service(found["url"]) is None:
+                raise value.error("no URL of Apprise's, such as tgram://TOKEN/CHAT or msteams://…")
         elif kind == "email":
             found = {"kind": kind, "to": value.texts()}
             for name in ("smtp", "from"):
@@ -116,12 +122,36 @@ def send(notifier: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         _email(notifier, event)
     elif kind == "command":
         _command(notifier["arguments"], event)
+    elif kind == "apprise":
+        _by_apprise(notifier["url"], event)
     elif kind == "alertmanager":
         _post(notifier["url"].rstrip("/") + "/api/v2/alerts", [_alert(event)])
     else:
         url, body = _shaped(notifier, event)
         answer = _post(url, body)
         _check(kind, answer)
+
+
+def _service(url: str) -> Any:
+    """Apprise's service for a URL; None where it knows none. Raises UsageError where Apprise is not installed."""
+    try:
+        import apprise
+    except ModuleNotFoundError:
+        raise needs("apprise: needs Apprise", "notify") from None
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its words hold the URL, and so a token
+    return apprise.Apprise.instantiate(url, suppress_exceptions=True)
+
+
+def _by_apprise(url: str, event: Mapping[str, Any]) -> None:
+    import apprise
+
+    service = _service(url)
+    kind = apprise.NotifyType.WARNING if event["kind"] == "firing" else apprise.NotifyType.SUCCESS
+    title, _, said = text(event).partition("\n")
+    sender = apprise.Apprise()
+    sender.add(service)
+    if not sender.notify(body=said, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT):
+        raise OSError(f"{service.service_name}: it was not taken")
 
 
 def _shaped(notifier: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[str, Any]:

@@ -61,6 +61,26 @@ def notifier(text: str) -> Any:
     return parse_rules(f"notify: {{x: {text}}}\nrules: []").notify["x"]
 
 
+def test_whatever_apprise_reaches(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with hook() as (url, got):
+        where = url.replace("http://", "json://")
+        notify.send(notifier(f"{{apprise: '{where}/room?+X-Token=s3cret'}}"), EVENT)
+        notify.send(notifier(f"{{apprise: '{where}/room'}}"), {**EVENT, "kind": "resolved"})
+    [(path, fired), (_, resolved)] = got
+    assert path.startswith("/room") and (fired["type"], resolved["type"]) == ("warning", "success")
+    assert fired["title"] == "[FIRING] one API: /a" and "\n".join(
+        [fired["title"], fired["message"]]
+    ) == notify.text(EVENT)
+    with hook(status=500) as (url, _), pytest.raises(OSError, match=r"^JSON: it was not taken$"):
+        notify.send(notifier(f"{{apprise: '{url.replace('http', 'json')}/?+X-Token=s3cret'}}"), EVENT)
+    with pytest.raises(UsageError, match="no URL of Apprise's") as refused:
+        notifier("{apprise: 'nonsense://s3cret'}")
+    said = str(refused.value) + caplog.text + "".join(capsys.readouterr())
+    assert "s3cret" not in said
+
+
 def test_the_shapes_of_webhooks() -> None:
     with hook() as (url, got):
         for kind in ("webhook", "slack", "dingtalk", "feishu", "wecom"):
