@@ -58,6 +58,11 @@ fuzz: setup
 soak: setup servers
 	$(BIN)/python -m tests.soak --seconds $(SOAK)
 
+# The reference of all commands, from the program itself.
+.PHONY: docs/cli.md
+docs/cli.md: setup
+	$(BIN)/python -m ci.cli_page
+
 # Side by side with GoReplay: GOREPLAY=/path/to/gor make bench
 bench: setup servers
 	$(PIP) -e '.[bench]'

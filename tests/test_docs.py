@@ -75,6 +75,17 @@ def test_links_and_flags(page: Path) -> None:
         assert flag in known, flag
 
 
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse lays help out in another way")
+def test_the_page_of_commands_is_made_from_the_program() -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", "from ci.cli_page import page; print(page(), end='')"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert made.stdout == (ROOT / "docs" / "cli.md").read_text(), "make docs/cli.md"
+
+
 def test_columns_and_causes_are_all_described() -> None:
     columns = (ROOT / "docs" / "columns.md").read_text()
     assert [n for n in SCHEMA.names if f"`{n}`" not in columns] == []
