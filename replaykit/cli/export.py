@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
             if seen[row.time] <= args.top:
                 kept.append(row)
         rows = kept
-    from replaykit.reporting import usage
+    from replaykit.reporting import usage, usage_page
 
     def done(status: int) -> int:
         """An empty span is said, and is no success."""
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "csv":
         text = usage.as_csv(rows, zone)
     elif args.format == "html":
-        text = usage.as_html(rows, zone, period, args.direction, title, args.dark, missing)
+        text = usage_page.as_html(rows, zone, period, args.direction, title, args.dark, missing)
     else:
         if args.output is None and sys.stdout.isatty():
             raise UsageError("a picture is no text: give --output FILE.png")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import io
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
-from importlib import resources
 from typing import Any
 
 from replaykit.extras import needs
@@ -19,15 +17,10 @@ from replaykit.reporting.terminal import PlainTable
 from replaykit.units import show_size
 
 _LINES = 8
-_ROWS_A_PAGE = 50
 COLORS = ["#b35900", "#0b62c4", "#2e9e6b", "#c2416b", "#7a5bd0", "#1798a8", "#b5a11a", "#7d8590", "#a3aab5"]
 """The page's."""
 _MOST_BARS = 20_000
 _LINES_OF_GAPS = 10
-_HATCHED = {
-    "opacity": 0.55,
-    "decal": {"symbol": "rect", "dashArrayX": [1, 0], "dashArrayY": [2, 5], "rotation": -0.785},
-}
 _NAMES = {"hour": "%Y-%m-%d %H:%M %z", "minute": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}
 
 
@@ -175,88 +168,6 @@ def series(
             line = lines.setdefault("(other)", [0] * len(times))
         line[at[row.time]] += moved(row, direction)
     return times, lines
-
-
-def as_html(
-    rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool, gaps: Sequence[Gap] = ()
-) -> str:  # fmt: skip
-    """One file that opens offline: a chart to zoom, point at and choose from, and the table under it. The chart's library is in it."""
-    times, lines = series(rows, direction, period, zone)
-    hatched = unread(rows, gaps)
-    notes = "".join(f"<p>{html.escape(line)}</p>" for line in in_words(gaps, zone))
-    body = "".join(
-        f"<tr><td>{html.escape(label(r.time, zone, period))}<td>{html.escape(r.subject_kind)}<td>{html.escape(named(r) or '(all)')}"
-        f"<td>{show_size(moved(r, direction))}<td>{show_size(r.rx_bytes)}<td>{show_size(r.tx_bytes)}<td>{r.requests:,}"
-        for r in rows
-    )
-    ink, paper, rule = ("#e6e6e6", "#16181d", "#3a3f47") if dark else ("#1c1f24", "#ffffff", "#d5d9e0")
-    heads = "".join(
-        f"<th scope=col>{name}"
-        for name in (period, "kind", "subject", "total", "received", "sent", "requests")
-    )
-    factor, unit = scale(max(map(sum, zip(*lines.values(), strict=True)), default=0))
-    option = {
-        "animation": False, "color": COLORS, "textStyle": {"color": ink}, "legend": {"type": "scroll", "left": 0, "right": 140, "textStyle": {"color": ink}},
-        "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}}, "grid": {"left": 20, "right": 20, "bottom": 60, "containLabel": True},
-        "dataZoom": [{"type": "slider"}, {"type": "inside"}], "toolbox": {"feature": {"saveAsImage": {}, "magicType": {"type": ["line", "bar", "stack"]}}},
-        "xAxis": {"type": "category", "data": [label(t, zone, period) for t in times], "axisLabel": {"color": ink}},
-        "yAxis": {"type": "value", "name": unit, "nameTextStyle": {"color": ink}, "axisLabel": {"color": ink}, "splitLine": {"lineStyle": {"color": rule}}},
-        "series": [
-            {
-                "name": name or "all", "type": "bar", "stack": "all",
-                "data": [
-                    {"value": round(v / factor, 6), "itemStyle": _HATCHED} if t in hatched else round(v / factor, 6)
-                    for t, v in zip(times, values, strict=True)
-                ],
-            }
-            for name, values in lines.items()
-        ],
-    }  # fmt: skip
-    library = (resources.files("replaykit") / "web" / "static" / "vendor" / "echarts.js").read_text()
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: {ink}; background: {paper}; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }}
-#chart {{ height: 460px }} table {{ border-collapse: collapse; width: 100% }}
-th, td {{ text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid {rule} }}
-th:nth-child(n+4), td:nth-child(n+4) {{ text-align: right; font-variant-numeric: tabular-nums }}
-</style>
-<h1>{html.escape(title)}</h1>
-<div id="chart" role="img" aria-label="{html.escape(title)}"></div>
-{notes}
-<table><thead><tr>{heads}</thead><tbody>{body}</tbody></table>
-<p id="pages"></p><p>times: {html.escape(str(zone))}</p>
-<script>{library}</script>
-<script>
-const chart = echarts.init(document.getElementById("chart"), null, {{ renderer: "svg" }});
-chart.setOption({_script(option)});
-addEventListener("resize", () => chart.resize());
-const rows = [...document.querySelectorAll("tbody tr")], most = {_ROWS_A_PAGE}, pages = document.getElementById("pages");
-function turn(page) {{
-  rows.forEach((row, n) => row.hidden = Math.floor(n / most) !== page);
-  pages.replaceChildren(...[...Array(Math.ceil(rows.length / most)).keys()].map(n => {{
-    const button = document.createElement("button");
-    button.textContent = n + 1;
-    button.disabled = n === page;
-    button.onclick = () => turn(n);
-    return button;
-  }}));
-}}
-if (rows.length > most) turn(0);
-</script>
-</html>
-"""
-
-
-def _script(value: Any) -> str:
-    """JSON that ends no script, whatever a subject is called."""
-    return (
-        json.dumps(value, ensure_ascii=False)
-        .replace("<", "\\u003c")
-        .replace("\u2028", " ")
-        .replace("\u2029", " ")
-    )
 
 
 def as_png(

@@ -16,6 +16,7 @@ from replaykit.ledger.history import Sum, Totals, buckets, gaps, history, subjec
 from replaykit.ledger.selection import Selection, literally
 from replaykit.ledger.store import Ledger
 from replaykit.reporting import usage as shown
+from replaykit.reporting import usage_page
 from replaykit.rules.evaluate import effect_in_words, standing
 from replaykit.rules.limits import Rule, Verdict
 from replaykit.web.answers import DataAnswer, ListAnswer, Problem
@@ -248,7 +249,7 @@ def add_history(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
                 rows, zone, {"period": period, "by": by, "time_zone": ledger.time_zone}, missing
             )
         else:
-            draw: Callable[..., str | bytes] = shown.as_html if format == "html" else shown.as_png
+            draw: Callable[..., str | bytes] = usage_page.as_html if format == "html" else shown.as_png
             body = await run_in_threadpool(draw, rows, zone, period, "both", title, dark, missing)
         headers = (
             {"Content-Security-Policy": _REPORT}

@@ -83,7 +83,7 @@ def test_pictures(place: Path, tmp_path: Path) -> None:
     done = run("export", str(place), *SPAN, "--format", "html", "--output", str(page), "--dark")
     assert done.returncode == 0, done.stderr
     text = page.read_text()
-    assert "&lt;b&gt;&amp;$x" in text and "\\u003cb>&$x" in text and "<b>&" not in text
+    assert "&lt;b&gt;&amp;$x" in text and "\\u003cb\\u003e\\u0026$x" in text and "<b>&" not in text
     outside = text.replace((resources.files("replaykit") / "web/static/vendor/echarts.js").read_text(), "")
     assert len(outside) < len(text) and "http" not in outside and "<link" not in outside
     assert "src=" not in outside and page.stat().st_mode & 0o777 == 0o600

@@ -23,6 +23,7 @@ from replaykit.ledger.selection import Selection
 from replaykit.ledger.store import Ledger, Written
 from replaykit.records.usage import Reading, Usage
 from replaykit.reporting import usage as shown
+from replaykit.reporting.usage_page import as_html
 from tests.ledger.conftest import BERLIN, NOON, stands, used
 
 DAY = 86_400
@@ -194,7 +195,7 @@ def test_a_report_marks_what_was_not_read(ledger: Ledger) -> None:
     assert {r.rx_bytes for r in rows} == {6_000_000}
     said = "no readings from 2026-03-29 13:05 to 13:12 (vm): shown evenly"
     assert shown.in_words(missing, ledger.zone) == [said]
-    page = shown.as_html(rows, ledger.zone, "minute", "both", "t", False, missing)
+    page = as_html(rows, ledger.zone, "minute", "both", "t", False, missing)
     assert (
         f"<p>{said}</p>" in page and page.count('"decal": {') == 14
     )  # received and sent of the one there is
