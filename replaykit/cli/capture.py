@@ -21,7 +21,7 @@ from replaykit.attribution.recent import Recent
 from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capturing.live import Capture, Settings, Totals, changed_options
 from replaykit.capturing.places import parse_place
-from replaykit.cli import common
+from replaykit.cli import common, sparing
 from replaykit.cli.rewrites import add_rewrites
 from replaykit.cli.watching import LiveAlerts
 from replaykit.engine.options import Options
@@ -187,6 +187,7 @@ def run(args: argparse.Namespace) -> int:
         chosen = common.options(args, wants or args.decode, responses)
         common.engine(chosen)  # says what is wrong with a pattern before anything is opened
         load_outputs()  # everything is loaded before privileges are dropped
+        sparing.finish()
         alerts = _alerts(args, chosen, wants)
         capture = Capture(settings, chosen)
         try:

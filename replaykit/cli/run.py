@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from replaykit.capturing.live import Capture, Result, changed_options
 from replaykit.cli import capture as capture_command
-from replaykit.cli import common
+from replaykit.cli import common, sparing
 from replaykit.cli.flow import Flow, Source, Target, read_flow
 from replaykit.cli.rewrites import rules
 from replaykit.cli.watching import LiveAlerts
@@ -197,6 +197,7 @@ class Running:
             self._alerts = LiveAlerts(self.flow.alerts, self.flow.alert_state, True)
             for rule in self._alerts.watch.rules.rules:
                 common.engine(changed_options(options, rule.change))
+        sparing.finish()  # before privileges are dropped
         self._capture = Capture(settings, options)
 
     @property

@@ -6,6 +6,7 @@ asks for them gets them. When first used: what many commands import and few use.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,15 @@ LATER = frozenset(("pyarrow.compute", "pyarrow.parquet", "replaykit.reporting.te
 def begin() -> None:
     """From now on, for this process."""
     sys.meta_path.insert(0, _Finder)
+
+
+def finish() -> None:
+    """Loads what was put off: whoever gives up privileges may not be able to read it later."""
+    for name in LATER:
+        module = importlib.import_module(name)
+        loader = module.__spec__.loader if module.__spec__ is not None else None
+        if isinstance(loader, _Later):
+            loader.load(module)
 
 
 class _Finder:

@@ -177,39 +177,51 @@ async def _silence(socket: WebSocket, seconds: float) -> None:
         return
 
 
-def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> None:
-    """open_to_others: whether mappings may listen beyond this machine."""
+class _Asked:
+    """What routes ask of the forwarder."""
 
-    async def blocking() -> dict[tuple[str, str], str]:
+    def __init__(self, forwarder: Forwarder) -> None:
+        self.forwarder = forwarder
+
+    async def blocking(self) -> dict[tuple[str, str], str]:
         """By which rules mappings and clients are blocked."""
-        if not any(meter.restraints for meter in forwarder.meters.values()):
+        if not any(meter.restraints for meter in self.forwarder.meters.values()):
             return {}
-        held = await run_in_threadpool(effects, forwarder.ledger)
+        held = await run_in_threadpool(effects, self.forwarder.ledger)
         return {
             (e["kind"], e["subject"]): e["rule"]
             for e in held
             if e["vantage"] == VANTAGE and e["effect"] != "rate_limit"
         }
 
-    def refusals(kind: str, name: str, rules: dict[tuple[str, str], str]) -> list[str]:
-        found = forwarder.refusals(kind, name)
+    def refusals(self, kind: str, name: str, rules: dict[tuple[str, str], str]) -> list[str]:
+        found = self.forwarder.refusals(kind, name)
         for (ruled, subject), rule in rules.items():
             text = f"{ruled} {subject}: blocked by a rule"
             found = [f"{text}: {rule}" if line == text else line for line in found]
         return found
 
-    def described(name: str, rules: dict[tuple[str, str], str]) -> dict[str, Any]:
-        one, meter = forwarder.mappings[name], forwarder.meter("mapping", name)
-        route = forwarder.routes.get(name)
+    def described(self, name: str, rules: dict[tuple[str, str], str]) -> dict[str, Any]:
+        one, meter = self.forwarder.mappings[name], self.forwarder.meter("mapping", name)
+        route = self.forwarder.routes.get(name)
         return {
             **plain(one), "name": name, "protocol": one.protocol, "listen": one.listen, "port": one.source_port,
             "bytes_sent": meter.sent, "bytes_received": meter.received, "last_update": meter.last_update,
             "connections": meter.open, "running": route is not None, "refusal": meter.refusal(),
-            "refusals": refusals("mapping", name, rules), "limits": meter.limits(), "rule_rate_limit": meter.ruled.rate, "troubles": route.troubles if route is not None else {},
-            "top_talkers": talkers(forwarder, name),
+            "refusals": self.refusals("mapping", name, rules), "limits": meter.limits(), "rule_rate_limit": meter.ruled.rate, "troubles": route.troubles if route is not None else {},
+            "top_talkers": talkers(self.forwarder, name),
         }  # fmt: skip
 
-    async def changed(change: Callable[[], Awaitable[Any]]) -> None:
+    def of_client(self, name: str, rules: dict[tuple[str, str], str]) -> dict[str, Any]:
+        meter = self.forwarder.meter("client", name)
+        owned = sorted(n for n, m in self.forwarder.mappings.items() if m.client == name)
+        return {
+            **plain(self.forwarder.clients[name]), "name": name, "bytes_sent": meter.sent, "bytes_received": meter.received,
+            "connections": meter.open, "mappings": owned, "refusal": meter.refusal(),
+            "refusals": self.refusals("client", name, rules), "limits": meter.limits(), "rule_rate_limit": meter.ruled.rate,
+        }  # fmt: skip
+
+    async def changed(self, change: Callable[[], Awaitable[Any]]) -> None:
         try:
             await change()
         except UsageError as error:
@@ -218,23 +230,38 @@ def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> 
                 404 if text.startswith("there is no") else 409 if "in use" in text else 400, text
             ) from None
 
+    async def remove(self, name: str) -> DataAnswer:
+        if name not in self.forwarder.mappings:
+            raise Problem(404, f"there is no mapping {name}{_sharing(self.forwarder, name)}")
+        await self.changed(lambda: self.forwarder.remove(name))
+        return DataAnswer(message=f"{name} is deleted", data={"name": name})
+
+
+def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> None:
+    """Mappings and clients. open_to_others: whether mappings may listen beyond this machine."""
+    asked = _Asked(forwarder)
+    _add_mappings(api, asked, open_to_others)
+    _add_clients(api, asked)
+
+
+def _add_mappings(api: APIRouter, asked: _Asked, open_to_others: bool) -> None:
     @api.get("/api/mapping/list")
     async def list_mappings(page: Page, search: Annotated[str, Query(max_length=300)] = "") -> ListAnswer:
         """All of them, or those with this text in name, client, target or remark. `refusals`: why nobody is let in now."""
-        rules, word = await blocking(), search.lower()
+        rules, word = await asked.blocking(), search.lower()
         found = [
             name
-            for name, m in sorted(forwarder.mappings.items())
+            for name, m in sorted(asked.forwarder.mappings.items())
             if not word or any(word in text.lower() for text in (name, m.client, m.target_host, m.remark))
         ]
-        return ListAnswer(data=[described(name, rules) for name in page.of(found)])
+        return ListAnswer(data=[asked.described(name, rules) for name in page.of(found)])
 
     @api.get("/api/mapping/{name:path}")
     async def one_mapping(name: str) -> DataAnswer:
         """One, as in the list."""
-        if name not in forwarder.mappings:
-            raise Problem(404, f"there is no mapping {name}{_sharing(forwarder, name)}")
-        return DataAnswer(data=described(name, await blocking()))
+        if name not in asked.forwarder.mappings:
+            raise Problem(404, f"there is no mapping {name}{_sharing(asked.forwarder, name)}")
+        return DataAnswer(data=asked.described(name, await asked.blocking()))
 
     @api.post("/api/mapping/create")
     async def create_mapping(given: NewMapping) -> DataAnswer:
@@ -247,51 +274,40 @@ def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> 
                 403,
                 f"listen: {one.listen}: beyond this machine only where the API has a token: set REPLAYKIT_TOKEN, or use --map",
             )
-        await changed(lambda: forwarder.put(one))
+        await asked.changed(lambda: asked.forwarder.put(one))
         return DataAnswer(
             message=f"{one.name} is forwarded to {one.target_host}:{one.target_port}",
-            data=described(one.name, await blocking()),
+            data=asked.described(one.name, await asked.blocking()),
         )
-
-    async def remove(name: str) -> DataAnswer:
-        if name not in forwarder.mappings:
-            raise Problem(404, f"there is no mapping {name}{_sharing(forwarder, name)}")
-        await changed(lambda: forwarder.remove(name))
-        return DataAnswer(message=f"{name} is deleted", data={"name": name})
 
     @api.post("/api/mapping/remove")
     async def remove_mapping(given: Named) -> DataAnswer:
         if (given.name is None) == (given.source_port is None):
             raise Problem(400, "give name or source_port")
-        return await remove(given.name if given.name is not None else str(given.source_port))
+        return await asked.remove(given.name if given.name is not None else str(given.source_port))
 
     @api.delete("/api/mapping/{name:path}")
     async def delete_mapping(name: str) -> DataAnswer:
-        return await remove(name)
+        return await asked.remove(name)
 
+
+def _add_clients(api: APIRouter, asked: _Asked) -> None:
     @api.get("/api/client/list")
     async def list_clients(page: Page) -> ListAnswer:
-        rules = await blocking()
-        return ListAnswer(data=[of_client(name, rules) for name in page.of(sorted(forwarder.clients))])
-
-    def of_client(name: str, rules: dict[tuple[str, str], str]) -> dict[str, Any]:
-        meter = forwarder.meter("client", name)
-        owned = sorted(n for n, m in forwarder.mappings.items() if m.client == name)
-        return {
-            **plain(forwarder.clients[name]), "name": name, "bytes_sent": meter.sent, "bytes_received": meter.received,
-            "connections": meter.open, "mappings": owned, "refusal": meter.refusal(),
-            "refusals": refusals("client", name, rules), "limits": meter.limits(), "rule_rate_limit": meter.ruled.rate,
-        }  # fmt: skip
+        rules = await asked.blocking()
+        return ListAnswer(
+            data=[asked.of_client(name, rules) for name in page.of(sorted(asked.forwarder.clients))]
+        )
 
     @api.post("/api/client/create")
     async def create_client(given: NewClient) -> DataAnswer:
         one = read_client(given.model_dump(exclude_unset=True))
-        await changed(lambda: forwarder.put_client(one))
-        return DataAnswer(data=of_client(one.name, await blocking()))
+        await asked.changed(lambda: asked.forwarder.put_client(one))
+        return DataAnswer(data=asked.of_client(one.name, await asked.blocking()))
 
     @api.delete("/api/client/{name:path}")
     async def delete_client(name: str) -> DataAnswer:
-        await changed(lambda: forwarder.remove_client(name))
+        await asked.changed(lambda: asked.forwarder.remove_client(name))
         return DataAnswer(message=f"{name} is deleted", data={"name": name})
 
 

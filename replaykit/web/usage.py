@@ -153,13 +153,20 @@ def _label(text: str) -> tuple[str, str]:
 
 def add_history(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[str]] | None = None) -> None:
     """polled: the machines that the last poll saw; None: nobody polls here."""
+    _add_buckets(api, ledger)
+    _add_totals(api, ledger, polled)
+    _add_report(api, ledger)
+    _add_what_rules_did(api, ledger)
 
-    def span(period: str, since: str | None, until: str | None) -> tuple[int, int]:
-        begin, end = between(ledger, since, until, _LAST[period])
-        if (end - begin) / _SECONDS[period] > MOST_ROWS:
-            raise Problem(400, f"more than {MOST_ROWS:,} buckets: ask for a shorter span or a longer period")
-        return begin, end
 
+def _span(ledger: Ledger, period: str, since: str | None, until: str | None) -> tuple[int, int]:
+    begin, end = between(ledger, since, until, _LAST[period])
+    if (end - begin) / _SECONDS[period] > MOST_ROWS:
+        raise Problem(400, f"more than {MOST_ROWS:,} buckets: ask for a shorter span or a longer period")
+    return begin, end
+
+
+def _add_buckets(api: APIRouter, ledger: Ledger) -> None:
     @api.get("/api/history")
     async def history_of(
         selection: Chosen,
@@ -173,7 +180,7 @@ def add_history(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
         """What each moved in each hour, day or month; every bucket of the span, with how much of it was read; and where readings
         are missing: what was moved then is spread evenly.
         """
-        begin, end = span(period, since, until)
+        begin, end = _span(ledger, period, since, until)
         now = int(time.time())
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
         missing = await run_in_threadpool(gaps, ledger, begin, end, selection, now)
@@ -186,6 +193,8 @@ def add_history(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
             "gaps": shown.gap_records(missing, ledger.zone),
         })  # fmt: skip
 
+
+def _add_totals(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[str]] | None) -> None:
     @api.get("/api/totals")
     async def totals_of(
         selection: Chosen,
@@ -203,7 +212,7 @@ def add_history(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
         `search`, `label` (`NAME=VALUE`): only those; `whole` is of all. `idle`: with those that moved nothing. `tally`: counts of
         each value that this label has.
         """
-        begin, end = span("hour", since, until)
+        begin, end = _span(ledger, "hour", since, until)
         labels = [_label(text) for text in label or ()]
         there = polled() if polled is not None else None
 
@@ -227,13 +236,15 @@ def add_history(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
 
         return DataAnswer(data=await run_in_threadpool(asked))
 
+
+def _add_report(api: APIRouter, ledger: Ledger) -> None:
     @api.get("/api/report", response_class=Response)
     async def report(
         selection: Chosen, format: Literal["csv", "json", "html", "png"] = "html", period: Period = "day",
         since: str | None = None, until: str | None = None, by: str = "subject", dark: bool = False,
     ) -> Response:  # fmt: skip
         """The same as a file."""
-        begin, end = span(period, since, until)
+        begin, end = _span(ledger, period, since, until)
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
         missing = await run_in_threadpool(gaps, ledger, begin, end, selection, int(time.time()))
         title = f"Bandwidth by {by.removeprefix('label:')}, {calendar.show(begin, ledger.zone)[:16]} to {calendar.show(end, ledger.zone)[:16]}"
@@ -258,6 +269,8 @@ def add_history(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
         )
         return Response(body, media_type=kind, headers=headers)
 
+
+def _add_what_rules_did(api: APIRouter, ledger: Ledger) -> None:
     @api.get("/api/rules/log")
     async def rules_log(
         page: Page,

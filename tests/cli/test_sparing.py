@@ -55,3 +55,16 @@ except AttributeError as error:
 print(found.count(3), numpy.ones(2).sum(), file=sys.stderr)
 """
     assert run(program) == ["8", "2.0"]
+
+
+def test_all_of_it_can_be_loaded_at_once() -> None:
+    program = """
+import sys
+from replaykit.cli import sparing
+sparing.begin()
+import pyarrow.compute as pc
+sparing.finish()
+assert "add" in vars(pc) and "console" in vars(sys.modules["replaykit.reporting.terminal"])
+print("loaded", type(pc).__name__, file=sys.stderr)
+"""
+    assert run(program) == ["loaded", "module"]
