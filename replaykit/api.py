@@ -28,6 +28,7 @@ from replaykit.pipeline.options import Filters
 from replaykit.pipeline.reading import Reader
 from replaykit.records.exchange import BATCH_SCHEMA
 from replaykit.records.increment import BATCH_SCHEMA as INCREMENT_SCHEMA
+from replaykit.records.increment import NUMBER
 from replaykit.records.message import Messages
 from replaykit.reporting.render import rows
 from replaykit.units import parse_duration
@@ -65,7 +66,7 @@ class Recording:
     """What files hold. exchanges: a row each, its columns are those of docs/columns.md.
 
     increments: what exchanges moved in slices of time, where `slice` asked for them; their column `exchange` is that of
-    `exchanges`, and 0 there is an exchange that began and ended within a slice. account: where every byte of the captures went;
+    `exchanges`, and 0 there is an exchange that began and ended within a slice, or comes from Parquet. account: where every byte of the captures went;
     None where there was no capture. troubles: a line for each file that was cut short or broken.
     """
 
@@ -105,13 +106,30 @@ def read(
     slice_ns = 0 if slice is None else int(parse_duration(slice) * 1e9)
     chosen = (filters or Filters()).options(False, False, slice_ns)
     reader = Reader(chosen, increments=increments.append if slice_ns else None, workers=workers, report=_warn)
-    batches = [piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch)]
+    schema = pa.schema([*BATCH_SCHEMA, INCREMENT_SCHEMA.field(NUMBER)]) if slice_ns else BATCH_SCHEMA
+    batches = [_in_schema(piece, schema) for piece in reader.read(files) if isinstance(piece, pa.RecordBatch)]
     return Recording(
-        pa.Table.from_batches(batches, None if batches else BATCH_SCHEMA).unify_dictionaries(),
+        pa.Table.from_batches(batches, schema).unify_dictionaries(),
         pa.Table.from_batches(increments, INCREMENT_SCHEMA).unify_dictionaries() if slice_ns else None,
         reader.account(),
         reader.troubles,
     )
+
+
+def _in_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Exchanges of captures and of Parquet alike; what is in Parquet has no increments."""
+    columns = []
+    for wanted in schema:
+        if wanted.name in batch.schema.names:
+            column = batch.column(wanted.name)
+        else:
+            column = (
+                pa.array([0] * batch.num_rows, wanted.type)
+                if wanted.name == NUMBER
+                else pa.nulls(batch.num_rows, wanted.type)
+            )
+        columns.append(column if column.type == wanted.type else column.cast(wanted.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,22 @@ def test_increments_add_up_to_exchanges(tmp_path: Path) -> None:
     assert found.increments.num_rows == 6 and found.increments["last"].to_pylist().count(True) == 1
 
 
+@pytest.mark.parametrize("slice", [None, "1s"])
+def test_captures_and_parquet_together(tmp_path: Path, slice: str | None) -> None:
+    parquet, archive = tmp_path / "a.parquet", tmp_path / "archive"
+    for to in (parquet, f"{archive}/"):
+        subprocess.run(
+            [sys.executable, "-m", "replaykit", "exchanges", str(OUT), "--quiet", "--to", str(to)], check=True
+        )
+    one = replaykit.read(str(OUT), slice=slice)
+    both = replaykit.read(str(OUT), str(parquet), str(archive), slice=slice)
+    assert both.exchanges.num_rows == 3 * one.exchanges.num_rows
+    assert both.exchanges.schema == one.exchanges.schema and both.account == one.account
+    expected = [3 * row["requests"] for row in replaykit.report(one.exchanges).to_pylist()]
+    assert [row["requests"] for row in replaykit.report(both.exchanges).to_pylist()] == expected
+    assert (one.increments is None) == (slice is None) and both.increments == one.increments
+
+
 def test_filters_and_what_is_wrong(tmp_path: Path) -> None:
     found = replaykit.read(
         str(OUT), filters=replaykit.Filters(allow_url=["^/orders"], redact=["authorization"])

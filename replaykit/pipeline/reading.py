@@ -73,13 +73,8 @@ class Reader:
         report: Callable[[str], None] = say,
     ) -> None:
         self._moved, self._increments = moved, increments
-        self._window, self._workers, self._fits, self._progress, self._report = (
-            window,
-            workers,
-            fits,
-            progress,
-            report,
-        )
+        self._window, self._workers = window, workers
+        self._fits, self._progress, self._report = fits, progress, report
         self._rows = Chosen(chosen)
         self._columns = None if columns is None else {*columns, *self._rows.reads}
         if chosen.tls_keys is not None and not Path(chosen.tls_keys).exists():
