@@ -10,10 +10,10 @@ import asyncio
 import queue
 import time
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import pyarrow as pa
 
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from replaykit.replaying.compare import Comparison
     from replaykit.replaying.stats import Stats
 
-T = TypeVar("T")
 Source: TypeAlias = str | pa.Table
 """A file as the commands take it, or a table of exchanges."""
 
@@ -315,18 +314,22 @@ def replay(
     )  # fmt: skip
     plan = asked.plan(read, Rules())
 
+    begun: list[tuple[asyncio.AbstractEventLoop, Replay]] = []
+
     async def send() -> Replayed:
         run = Replay(plan)
+        begun.append((asyncio.get_running_loop(), run))
         stats = await run.run()
         return Replayed(stats, run.seconds, plan.comparison, read.troubles)
 
-    return _outside(send)
-
-
-def _outside(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """The result of a coroutine, run in a thread of its own: a loop may run in this one."""
-    with ThreadPoolExecutor(1) as alone:
-        return alone.submit(lambda: asyncio.run(work())).result()
+    with ThreadPoolExecutor(1) as alone:  # a loop may run in this thread
+        sending = alone.submit(lambda: asyncio.run(send()))
+        try:
+            return sending.result()
+        except KeyboardInterrupt:
+            for loop, run in begun:
+                loop.call_soon_threadsafe(run.stop)
+            raise
 
 
 def Ledger(url: str, time_zone: str | None = None) -> LedgerStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from samples.make import OUT
 from tests.mutate import write
 from tests.outputs.conftest import report
 from tests.talk import Talk
-from tests.target import OK, get, target
+from tests.target import OK, get, target, until
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,16 @@ def test_a_replay() -> None:
     with target() as there:
         found = replaykit.replay(str(OUT), to=there.url, speed="max", all_methods=True)
     assert found.stats.answered == found.stats.sent > 200 and not found.stats.errors and found.troubles == []
+
+
+def test_a_replay_ends_with_ctrl_c() -> None:
+    with target() as there:
+        code = f"import replaykit; replaykit.replay({str(OUT)!r}, to={there.url!r}, rate=2, all_methods=True)"
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        until(lambda: there.payloads)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert said.splitlines()[-1] == "KeyboardInterrupt" and process.returncode == -signal.SIGINT
 
 
 def test_a_ledger(tmp_path: Path) -> None:
