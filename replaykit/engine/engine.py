@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from replaykit.core import core
+from replaykit.engine.keys import KeyFeed, Keys
 from replaykit.engine.options import Options
 from replaykit.engine.source import BrokenCapture
 from replaykit.records.message import Messages
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
 
 Ends = tuple[tuple[str, int], tuple[str, int]]
 """Both ends of a connection, address and port, the client's first."""
-
-
-class Keys(Protocol):
-    """Where TLS secrets come from."""
-
-    def read(self) -> tuple[bytes, bool] | None:
-        """More of what was added since the last time, and whether the log was begun anew; None: there is no more."""
-
-    def rewind(self) -> None:
-        """Reads from the beginning once more."""
 
 
 class Engine:
@@ -48,7 +39,7 @@ class Engine:
         report: Callable[[str], None] = print,
     ) -> None:
         self.core = self._engine = core.Engine(options)
-        self._keys, self._report = keys, report
+        self._keys = KeyFeed(keys, [self.core], report)
         self._streams: PluginStreams | None = None
         if plugins:
             from replaykit.engine.plugin_streams import (
@@ -63,19 +54,11 @@ class Engine:
             self.feed_packet = self._engine.feed_packet  # type: ignore[method-assign]
             self.advance = self._engine.advance  # type: ignore[method-assign]
             self.finish = self._engine.finish  # type: ignore[method-assign]
-        self._more_keys()
-
-    def _more_keys(self) -> None:
-        if self._keys is not None:
-            while (found := self._keys.read()) is not None:
-                self._engine.add_keys(*found)
+        self._keys.more()
 
     def keep_keys_of(self, randoms: bytes) -> None:
         """Reads the key log anew and keeps only what belongs to these client randoms, each of 32 bytes."""
-        if self._keys is not None:
-            self._engine.keep_keys_of(randoms)
-            self._keys.rewind()
-            self._more_keys()
+        self._keys.keep_of(randoms)
 
     def note_randoms(self) -> None:
         """Notes the client randoms of TLS connections from now on."""
@@ -100,7 +83,7 @@ class Engine:
 
         The rest is to be given again with what follows it. Raises BrokenCapture.
         """
-        self._more_keys()
+        self._keys.more()
         try:
             taken = int(self._engine.feed_file(data, start, end))
         except ValueError as error:
@@ -119,30 +102,29 @@ class Engine:
 
     def feed_block(self, data: Any, start: int, end: int) -> int:
         """Reads a TPACKET_V3 block; returns its packets."""
-        self._more_keys()
+        self._keys.more()
         packets = int(self._engine.feed_block(data, start, end))
         self._read_streams()
         return packets
 
     def feed_packet(self, link: int, time_ns: int, length: int, data: bytes) -> None:
         """Reads one packet of a link type that measured `length` bytes on the wire."""
-        self._more_keys()
+        self._keys.more()
         self._engine.feed_packet(link, time_ns, length, data)
         self._read_streams()
 
     def advance(self, now_ns: int) -> None:
         """Tells the time of a live capture, so that silence ends things too."""
-        self._more_keys()
+        self._keys.more()
         self._engine.advance(now_ns)
         self._read_streams()
 
     def finish(self) -> None:
         """Ends every connection; afterwards every byte is booked."""
-        self._more_keys()
+        self._keys.more()
         self._engine.finish()
         self._read_streams()
-        if self._keys is not None:
-            judge_keys(self._keys, *self.keys, self._report)
+        self._keys.judge()
 
     def open_stream(self, connection: int, ends: Ends) -> None:
         """A stream whose bytes are fed as they are, without packets."""
@@ -207,14 +189,6 @@ class Engine:
     def account(self) -> dict[str, int]:
         """Every counter: bytes by cause, exchanges, connections, what bounds cut."""
         return dict(self._engine.account())
-
-
-def judge_keys(keys: Keys, secrets: int, connections: int, report: Callable[[str], None]) -> None:
-    """Says so where a key log was of no use: `connections` were read with its `secrets`."""
-    if not secrets:
-        report(f"{keys}: it holds no secrets, so TLS is counted and not read")
-    elif not connections:
-        report(f"{keys}: its {secrets:,} secrets fit no connection that was captured")
 
 
 def messages(gor: Any, index: Any) -> Messages:

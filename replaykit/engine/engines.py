@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from replaykit.core import core
-from replaykit.engine.engine import Engine, Keys, judge_keys, messages
+from replaykit.engine.engine import Engine, messages
+from replaykit.engine.keys import KeyFeed, Keys
 from replaykit.engine.options import Options
 from replaykit.engine.source import BrokenCapture
 from replaykit.records.message import Messages
@@ -37,43 +38,31 @@ class Engines:
         ]
         self._cores = [engine.core for engine in self.all]
         self._dealer = core.Dealer(options)
-        self._keys, self._report = keys, report
+        self._keys = KeyFeed(keys, self._cores, report)
         self.next_file: Callable[[], None] = self._dealer.next_file
         self.feed_gor: Callable[..., int] = self.all[0].feed_gor
-        self._more_keys()
-
-    def _more_keys(self) -> None:
-        if self._keys is not None:
-            while (found := self._keys.read()) is not None:
-                for engine in self._cores:
-                    engine.add_keys(*found)
+        self._keys.more()
 
     def keep_keys_of(self, randoms: bytes) -> None:
-        if self._keys is not None:
-            for engine in self._cores:
-                engine.keep_keys_of(randoms)
-            self._keys.rewind()
-            self._more_keys()
+        self._keys.keep_of(randoms)
 
     @property
     def keys_forgotten(self) -> int:
         return self.all[0].keys_forgotten
 
     def feed_file(self, data: Any, start: int, end: int) -> int:
-        self._more_keys()
+        self._keys.more()
         try:
             return int(self._dealer.feed_file(self._cores, data, start, end))
         except ValueError as error:
             raise BrokenCapture(*error.args) from None
 
     def finish(self) -> None:
-        self._more_keys()
+        self._keys.more()
         self._dealer.finish()
         for engine in self.all:
             engine.finish()
-        if self._keys is not None:
-            known = [engine.keys for engine in self.all]
-            judge_keys(self._keys, known[0][0], sum(connections for _, connections in known), self._report)
+        self._keys.judge()
 
     @property
     def bad_records(self) -> int:
