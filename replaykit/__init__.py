@@ -7,20 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from replaykit.api import (
-        Captured,
-        Filters,
-        Ledger,
-        Recording,
-        Replayed,
-        UsageError,
-        Verdict,
-        capture,
-        gate,
-        read,
-        replay,
-        report,
-    )
+    from replaykit.api import Captured, Ledger, Recording, Replayed, capture, gate, read, replay, report
+    from replaykit.attribution.gate import Verdict
+    from replaykit.errors import UsageError
+    from replaykit.pipeline.options import Filters
 
 __version__ = "0.1.0"
 __all__ = [

@@ -10,7 +10,7 @@ import asyncio
 import queue
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -19,7 +19,9 @@ import pyarrow as pa
 
 from replaykit.attribution.gate import Limits, Verdict, judge
 from replaykit.attribution.measured import Measured, fold, measured
+from replaykit.attribution.measured import columns as measured_columns
 from replaykit.attribution.summary import MEASURES, Summary, parse_keys
+from replaykit.attribution.summary import columns as summary_columns
 from replaykit.capturing.places import parse_place
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
@@ -32,21 +34,6 @@ from replaykit.records.increment import NUMBER
 from replaykit.records.message import Messages
 from replaykit.reporting.render import rows
 from replaykit.units import parse_duration
-
-__all__ = [
-    "Captured",
-    "Filters",
-    "Ledger",
-    "Recording",
-    "Replayed",
-    "UsageError",
-    "Verdict",
-    "capture",
-    "gate",
-    "read",
-    "replay",
-    "report",
-]
 
 if TYPE_CHECKING:
     import pandas
@@ -65,8 +52,8 @@ class Recording:
     """What files hold. exchanges: a row each, its columns are those of docs/columns.md.
 
     increments: what exchanges moved in slices of time, where `slice` asked for them; their column `exchange` is that of
-    `exchanges`, and 0 there is an exchange that began and ended within a slice, or comes from Parquet. account: where every byte of the captures went;
-    None where there was no capture. troubles: a line for each file that was cut short or broken.
+    `exchanges`, and 0 there is an exchange that began and ended within a slice, or comes from Parquet. account: where every byte
+    of the captures went; None where there was no capture. troubles: a line for each file that was cut short or broken.
     """
 
     exchanges: pa.Table
@@ -156,7 +143,7 @@ def capture(
     duration: ends after so long. interval: the length of slices. sample: the share of connections kept. Needs the
     privilege of raw sockets. Raises UsageError.
     """
-    from replaykit.capturing.live import Capture, Result, Settings  # loaded only here: needs Linux's sockets
+    from replaykit.capturing.live import Capture, Settings  # loaded only here: needs Linux's sockets
 
     slice_s = parse_duration(interval)
     until = None if duration is None else time.monotonic() + parse_duration(duration)
@@ -171,24 +158,17 @@ def capture(
         raise UsageError("name a port as in eth0:80, or :80 for all interfaces")
     running = Capture(settings, (filters or Filters()).options(False, False))
 
-    def given(result: Result) -> Iterator[Captured]:
-        if result.exchanges is not None and result.moved is not None:
-            yield Captured(result.exchanges, result.moved, running.totals().kernel_drops)
-
     try:
         running.start()
-        while until is None or time.monotonic() < until:
-            try:
-                yield from given(running.results.get(timeout=0.1))
-            except queue.Empty:
-                if not running.running:
-                    break
-        running.stop()
         while running.running or not running.results.empty():
+            if until is not None and time.monotonic() >= until:
+                running.stop()
             try:
-                yield from given(running.results.get(timeout=0.1))
+                found = running.results.get(timeout=0.1)
             except queue.Empty:
                 continue
+            if found.exchanges is not None and found.moved is not None:
+                yield Captured(found.exchanges, found.moved, running.totals().kernel_drops)
     finally:
         _drained(running.results, running.stop, lambda: running.running)
         running.close()
@@ -217,7 +197,7 @@ def report(
     if measure not in MEASURES:
         raise UsageError(f"measure {measure!r}: choose from {', '.join(MEASURES)}")
     summary = Summary(parse_keys(by), measure=measure)
-    for batch in _batches(source):
+    for batch in _batches(source, summary_columns(summary.by)):
         summary.add(batch)
     found = rows(summary, top)
     return (
@@ -257,16 +237,17 @@ def gate(
 
 
 def _measured(source: Source, measure: str) -> Measured:
-    found = measured(_batches(source), measure)
+    found = measured(_batches(source, measured_columns(measure)), measure)
     if not found.endpoints:
         name = source if isinstance(source, str) else "a table"
         raise UsageError(f"{name}: no exchange was measured, so nothing can pass")
     return found
 
 
-def _batches(source: Source | Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _batches(source: Source | Iterable[pa.RecordBatch], columns: Collection[str]) -> Iterator[pa.RecordBatch]:
+    """columns: those that are needed; of Parquet files no others are read."""
     if isinstance(source, str):
-        reader = Reader(Filters().options(False, False), report=_warn)
+        reader = Reader(Filters().options(False, False), columns=columns, report=_warn)
         yield from (piece for piece in reader.read([source]) if not isinstance(piece, Messages))
         for trouble in reader.troubles:
             _warn(trouble)

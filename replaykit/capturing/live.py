@@ -83,7 +83,7 @@ class Result:
     exchanges: pa.RecordBatch | None = None
     messages: Messages | None = None
     moved: pa.RecordBatch | None = None
-    """With exchanges: all that moved, see `wire.increment.movements`."""
+    """With exchanges: all that moved, see `records.increment.movements`."""
     in_flight: tuple[int, pa.RecordBatch] | None = None
     """A worker's number, and its exchanges in flight with all that they have moved."""
 

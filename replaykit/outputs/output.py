@@ -50,7 +50,7 @@ class Moving(Protocol):
     """An output that tells sums over time. Where it is known what exchanges in flight move, it is given both."""
 
     def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
-        """The exchanges that have ended, and all that moved (see `wire.increment.movements`): in place of `exchanges`."""
+        """The exchanges that have ended, and all that moved (see `records.increment.movements`): in place of `exchanges`."""
 
 
 @dataclass(frozen=True)
