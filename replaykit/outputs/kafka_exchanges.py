@@ -116,7 +116,6 @@ class _Producer:
 class KafkaExchanges:
     """`kafka://[user:password@]host:9092[,host…]/topic[?mechanism=SCRAM-SHA-512&ca=FILE&spool=DIR&spool-size=1GB]`.
 
-    `increments=TOPIC`: what exchanges in flight move goes there, as it moves.
     Credentials may also come from KAFKA_USERNAME and KAFKA_PASSWORD, or from files named by these with _FILE.
     Raises UsageError.
     """
@@ -132,8 +131,10 @@ class KafkaExchanges:
         unknown = set(given) - {
             "mechanism", "ca", "cert", "key", "spool", "spool-size", "observer", "increments",
         }  # fmt: skip
-        self._increments = given.get("increments", "")
-        if not hosts or unknown or "/" in topic or self._increments == topic:
+        increments = given.get("increments", "")
+        if increments == topic:
+            raise UsageError(f"{shown}: increments={topic}: exchanges go there; name another topic")
+        if not hosts or unknown or "/" in topic:
             reason = (
                 f"there is no option {sorted(unknown)[0]!r}" if unknown else "write kafka://HOST:9092/TOPIC"
             )
@@ -154,22 +155,13 @@ class KafkaExchanges:
         self._drain = Drain(
             folder,
             parse_size(given.get("spool-size", "1GB")),
-            lambda: _Producer(broker, observer, self._increments),
+            lambda: _Producer(broker, observer, increments),
         )
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         for begin in range(0, batch.num_rows, ROWS):
             part = batch.slice(begin, ROWS)
             self._drain.put(to_record(part), part.num_rows)
-
-    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
-        """Exchanges go to their topic, and to that of increments what is not in an exchange's row alone."""
-        if not self._increments:
-            self.exchanges(exchanges)
-            return
-        told = in_increments(exchanges, moved)
-        self.exchanges(exchanges.append_column(pa.field("in_increments", pa.bool_()), told))
-        self.exchanges(moved.filter(pc.is_valid(moved.column(BEGUN))))
 
     def messages(self, messages: Messages) -> None:
         """The topic holds exchanges; messages go there with `gor --output-kafka-host`."""
@@ -182,6 +174,19 @@ class KafkaExchanges:
         self._drain.finish(self.target)
 
 
+class KafkaIncrements(KafkaExchanges):
+    """The same with `increments=TOPIC`: what exchanges in flight move goes there, as it moves."""
+
+    def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
+        """Exchanges go to their topic, and to that of increments what is not in an exchange's row alone."""
+        told = in_increments(exchanges, moved)
+        self.exchanges(exchanges.append_column(pa.field("in_increments", pa.bool_()), told))
+        self.exchanges(moved.filter(pc.is_valid(moved.column(BEGUN))))
+
+
 def open_place(target: str, rotation: Rotation) -> Output | None:
     """Entry point: `kafka://`."""
-    return KafkaExchanges(target, rotation) if target.startswith("kafka://") else None
+    if not target.startswith("kafka://"):
+        return None
+    telling = parse_qs(urlsplit(target).query).get("increments")
+    return (KafkaIncrements if telling else KafkaExchanges)(target, rotation)
