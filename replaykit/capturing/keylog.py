@@ -10,6 +10,12 @@ from replaykit.errors import UsageError
 PIECE = 16 << 20
 
 
+def require(path: str | None) -> None:
+    """Raises UsageError where a log is named and is not there: for a recording none can come later."""
+    if path is not None and not Path(path).exists():
+        raise UsageError(f"--tls-keys {path}: there is no such file")
+
+
 class KeyLogFile:
     """An SSLKEYLOGFILE; it need not exist yet. Raises UsageError where it cannot be read."""
 

@@ -16,6 +16,7 @@ from replaykit.archive import partitions
 from replaykit.archive.chosen import Chosen
 from replaykit.archive.parquet_file import left_behind, parts_of, whole
 from replaykit.archive.store import open_store
+from replaykit.capturing import keylog
 from replaykit.capturing.files import PIECE, CaptureFile, Reading
 from replaykit.capturing.left_out import LeftOut
 from replaykit.capturing.reader import keep_keys_of, key_log, open_reader
@@ -77,8 +78,7 @@ class Reader:
         self._fits, self._progress, self._report = fits, progress, report
         self._rows = Chosen(chosen)
         self._columns = None if columns is None else {*columns, *self._rows.reads}
-        if chosen.tls_keys is not None and not Path(chosen.tls_keys).exists():
-            raise UsageError(f"--tls-keys {chosen.tls_keys}: there is no such file")
+        keylog.require(chosen.tls_keys)
         self._above = above
         self._options = chosen
         self.engine: Engine | Engines | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from replaykit.attribution.patterns import read_patterns
+from replaykit.capturing import keylog
 from replaykit.capturing.places import parse_ports
 from replaykit.engine.options import Options
 from replaykit.engine.rewriting import Rules
@@ -78,8 +78,7 @@ class Asked:
             raise UsageError("--loop: standard input can be read once only")
         for name in self.files:
             names(name)
-        if self.tls_keys is not None and not Path(self.tls_keys).exists():
-            raise UsageError(f"--tls-keys {self.tls_keys}: there is no such file")
+        keylog.require(self.tls_keys)
         options = Options(
             requests=True,
             responses=self.compare,
