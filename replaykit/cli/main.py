@@ -93,8 +93,10 @@ class _Root(Parser):
 
 
 def _near(wrong: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(wrong, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    """What was probably meant; dashes, which all options share, say nothing."""
+    names = {name.strip("-"): name for name in known}
+    close = difflib.get_close_matches(wrong.strip("-"), names, 1)
+    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def build(wanted: str | None = None) -> Parser:
