@@ -284,15 +284,15 @@ def replay(
 
     Works where an event loop runs already, such as in a notebook. Raises UsageError.
     """
-    from replaykit.replaying.asked import Asked  # loaded only here: most programs send nothing
+    from replaykit.replaying.options import ReplayOptions  # loaded only here: most programs send nothing
     from replaykit.replaying.reading import Read
     from replaykit.replaying.runner import Replay
 
     read = Read()
-    asked = Asked(
-        files, to, speed=speed, rate=rate, limit=limit, duration=duration, connections=connections, timeout=timeout,
-        http2=http2, all_methods=all_methods, compare=compare,
-    )  # fmt: skip
+    asked = ReplayOptions.of({
+        "files": files, "to": to, "speed": speed, "rate": rate, "limit": limit, "duration": duration,
+        "connections": connections, "timeout": timeout, "http2": http2, "all_methods": all_methods, "compare": compare,
+    })  # fmt: skip
     plan = asked.plan(read, Rules())
 
     begun: list[tuple[asyncio.AbstractEventLoop, Replay]] = []

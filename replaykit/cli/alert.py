@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -10,11 +9,12 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from replaykit.archive.partitions import parse_time
 from replaykit.atomic_files import exclusive
 from replaykit.cli.asking import warn_of_rules
+from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_of
 from replaykit.plain import emit, json_text, out, say
@@ -31,31 +31,30 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("rules", metavar="RULES.yaml")
-    parser.add_argument(
-        "--source", metavar="PLACE",
-        help="elasticsearch://HOST:9200/NAME, a directory or s3://bucket/prefix/ of Parquet, or a file; a live capture "
-        "watches itself: replaykit capture --alerts RULES.yaml",
-    )  # fmt: skip
-    parser.add_argument("--check", action="store_true", help="only reads the rules")
-    parser.add_argument(
-        "--since",
-        metavar="TIME",
-        help="evaluates the past from then on, tells nobody, prints the events, and ends",
-    )
-    parser.add_argument("--until", metavar="TIME", help="with --since: to then (default now)")
-    parser.add_argument("--once", action="store_true", help="evaluates what is due, sends word, and ends")
-    parser.add_argument(
-        "--delay", default="30s", metavar="TIME", help="evaluates so late, for data under way (default 30s)"
-    )
-    parser.add_argument(
-        "--state", metavar="FILE", help="where episodes are kept (default below ~/.local/state/replaykit)"
-    )
-    parser.add_argument("--quiet", action="store_true", help="prints no events")
+class AlertOptions(Options):
+    rules: Annotated[str, Option("", "RULES.yaml", argument=True)]
+    source: Annotated[
+        str | None,
+        Option(
+            "elasticsearch://HOST:9200/NAME, a directory or s3://bucket/prefix/ of Parquet, or a file; a live capture watches itself: replaykit capture --alerts RULES.yaml",
+            "PLACE",
+        ),
+    ] = None
+    check: Annotated[bool, Option("only reads the rules")] = False
+    since: Annotated[
+        str | None,
+        Option("evaluates the past from then on, tells nobody, prints the events, and ends", "TIME"),
+    ] = None
+    until: Annotated[str | None, Option("with --since: to then (default now)", "TIME")] = None
+    once: Annotated[bool, Option("evaluates what is due, sends word, and ends")] = False
+    delay: Annotated[str, Option("evaluates so late, for data under way (default 30s)", "TIME")] = "30s"
+    state: Annotated[
+        str | None, Option("where episodes are kept (default below ~/.local/state/replaykit)", "FILE")
+    ] = None
+    quiet: Annotated[bool, Option("prints no events")] = False
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: AlertOptions) -> int:
     rules = read_rules(args.rules)
     warn_of_rules(args.rules, rules.notify)
     delay = parse_duration(args.delay)
@@ -117,8 +116,8 @@ def tell(event: Mapping[str, Any]) -> None:
         emit(json_text(event) + "\n")
 
 
-def _past(rules: Rules, source: Source, args: argparse.Namespace) -> int:
-    since = parse_time("--since", args.since) / 1e9
+def _past(rules: Rules, source: Source, args: AlertOptions) -> int:
+    since = parse_time("--since", args.since or "") / 1e9
     until = parse_time("--until", args.until or "now") / 1e9
     if until <= since:
         raise UsageError("--until: give a time after --since")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from replaykit.archive.partitions import parse_time
 from replaykit.attribution.anomalies import Detector, forecast
+from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
-from replaykit.rules.alerts import GROUPS
 from replaykit.rules.sources import HOUR_NS, ElasticSource, ParquetSource, open_source
 from replaykit.units import parse_duration, rfc3339, show_size
 
@@ -22,31 +21,26 @@ EXAMPLES = (
 DAY_NS = 24 * HOUR_NS
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "place",
-        metavar="PLACE",
-        help="a directory or s3://bucket/prefix/ of Parquet, a file, or elasticsearch://HOST:9200/NAME",
-    )
-    parser.add_argument("--by", default="endpoint", choices=GROUPS, help="default endpoint")
-    parser.add_argument(
-        "--top", type=int, default=20, metavar="N", help="only those with the most bytes (default 20)"
-    )
-    parser.add_argument(
-        "--days", type=int, default=28, metavar="N", help="of the past to learn from (default 28, at least 3)"
-    )
-    parser.add_argument(
-        "--judge", default="24h", metavar="TIME", help="so much before --until is judged (default 24h)"
-    )
-    parser.add_argument("--until", default="now", metavar="TIME", help="default now")
-    parser.add_argument("--step", default="5m", metavar="TIME", help="default 5m")
-    parser.add_argument(
-        "--forecast", default="seasonal", choices=("seasonal", "median", "lstm"), help="default seasonal"
-    )
-    parser.add_argument("--format", choices=("table", "json"), default="table")
+class AnomaliesOptions(Options):
+    place: Annotated[
+        str,
+        Option(
+            "a directory or s3://bucket/prefix/ of Parquet, a file, or elasticsearch://HOST:9200/NAME",
+            "PLACE",
+            argument=True,
+        ),
+    ]
+    by: Annotated[Literal["endpoint", "host", "method", "status"], Option("default endpoint")] = "endpoint"
+    top: Annotated[int, Option("only those with the most bytes (default 20)", "N")] = 20
+    days: Annotated[int, Option("of the past to learn from (default 28, at least 3)", "N")] = 28
+    judge: Annotated[str, Option("so much before --until is judged (default 24h)", "TIME")] = "24h"
+    until: Annotated[str, Option("default now", "TIME")] = "now"
+    step: Annotated[str, Option("default 5m", "TIME")] = "5m"
+    forecast: Annotated[Literal["seasonal", "median", "lstm"], Option("default seasonal")] = "seasonal"
+    format: Annotated[Literal["table", "json"], Option("")] = "table"
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: AnomaliesOptions) -> int:
     step_ns = int(parse_duration(args.step) * 1e9)
     judged_ns = int(parse_duration(args.judge) * 1e9)
     if args.days < 3:

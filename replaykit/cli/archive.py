@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import time
+from typing import Annotated
 
 from replaykit.archive.compaction import compact, expire
 from replaykit.archive.store import open_store
 from replaykit.cli.asking import agreed
+from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import out
 from replaykit.units import parse_duration, show_size
@@ -19,18 +20,16 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("place", metavar="PLACE", help="a directory, or s3://bucket/prefix/")
-    parser.add_argument(
-        "--compact", action="store_true", help="joins the files of each hour that has several"
-    )
-    parser.add_argument("--keep", metavar="TIME", help="deletes hours older than this, such as 90d")
-    parser.add_argument("--dry-run", action="store_true", help="says what would be done, and changes nothing")
-    parser.add_argument("--yes", action="store_true", help="deletes without asking")
-    parser.add_argument("--quiet", action="store_true", help="says nothing")
+class ArchiveOptions(Options):
+    place: Annotated[str, Option("a directory, or s3://bucket/prefix/", "PLACE", argument=True)]
+    compact: Annotated[bool, Option("joins the files of each hour that has several")] = False
+    keep: Annotated[str | None, Option("deletes hours older than this, such as 90d", "TIME")] = None
+    dry_run: Annotated[bool, Option("says what would be done, and changes nothing")] = False
+    yes: Annotated[bool, Option("deletes without asking")] = False
+    quiet: Annotated[bool, Option("says nothing")] = False
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: ArchiveOptions) -> int:
     if not args.compact and args.keep is None:
         raise UsageError("nothing to do: give --compact, --keep 90d, or both")
     keep_s = None if args.keep is None else parse_duration(args.keep)

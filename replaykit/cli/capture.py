@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import queue
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from rich.console import Group
@@ -22,12 +21,15 @@ from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capturing.live import Capture, Settings, Totals, changed_options
 from replaykit.capturing.places import parse_place
 from replaykit.cli import common, sparing
-from replaykit.cli.rewrites import add_rewrites
+from replaykit.cli.options import GroupOptions, MeasureOptions, OutputOptions, QuietOptions
+from replaykit.cli.rewrites import RewriteOptions
 from replaykit.cli.watching import LiveAlerts
+from replaykit.config.options import Option, Texts
 from replaykit.engine.options import Options
 from replaykit.errors import UsageError
 from replaykit.outputs.output import load_outputs, open_output
 from replaykit.pipeline import writing
+from replaykit.pipeline.options import TrafficOptions
 from replaykit.plain import emit, out, say
 from replaykit.records.message import Messages
 from replaykit.reporting import render
@@ -50,71 +52,57 @@ _RUNNERS, _LEAST_ROWS = 5, 3
 """Exchanges in flight that have a line of their own, and rows that the table keeps beside them."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "places",
-        nargs="+",
-        metavar="[IFACE]:PORT",
-        help="interface (default any) and ports: :80, eth0:80,8000-8010; vxlan://ADDRESS:4789/80 listens for "
-        "mirrored traffic",
+class CaptureOptions(
+    MeasureOptions, GroupOptions, OutputOptions, TrafficOptions, RewriteOptions, QuietOptions
+):
+    panel: ClassVar[str] = "in the kernel"
+
+    places: Annotated[
+        Texts,
+        Option(
+            "interface (default any) and ports: :80, eth0:80,8000-8010; vxlan://ADDRESS:4789/80 listens for mirrored traffic",
+            "[IFACE]:PORT",
+            argument=True,
+            panel="",
+        ),
+    ]
+    top: Annotated[int, Option("rows of the table, the rest as (other)", "N", panel="")] = 20
+    stats: Annotated[bool, Option("JSON lines on standard output instead of the table", panel="")] = False
+    interval: Annotated[str, Option("between refreshes of table or stats (default 1s)", "TIME", panel="")] = (
+        "1s"
     )
-    common.add_outputs(parser)
-    common.add_by(parser)
-    common.add_measure(parser)
-    parser.add_argument(
-        "--top", type=int, default=20, metavar="N", help="rows of the table, the rest as (other)"
-    )
-    parser.add_argument(
-        "--stats", action="store_true", help="JSON lines on standard output instead of the table"
-    )
-    parser.add_argument(
-        "--interval", default="1s", metavar="TIME", help="between refreshes of table or stats (default 1s)"
-    )
-    parser.add_argument("--duration", metavar="TIME", help="ends by itself after so long")
-    parser.add_argument(
-        "--alerts",
-        metavar="RULES.yaml",
-        help="evaluates these rules while it runs; they may change the capture (docs/alerts.md)",
-    )
-    parser.add_argument(
-        "--alert-state",
-        metavar="DIR",
-        help="where their episodes and hours are kept (default below ~/.local/state/replaykit)",
-    )
-    group = parser.add_argument_group("in the kernel")
-    group.add_argument("--filter", metavar="EXPR", help="a tcpdump expression, beside ports and hosts")
-    group.add_argument(
-        "--host", action="append", default=[], metavar="ADDRESS", help="only traffic of this address"
-    )
-    group.add_argument(
-        "--sample",
-        type=float,
-        default=1.0,
-        metavar="SHARE",
-        help="keeps this share of the connections, 0.1 for a tenth; totals are weighted",
-    )
-    group.add_argument(
-        "--headers-only",
-        action="store_true",
-        help="the kernel cuts bodies off; their sizes come from TCP and framing",
-    )
-    group.add_argument(
-        "--buffer-size", default="128MiB", metavar="SIZE", help="of each ring (default 128MiB)"
-    )
-    group.add_argument(
-        "--workers", type=int, metavar="N", help="threads that share the connections (default 1)"
-    )
-    group.add_argument(
-        "--tunnels", action="store_true", help="also looks into VXLAN, GRE, Geneve, MPLS, GTP-U, IP in IP"
-    )
-    group.add_argument("--user", metavar="NAME", help="becomes this user once the sockets are open")
-    common.add_filters(parser)
-    add_rewrites(parser)
-    common.add_protocols(parser)
-    common.add_engine(parser)
+    duration: Annotated[str | None, Option("ends by itself after so long", "TIME", panel="")] = None
+    alerts: Annotated[
+        str | None,
+        Option(
+            "evaluates these rules while it runs; they may change the capture (docs/alerts.md)",
+            "RULES.yaml",
+            panel="",
+        ),
+    ] = None
+    alert_state: Annotated[
+        str | None,
+        Option(
+            "where their episodes and hours are kept (default below ~/.local/state/replaykit)",
+            "DIR",
+            panel="",
+        ),
+    ] = None
+    filter: Annotated[str | None, Option("a tcpdump expression, beside ports and hosts", "EXPR")] = None
+    host: Annotated[Texts, Option("only traffic of this address", "ADDRESS")] = ()
+    sample: Annotated[
+        float, Option("keeps this share of the connections, 0.1 for a tenth; totals are weighted", "SHARE")
+    ] = 1.0
+    headers_only: Annotated[
+        bool, Option("the kernel cuts bodies off; their sizes come from TCP and framing")
+    ] = False
+    buffer_size: Annotated[str, Option("of each ring (default 128MiB)", "SIZE")] = "128MiB"
+    workers: Annotated[int | None, Option("threads that share the connections (default 1)", "N")] = None
+    tunnels: Annotated[bool, Option("also looks into VXLAN, GRE, Geneve, MPLS, GTP-U, IP in IP")] = False
+    user: Annotated[str | None, Option("becomes this user once the sockets are open", "NAME")] = None
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def settings_of(args: CaptureOptions) -> Settings:
     """How to capture, from the command line. Raises UsageError."""
     if not 0 < args.sample <= 1:
         raise UsageError(f"--sample {args.sample:g}: give a share above 0 and up to 1, such as 0.1")
@@ -140,7 +128,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     )
 
 
-def slice_s(args: argparse.Namespace) -> float:
+def slice_s(args: CaptureOptions) -> float:
     """Length of the slices in which exchanges in flight are told: a second, or shorter where it is shown more often."""
     return min(max(parse_duration(args.interval), 0.1), 1.0)
 
@@ -171,9 +159,9 @@ def _signals(stop: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: CaptureOptions) -> int:
     settings = settings_of(args)
-    common.outputs_fit(args)
+    common.outputs_fit(args, args.to)
     keys = parse_keys(args.by)
     duration = None if args.duration is None else parse_duration(args.duration)
     interval = max(parse_duration(args.interval), 0.1)
@@ -184,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
     rewrite = common.rewriting(args)
     with writing.opened([], common.rotation(args)) as opened, _signals(stop):
         responses = args.decode or (wants and not args.no_responses)
-        chosen = common.options(args, wants or args.decode, responses)
+        chosen = args.options(wants or args.decode, responses)
         common.engine(chosen)  # says what is wrong with a pattern before anything is opened
         load_outputs()  # everything is loaded before privileges are dropped
         sparing.finish()
@@ -201,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _alerts(args: argparse.Namespace, chosen: Options, wants_messages: bool) -> LiveAlerts | None:
+def _alerts(args: CaptureOptions, chosen: Options, wants_messages: bool) -> LiveAlerts | None:
     """Raises UsageError, also for what a rule may change and cannot."""
     if args.alerts is None:
         return None
@@ -219,7 +207,7 @@ def _loop(
     capture: Capture,
     summary: Summary,
     outputs: list[writing.Background],
-    args: argparse.Namespace,
+    args: CaptureOptions,
     duration: float | None,
     interval: float,
     stop: list[int],
@@ -308,7 +296,7 @@ def _drain(
 class _View:
     """What is shown while capturing: a table that refreshes, JSON lines, or only the end."""
 
-    def __init__(self, args: argparse.Namespace, capture: Capture, summary: Summary) -> None:
+    def __init__(self, args: CaptureOptions, capture: Capture, summary: Summary) -> None:
         self._args, self._capture, self._summary = args, capture, summary
         self._live: LiveView | None = None
         slice_ns, interval_ns = int(slice_s(args) * 1e9), int(parse_duration(args.interval) * 1e9)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
+from typing import Annotated, ClassVar
 
 from replaykit.cli.asking import agreed
-from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
+from replaykit.cli.ledgers import open_ledger, selection
+from replaykit.cli.options import LedgerOptions, SelectionOptions
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
 from replaykit.units import parse_duration, show_size
@@ -20,25 +22,43 @@ EXAMPLES = (
 _KEEP = ("minutes", "hours", "days", "months")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    add_ledger(parser)
-    add_selection(parser)
-    group = parser.add_argument_group("which time (in the ledger's time zone)")
-    group.add_argument("--since", metavar="TIME", help="from this time on")
-    group.add_argument("--until", metavar="TIME", help="before this time")
-    group.add_argument("--before", metavar="DATE", help="everything before this date")
-    group.add_argument("--all", action="store_true", help="of the selected subjects, everything")
-    group = parser.add_argument_group("retention: the small buckets go, their sums stay")
-    for name in _KEEP:
-        group.add_argument(f"--keep-{name}", metavar="TIME", help=f"deletes {name} that are older")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="says what would be deleted, and deletes nothing"
-    )
-    parser.add_argument("--yes", action="store_true", help="deletes without asking")
-    parser.add_argument("--quiet", action="store_true", help="says nothing")
+class CleanupOptions(LedgerOptions, SelectionOptions):
+    panel: ClassVar[str] = "which time (in the ledger's time zone)"
+
+    dry_run: Annotated[bool, Option("says what would be deleted, and deletes nothing", panel="")] = False
+    yes: Annotated[bool, Option("deletes without asking", panel="")] = False
+    quiet: Annotated[bool, Option("says nothing", panel="")] = False
+    since: Annotated[str | None, Option("from this time on", "TIME")] = None
+    until: Annotated[str | None, Option("before this time", "TIME")] = None
+    before: Annotated[str | None, Option("everything before this date", "DATE")] = None
+    all: Annotated[bool, Option("of the selected subjects, everything")] = False
+    keep_minutes: Annotated[
+        str | None,
+        Option(
+            "deletes minutes that are older", "TIME", panel="retention: the small buckets go, their sums stay"
+        ),
+    ] = None
+    keep_hours: Annotated[
+        str | None,
+        Option(
+            "deletes hours that are older", "TIME", panel="retention: the small buckets go, their sums stay"
+        ),
+    ] = None
+    keep_days: Annotated[
+        str | None,
+        Option(
+            "deletes days that are older", "TIME", panel="retention: the small buckets go, their sums stay"
+        ),
+    ] = None
+    keep_months: Annotated[
+        str | None,
+        Option(
+            "deletes months that are older", "TIME", panel="retention: the small buckets go, their sums stay"
+        ),
+    ] = None
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: CleanupOptions) -> int:
     keep = {name: getattr(args, f"keep_{name}") for name in _KEEP}
     spans = sum(1 for v in (args.since or args.until, args.before, args.all) if v)
     if spans > 1 or (spans and any(keep.values())):
@@ -50,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     return _retain(args, keep) if any(keep.values()) else _cleanup(args)
 
 
-def _retain(args: argparse.Namespace, keep: dict[str, str | None]) -> int:
+def _retain(args: CleanupOptions, keep: dict[str, str | None]) -> int:
     from replaykit.ledger.cleanup import Retention, retain
 
     if args.dry_run:
@@ -69,7 +89,7 @@ def _retain(args: argparse.Namespace, keep: dict[str, str | None]) -> int:
     return 0
 
 
-def _cleanup(args: argparse.Namespace) -> int:
+def _cleanup(args: CleanupOptions) -> int:
     from replaykit.ledger.calendar import moment, show
     from replaykit.ledger.cleanup import cleanup
 

@@ -6,7 +6,6 @@ instead. Either way a .gor and a Parquet file are left behind.
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import http.server
 import json
@@ -15,8 +14,10 @@ import socketserver
 import threading
 import time
 from pathlib import Path
+from typing import Annotated
 
 from replaykit.capturing.ring import PRIVILEGE, Ring
+from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
 
@@ -85,11 +86,11 @@ def _visit(port: int, until: float, seed: int) -> None:
     connection.close()
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--directory", default="demo", metavar="DIR", help="for the files (default demo)")
+class DemoOptions(Options):
+    directory: Annotated[str, Option("for the files (default demo)", "DIR")] = "demo"
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: DemoOptions) -> int:
     from replaykit.cli.main import main
 
     directory = Path(args.directory)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Annotated, Literal
 
 from replaykit.attribution.differences import Difference, differences
 from replaykit.attribution.measured import fold
 from replaykit.cli import common
-from replaykit.cli.gate import read
+from replaykit.cli.gate import MeasuredFiles, read
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
 from replaykit.reporting.render import records_as_csv
@@ -19,16 +20,11 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("before", metavar="BEFORE", help=".pcap, .pcapng (.gz, .zst), .gor or .parquet")
-    parser.add_argument("after", metavar="AFTER")
-    parser.add_argument("--port", metavar="PORTS", help="only connections to these ports")
-    parser.add_argument("--top", type=int, default=20, metavar="N", help="rows shown; 0: all (default 20)")
-    parser.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    common.add_measure(parser)
-    common.add_filters(parser)
-    common.add_protocols(parser)
-    common.add_engine(parser)
+class DiffOptions(MeasuredFiles):
+    before: Annotated[str, Option(".pcap, .pcapng (.gz, .zst), .gor or .parquet", "BEFORE", argument=True)]
+    after: Annotated[str, Option("", "AFTER", argument=True)]
+    top: Annotated[int, Option("rows shown; 0: all (default 20)", "N")] = 20
+    format: Annotated[Literal["table", "json", "csv"], Option("")] = "table"
 
 
 def _record(d: Difference) -> dict[str, object]:
@@ -44,7 +40,7 @@ def _record(d: Difference) -> dict[str, object]:
     }
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: DiffOptions) -> int:
     sides, troubles = [], []
     for name in (args.before, args.after):
         measured, trouble = read(args, [name])

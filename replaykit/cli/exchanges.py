@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from typing import Annotated, Literal
 
 import pyarrow as pa
 
 from replaykit.cli import common
-from replaykit.cli.rewrites import add_rewrites
+from replaykit.cli.options import InputOptions, OutputOptions, QuietOptions
+from replaykit.cli.rewrites import RewriteOptions
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.outputs.files import CsvOutput, JsonlOutput
 from replaykit.outputs.output import Output, Rotation
 from replaykit.pipeline import writing
+from replaykit.pipeline.options import Filters
 from replaykit.plain import emit, say, visible
 from replaykit.records.message import Messages
 from replaykit.reporting.conservation import conservation
@@ -37,30 +40,26 @@ TABLE = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    common.add_inputs(parser)
-    common.add_outputs(parser)
-    parser.add_argument("--format", choices=FORMATS, help="of standard output or --output (default table)")
-    parser.add_argument("--output", metavar="FILE", help="writes there in --format")
-    common.add_filters(parser)
-    add_rewrites(parser)
-    common.add_protocols(parser)
-    common.add_engine(parser)
+class ExchangesOptions(InputOptions, OutputOptions, Filters, RewriteOptions, QuietOptions):
+    format: Annotated[
+        Literal["table", "jsonl", "csv", "parquet"] | None,
+        Option("of standard output or --output (default table)"),
+    ] = None
+    output: Annotated[str | None, Option("writes there in --format", "FILE")] = None
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: ExchangesOptions) -> int:
     targets = list(args.to)
     table = _table(args, targets)
     rewrite = common.rewriting(args)
-    args.to = targets
-    common.outputs_fit(args)
+    common.outputs_fit(args, targets)
     with writing.opened(targets, common.rotation(args)) as outputs:
         if args.output is None and args.format in ("jsonl", "csv"):
             kind = JsonlOutput if args.format == "jsonl" else CsvOutput
             outputs.append(writing.Background(kind("-", Rotation())))
         gor = any(o.output.wants_messages for o in outputs)
         responses = args.decode or (gor and not args.no_responses)
-        chosen = writing.sliced(common.options(args, gor or args.decode, responses), outputs)
+        chosen = writing.sliced(args.options(gor or args.decode, responses), outputs)
         reader = common.reader(args, chosen, common.bodies(args))
         folding = common.folding(any("://" in t for t in targets), args.quiet)
         for piece in reader.read_moved(args.files):
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     return common.print_troubles(reader.troubles)
 
 
-def _table(args: argparse.Namespace, targets: list[str]) -> Output | None:
+def _table(args: ExchangesOptions, targets: list[str]) -> Output | None:
     """Sorts out --format and --output; a table on the terminal is the default."""
     if args.output is not None:
         if args.format in (None, "table") or args.output.endswith(f".{args.format}"):

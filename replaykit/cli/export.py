@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Annotated, Literal
 
 from replaykit.atomic_files import write_whole
-from replaykit.cli.ledgers import add_ledger, add_selection, open_ledger, selection
+from replaykit.cli.ledgers import open_ledger, selection
+from replaykit.cli.options import LedgerOptions, SelectionOptions
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.plain import say
 
@@ -22,28 +24,24 @@ DIRECTIONS = ("both", "rx", "tx")
 _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400, "total": 30 * 86_400}
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    add_ledger(parser)
-    parser.add_argument(
-        "--period", choices=tuple(_LAST), default="day", help="buckets (default day); total: the whole span"
-    )
-    parser.add_argument(
-        "--since", metavar="TIME", help="default: the last hour of minutes, day of hours, 30 days, 12 months"
-    )
-    parser.add_argument("--until", metavar="TIME", help="default: now")
-    parser.add_argument(
-        "--by", default="subject", metavar="WHAT", help="subject (default), all, or label:NAME"
-    )
-    parser.add_argument("--direction", choices=DIRECTIONS, default="both", help="what total and share are of")
-    parser.add_argument("--top", type=int, metavar="N", help="only the N largest of each bucket")
-    add_selection(parser)
-    group = parser.add_argument_group("result")
-    group.add_argument("--format", choices=FORMATS, default="table")
-    group.add_argument("--output", metavar="FILE", help="default: standard output")
-    group.add_argument("--dark", action="store_true", help="html and png: light on dark")
+class ExportOptions(LedgerOptions, SelectionOptions):
+    period: Annotated[
+        Literal["minute", "hour", "day", "month", "total"],
+        Option("buckets (default day); total: the whole span"),
+    ] = "day"
+    since: Annotated[
+        str | None, Option("default: the last hour of minutes, day of hours, 30 days, 12 months", "TIME")
+    ] = None
+    until: Annotated[str | None, Option("default: now", "TIME")] = None
+    by: Annotated[str, Option("subject (default), all, or label:NAME", "WHAT")] = "subject"
+    direction: Annotated[Literal["both", "rx", "tx"], Option("what total and share are of")] = "both"
+    top: Annotated[int | None, Option("only the N largest of each bucket", "N")] = None
+    format: Annotated[Literal["table", "json", "csv", "html", "png"], Option("", panel="result")] = "table"
+    output: Annotated[str | None, Option("default: standard output", "FILE", panel="result")] = None
+    dark: Annotated[bool, Option("html and png: light on dark", panel="result")] = False
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: ExportOptions) -> int:
     ledger = open_ledger(args.ledger)
     try:
         from replaykit.ledger import calendar

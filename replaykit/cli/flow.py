@@ -189,7 +189,7 @@ def _checked(section: Section, arguments: list[str]) -> argparse.Namespace:
 
     try:
         args = _parse(arguments)
-        common.engine(common.options(args, False, False))
+        common.engine(args.options(False, False))
     except UsageError as error:
         raise section.error(str(error)) from None
     return args

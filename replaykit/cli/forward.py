@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
 import resource
@@ -12,14 +11,16 @@ import ssl
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from replaykit.cli.asking import warn_of_readers, warn_of_rules
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.ledgers import place as ledger_url
-from replaykit.cli.serving import add_api, listen, origins, place, url, uvicorn_server
+from replaykit.cli.options import ApiOptions
+from replaykit.cli.serving import listen, origins, place, url, uvicorn_server
 from replaykit.config.declared import stamp
+from replaykit.config.options import Option, Texts
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_folder
 from replaykit.plain import say
@@ -37,47 +38,62 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--map", action="append", default=[], metavar="[ADDRESS:]PORT:HOST:PORT[/udp]",
-        help="hands on this port; on 127.0.0.1 unless an address is given",
-    )  # fmt: skip
-    parser.add_argument(
-        "--config", metavar="FILE", help="mappings, hosts and clients (YAML); read again when it changes"
-    )
-    parser.add_argument(
-        "--ledger",
-        metavar="LEDGER",
-        help="a file or a database's URL (default: usage.db in the state folder)",
-    )
-    parser.add_argument(
-        "--state",
-        metavar="FILE",
-        help="keeps what the API makes (default: beside the ledger, such as usage.db.forward.json)",
-    )
-    parser.add_argument("--rules", metavar="FILE", help="rules (YAML); see replaykit rules")
-    add_api(parser)
-    parser.add_argument(
-        "--time-zone", metavar="ZONE", help="of a new ledger: where its days begin (default: this machine's)"
-    )
-    parser.add_argument("--quiet", action="store_true", help="says nothing but troubles")
+class ForwardOptions(ApiOptions):
+    map: Annotated[
+        Texts,
+        Option(
+            "hands on this port; on 127.0.0.1 unless an address is given", "[ADDRESS:]PORT:HOST:PORT[/udp]"
+        ),
+    ] = ()
+    config: Annotated[
+        str | None, Option("mappings, hosts and clients (YAML); read again when it changes", "FILE")
+    ] = None
+    ledger: Annotated[
+        str | None, Option("a file or a database's URL (default: usage.db in the state folder)", "LEDGER")
+    ] = None
+    state: Annotated[
+        str | None,
+        Option(
+            "keeps what the API makes (default: beside the ledger, such as usage.db.forward.json)", "FILE"
+        ),
+    ] = None
+    rules: Annotated[str | None, Option("rules (YAML); see replaykit rules", "FILE")] = None
+    time_zone: Annotated[
+        str | None, Option("of a new ledger: where its days begin (default: this machine's)", "ZONE")
+    ] = None
+    quiet: Annotated[bool, Option("says nothing but troubles")] = False
+    tunnel: Annotated[
+        str | None,
+        Option(
+            "takes tunnels here; needs the next three",
+            "ADDRESS:PORT",
+            panel="tunnels from behind a NAT (see replaykit tunnel)",
+        ),
+    ] = None
+    tunnel_certificate: Annotated[
+        str | None,
+        Option("this server's, PEM", "FILE", panel="tunnels from behind a NAT (see replaykit tunnel)"),
+    ] = None
+    tunnel_key: Annotated[
+        str | None, Option("its key, PEM", "FILE", panel="tunnels from behind a NAT (see replaykit tunnel)")
+    ] = None
+    tunnel_ca: Annotated[
+        str | None,
+        Option(
+            "who signed the certificates of those that may come, PEM",
+            "FILE",
+            panel="tunnels from behind a NAT (see replaykit tunnel)",
+        ),
+    ] = None
 
-    group = parser.add_argument_group("tunnels from behind a NAT (see replaykit tunnel)")
-    group.add_argument("--tunnel", metavar="ADDRESS:PORT", help="takes tunnels here; needs the next three")
-    group.add_argument("--tunnel-certificate", metavar="FILE", help="this server's, PEM")
-    group.add_argument("--tunnel-key", metavar="FILE", help="its key, PEM")
-    group.add_argument(
-        "--tunnel-ca", metavar="FILE", help="who signed the certificates of those that may come, PEM"
-    )
 
-
-def run(args: argparse.Namespace) -> int:
-    extra = _declared(args.map)
+def run(args: ForwardOptions) -> int:
+    extra = _declared(list(args.map))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (most, most)
     )  # a connection is two files, and one moving data four
-    ledger = own_ledger(args)
+    ledger = own_ledger(args.ledger, args.time_zone)
     try:
         with event_loops() as runner:
             runner.run(_forward(args, ledger, extra))
@@ -126,7 +142,7 @@ def _state(ledger: str | None) -> Path:
     return state_folder() / f"forward-{kept}.json"
 
 
-async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[str, Any]]) -> None:
+async def _forward(args: ForwardOptions, ledger: Ledger, extra: list[dict[str, Any]]) -> None:
     from replaykit.rules.enforcement import Guard
     from replaykit.vantages.forwarder.control import ForwarderControl
     from replaykit.vantages.forwarder.server import Forwarder
@@ -172,7 +188,7 @@ async def _forward(args: argparse.Namespace, ledger: Ledger, extra: list[dict[st
 
 
 async def _serve(
-    args: argparse.Namespace, ledger: Ledger, forwarder: Forwarder, guard: Guard | None, listening: socket.socket | None,
+    args: ForwardOptions, ledger: Ledger, forwarder: Forwarder, guard: Guard | None, listening: socket.socket | None,
     token: str | None, extra: list[dict[str, Any]], stop: asyncio.Event,
 ) -> None:  # fmt: skip
     tasks = [asyncio.ensure_future(forwarder.keep_flushing())]

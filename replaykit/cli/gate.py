@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -10,7 +11,10 @@ from replaykit.atomic_files import cannot_write
 from replaykit.attribution.gate import Limits, judge
 from replaykit.attribution.measured import Measured, columns, fold, measured
 from replaykit.cli import common
+from replaykit.cli.options import InputOptions, MeasureOptions, QuietOptions
+from replaykit.config.options import Option, Texts
 from replaykit.errors import UsageError
+from replaykit.pipeline.options import Filters
 from replaykit.plain import emit, say
 from replaykit.reporting import gate as shown
 
@@ -21,42 +25,36 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    common.add_inputs(parser)
-    common.add_measure(parser)
-    group = parser.add_argument_group("limits, of both directions together, by --measure")
-    group.add_argument("--threshold", metavar="SIZE", help="of everything")
-    group.add_argument(
-        "--per-endpoint", action="append", default=[], metavar="[PATTERN=]SIZE", help="of an endpoint in all"
-    )
-    group.add_argument("--per-request", metavar="SIZE", help="of any one exchange")
-    group.add_argument("--max-share", metavar="PERCENT", help="of an endpoint in the total")
-    group.add_argument(
-        "--budget",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="YAML: endpoint pattern to bytes per request",
-    )
-    group.add_argument("--baseline", action="append", default=[], metavar="FILE", help="what it was before")
-    group.add_argument(
-        "--max-increase", metavar="PERCENT", help="of an endpoint's bytes per request against the baseline"
-    )
-    group.add_argument("--max-total-increase", metavar="PERCENT", help="of everything against the baseline")
-    parser.add_argument("--format", choices=shown.FORMATS, default="table")
-    parser.add_argument(
-        "--output", metavar="FILE", help="writes there in --format; the table is still printed"
-    )
-    parser.add_argument(
-        "--summary", metavar="FILE", help="appends a Markdown summary, e.g. $GITHUB_STEP_SUMMARY"
-    )
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="endpoints shown (default 10)")
-    common.add_filters(parser)
-    common.add_protocols(parser)
-    common.add_engine(parser)  # fmt: skip
+class MeasuredFiles(MeasureOptions, Filters, QuietOptions):
+    """Files whose exchanges are measured."""
 
 
-def _limits(args: argparse.Namespace) -> Limits:
+class GateOptions(InputOptions, MeasuredFiles):
+    panel: ClassVar[str] = "limits, of both directions together, by --measure"
+
+    format: Annotated[
+        Literal["table", "json", "junit", "sarif", "github", "markdown"], Option("", panel="")
+    ] = "table"
+    output: Annotated[
+        str | None, Option("writes there in --format; the table is still printed", "FILE", panel="")
+    ] = None
+    summary: Annotated[
+        str | None, Option("appends a Markdown summary, e.g. $GITHUB_STEP_SUMMARY", "FILE", panel="")
+    ] = None
+    top: Annotated[int, Option("endpoints shown (default 10)", "N", panel="")] = 10
+    threshold: Annotated[str | None, Option("of everything", "SIZE")] = None
+    per_endpoint: Annotated[Texts, Option("of an endpoint in all", "[PATTERN=]SIZE")] = ()
+    per_request: Annotated[str | None, Option("of any one exchange", "SIZE")] = None
+    max_share: Annotated[str | None, Option("of an endpoint in the total", "PERCENT")] = None
+    budget: Annotated[Texts, Option("YAML: endpoint pattern to bytes per request", "FILE")] = ()
+    baseline: Annotated[Texts, Option("what it was before", "FILE")] = ()
+    max_increase: Annotated[
+        str | None, Option("of an endpoint's bytes per request against the baseline", "PERCENT")
+    ] = None
+    max_total_increase: Annotated[str | None, Option("of everything against the baseline", "PERCENT")] = None
+
+
+def _limits(args: GateOptions) -> Limits:
     return Limits.of(
         threshold=args.threshold,
         per_endpoint=args.per_endpoint,
@@ -69,9 +67,9 @@ def _limits(args: argparse.Namespace) -> Limits:
     )
 
 
-def read(args: argparse.Namespace, files: list[str]) -> tuple[Measured, list[str]]:
+def read(args: MeasuredFiles, files: Sequence[str]) -> tuple[Measured, list[str]]:
     """What the files hold per endpoint, and their troubles. Raises UsageError."""
-    chosen = common.options(args, False, False)
+    chosen = args.options(False, False)
     reader = common.reader(args, chosen, columns=columns(args.measure))
     pieces = (piece for piece in reader.read(files) if isinstance(piece, pa.RecordBatch))
     found = measured(pieces, args.measure)
@@ -80,7 +78,7 @@ def read(args: argparse.Namespace, files: list[str]) -> tuple[Measured, list[str
     return found, reader.troubles
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: GateOptions) -> int:
     limits = _limits(args)
     now, troubles = read(args, args.files)
     if not now.endpoints:

@@ -23,6 +23,7 @@ from replaykit.goreplay import flags as goflags
 from replaykit.goreplay.inputs.file import FileInput
 from replaykit.goreplay.limiter import Limiter, parse_percent, split_limit
 from replaykit.goreplay.pipeline import Echo, Input, Log, Output, Route, Settings, run
+from replaykit.pipeline.options import FilterOptions
 from replaykit.plain import emit, say
 from replaykit.replaying.own import OwnConnections
 
@@ -46,19 +47,14 @@ class Gor:
 
     def _rules(self) -> Rules:
         f = self.f
-        chosen = SimpleNamespace(
-            **{
-                name.replace("-", "_"): getattr(f, "http_" + name.replace("-", "_"))
-                for name, _, _ in rewrites.REWRITES
-            },
-            allow_header=f.http_allow_header,
-            disallow_header=f.http_disallow_header,
-            allow_method=f.http_allow_method,
-            disallow_method=[],
-            allow_url=f.http_allow_url,
-            disallow_url=[*f.http_disallow_url, *f.http_black_list],
+        chosen = rewrites.RewriteOptions.of(
+            {name: getattr(f, f"http_{name}") for name in rewrites.RewriteOptions.model_fields}
         )
-        made = rewrites.rules(chosen, prefix="--http-")  # type: ignore[arg-type]
+        filters = FilterOptions.of({
+            "allow_header": f.http_allow_header, "disallow_header": f.http_disallow_header, "allow_method": f.http_allow_method,
+            "allow_url": f.http_allow_url, "disallow_url": [*f.http_disallow_url, *f.http_black_list],
+        })  # fmt: skip
+        made = rewrites.filter_rules(rewrites.rules(chosen, prefix="--http-"), filters)
         return replace(made, first_field_only=True)
 
     def open(self) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replaykit.cli.options import SelectionOptions
 from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.outputs.settings import state_folder
@@ -13,31 +13,6 @@ from replaykit.outputs.settings import state_folder
 if TYPE_CHECKING:
     from replaykit.ledger.selection import Selection
     from replaykit.ledger.store import Ledger
-
-
-def add_ledger(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "ledger",
-        metavar="LEDGER",
-        help="a file such as usage.db, files:FOLDER, or sqlite:///…, postgresql://…, mysql://…",
-    )
-
-
-def add_selection(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("which subjects")
-    group.add_argument("--vantage", metavar="NAME", help="only of this vantage: wire, forwarder, …")
-    group.add_argument(
-        "--kind", metavar="NAME", help="only of this kind: endpoint, mapping, client, user, machine, …"
-    )
-    group.add_argument(
-        "--subject", action="append", default=[], metavar="GLOB", help="only these; may be repeated"
-    )
-    group.add_argument(
-        "--exclude", action="append", default=[], metavar="GLOB", help="not these; may be repeated"
-    )
-    group.add_argument(
-        "--label", action="append", default=[], metavar="NAME=GLOB", help="only with this label"
-    )
 
 
 def place(text: str) -> str:
@@ -58,16 +33,14 @@ def open_ledger(text: str, must_exist: bool = True, time_zone: str | None = None
     return open_url(url, time_zone)
 
 
-def own_ledger(args: argparse.Namespace) -> Ledger:
+def own_ledger(ledger: str | None, time_zone: str | None) -> Ledger:
     """Of a command that writes one: --ledger and --time-zone, by default usage.db in the state folder. Raises UsageError."""
-    if args.ledger is None:
+    if ledger is None:
         state_folder().mkdir(parents=True, exist_ok=True)
-    return open_ledger(
-        args.ledger or str(state_folder() / "usage.db"), must_exist=False, time_zone=args.time_zone
-    )
+    return open_ledger(ledger or str(state_folder() / "usage.db"), must_exist=False, time_zone=time_zone)
 
 
-def selection(args: argparse.Namespace) -> Selection:
+def selection(args: SelectionOptions) -> Selection:
     """Raises UsageError."""
     from replaykit.ledger.selection import Selection
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import threading
@@ -10,12 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from replaykit.cli import cleanup, export
 from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.ledgers import open_ledger, place
 from replaykit.cli.serving import NeedsToken, listen, serve_beside, url
 from replaykit.config.declared import stamp
+from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import say
 from replaykit.units import show_size
@@ -37,44 +38,47 @@ EXAMPLES = (
 _RETAIN_S = 3600
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", nargs="?", default="run", choices=("run", "list", "config", "import", "service"),
-        help="run (default): polls, counts, enforces; list: the machines now; config: asks, tries and writes the file; import: "
-        "the data folder of pve-traffic-monitor into the ledger; service: install, start, stop, enable, status, logs, … by systemd",
-    )  # fmt: skip
-    parser.add_argument("folder", nargs="?", metavar="FOLDER|ACTION", help="of import, of service")
-    parser.add_argument(
-        "-config",
-        "--config",
-        default="config.json",
-        metavar="FILE",
-        help="JSON or YAML (default config.json)",
+class MachinesOptions(Options):
+    panel: ClassVar[str] = "export, as pve-traffic-monitor spells it"
+
+    what: Annotated[
+        Literal["run", "list", "config", "import", "service"],
+        Option(
+            "run (default): polls, counts, enforces; list: the machines now; config: asks, tries and writes the file; import: the data folder of pve-traffic-monitor into the ledger; service: install, start, stop, enable, status, logs, … by systemd",
+            argument=True,
+            panel="",
+        ),
+    ] = "run"
+    folder: Annotated[
+        str | None, Option("of import, of service", "FOLDER|ACTION", argument=True, panel="")
+    ] = None
+    config: Annotated[
+        str, Option("JSON or YAML (default config.json)", "FILE", also=("-config",), panel="")
+    ] = "config.json"
+    dry_run_rules: Annotated[bool, Option("judges and logs, does nothing to any machine", panel="")] = False
+    quiet: Annotated[bool, Option("says nothing but troubles", panel="")] = False
+    export: Annotated[str | None, Option("", "VMID|all", also=("-export",))] = None
+    format: Annotated[Literal["json", "png", "html", "csv"], Option("", also=("-format",))] = "html"
+    period: Annotated[Literal["minute", "hour", "day", "month"], Option("", also=("-period",))] = "hour"
+    direction: Annotated[
+        Literal["both", "rx", "tx", "download", "upload"], Option("", also=("-direction",))
+    ] = "both"
+    start: Annotated[str | None, Option("", "TIME", also=("-start",))] = None
+    end: Annotated[str | None, Option("", "TIME", also=("-end",))] = None
+    date: Annotated[str | None, Option("", "DATE", also=("-date",))] = None
+    dark: Annotated[bool, Option("", also=("-dark",))] = False
+    cleanup: Annotated[
+        Literal["range", "vm", "before"] | None, Option("", also=("-cleanup",), panel="cleanup")
+    ] = None
+    vmid: Annotated[str | None, Option("", "VMID", also=("-vmid",), panel="cleanup")] = None
+    before: Annotated[str | None, Option("", "DATE", also=("-before",), panel="cleanup")] = None
+    dry_run: Annotated[bool, Option("says what would be deleted", also=("-dry-run",), panel="cleanup")] = (
+        False
     )
-    parser.add_argument(
-        "--dry-run-rules", action="store_true", help="judges and logs, does nothing to any machine"
-    )
-    parser.add_argument("--quiet", action="store_true", help="says nothing but troubles")
-    group = parser.add_argument_group("export, as pve-traffic-monitor spells it")
-    group.add_argument("-export", "--export", metavar="VMID|all")
-    group.add_argument("-format", "--format", choices=("json", "png", "html", "csv"), default="html")
-    group.add_argument("-period", "--period", choices=("minute", "hour", "day", "month"), default="hour")
-    group.add_argument(
-        "-direction", "--direction", choices=("both", "rx", "tx", "download", "upload"), default="both"
-    )
-    group.add_argument("-start", "--start", metavar="TIME")
-    group.add_argument("-end", "--end", metavar="TIME")
-    group.add_argument("-date", "--date", metavar="DATE")
-    group.add_argument("-dark", "--dark", action="store_true")
-    group = parser.add_argument_group("cleanup")
-    group.add_argument("-cleanup", "--cleanup", choices=("range", "vm", "before"))
-    group.add_argument("-vmid", "--vmid", metavar="VMID")
-    group.add_argument("-before", "--before", metavar="DATE")
-    group.add_argument("-dry-run", "--dry-run", action="store_true", help="says what would be deleted")
-    group.add_argument("-yes", "--yes", action="store_true", help="deletes without asking")
+    yes: Annotated[bool, Option("deletes without asking", also=("-yes",), panel="cleanup")] = False
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: MachinesOptions) -> int:
     if args.what == "config":
         from replaykit.cli.machines_wizard import wizard
 
@@ -136,7 +140,7 @@ def _list(config: Config) -> int:
     return 0
 
 
-def _run(args: argparse.Namespace, config: Config) -> int:
+def _run(args: MachinesOptions, config: Config) -> int:
     from replaykit.rules.enforcement import Guard
     from replaykit.rules.limits import Rules
     from replaykit.vantages.hypervisor.control import MachineControl
@@ -210,7 +214,7 @@ class _Polled:
 
 
 def _loop(
-    args: argparse.Namespace, config: Config, polled: _Polled, stop: threading.Event, again: threading.Event
+    args: MachinesOptions, config: Config, polled: _Polled, stop: threading.Event, again: threading.Event
 ) -> None:  # fmt: skip
     """One step after another, so that rules see what was just counted. Nothing here ends it but a signal."""
     from replaykit.ledger.cleanup import retain
@@ -257,7 +261,7 @@ def _loop(
         stop.wait(max(0.05, config.interval_s - (time.monotonic() - begun)))
 
 
-def _span(args: argparse.Namespace) -> tuple[str | None, str | None, str]:
+def _span(args: MachinesOptions) -> tuple[str | None, str | None, str]:
     """since, until, and as file names have it."""
     from datetime import date, timedelta
 
@@ -270,16 +274,14 @@ def _span(args: argparse.Namespace) -> tuple[str | None, str | None, str]:
 
     if (args.start is None) != (args.end is None):
         raise UsageError("machines: give both -start and -end, or neither")
-    if args.start is not None:
+    if args.start is not None and args.end is not None:
         return args.start, following(args.end), f"{args.start[:10]}_to_{args.end[:10]}".replace("-", "")
     if args.date is not None:
         return args.date, following(args.date), f"{args.date}_to_{args.date}".replace("-", "")
     return None, None, ""
 
 
-def _export(args: argparse.Namespace, config: Config) -> int:
-    from replaykit.cli.main import build
-
+def _export(args: MachinesOptions, config: Config) -> int:
     since, until, span = _span(args)
     folder = Path(config.export_path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -296,18 +298,14 @@ def _export(args: argparse.Namespace, config: Config) -> int:
         if p
     )
     target = folder / f"{name}.{args.format}"
-    words = [
-        "export", place(config.ledger), "--vantage", "hypervisor", "--kind", "machine", "--period", args.period, "--format", args.format,
-        "--direction", way, "--output", str(target),
-    ]  # fmt: skip
-    if args.export != "all":
+    chosen: dict[str, Any] = {
+        "ledger": place(config.ledger), "vantage": "hypervisor", "kind": "machine", "period": args.period, "format": args.format,
+        "direction": way, "output": str(target), "dark": args.dark, "since": since, "until": until,
+    }  # fmt: skip
+    if args.export is not None and args.export != "all":
         _one(config, args.export)
-        words += ["--label", f"vmid={args.export}"]
-    words += ["--since", since] if since else []
-    words += ["--until", until] if until else []
-    words += ["--dark"] if args.dark else []
-    parsed = build("export").parse_args(words)
-    status = int(parsed.run(parsed))
+        chosen["label"] = [f"vmid={args.export}"]
+    status = export.run(export.ExportOptions.of(chosen))
     if not args.quiet:
         say(f"wrote {target}")
     return status
@@ -326,34 +324,30 @@ def _one(config: Config, vmid: str) -> None:
         ledger.close()
 
 
-def _cleanup(args: argparse.Namespace, config: Config) -> int:
-    from replaykit.cli.main import build
-
+def _cleanup(args: MachinesOptions, config: Config) -> int:
     since, until, _ = _span(args)
-    words = ["cleanup", place(config.ledger), "--vantage", "hypervisor", "--kind", "machine"]
+    chosen: dict[str, Any] = {"ledger": place(config.ledger), "vantage": "hypervisor", "kind": "machine"}
     if args.cleanup == "before":
         if args.before is None:
             raise UsageError("-cleanup before: give -before DATE")
-        words += ["--before", args.before]
+        chosen["before"] = args.before
     elif since is None or until is None:
         raise UsageError(
             f"-cleanup {args.cleanup}: give -start and -end" + (", or -date" if args.cleanup == "vm" else "")
         )
     else:
-        words += ["--since", since, "--until", until]
+        chosen |= {"since": since, "until": until}
     if args.cleanup == "vm":
         if args.vmid is None:
             raise UsageError("-cleanup vm: give -vmid")
-        words += ["--label", f"vmid={args.vmid}"]
-    if args.dry_run:
-        words += ["--dry-run"]
-    elif args.yes or not sys.stdin.isatty():
-        words += ["--yes"]
-    parsed = build("cleanup").parse_args([*words, *(["--quiet"] if args.quiet else [])])
-    return int(parsed.run(parsed))
+        chosen["label"] = [f"vmid={args.vmid}"]
+    chosen |= {
+        "dry_run": args.dry_run, "yes": args.yes or not sys.stdin.isatty(), "quiet": args.quiet,
+    }  # fmt: skip
+    return cleanup.run(cleanup.CleanupOptions.of(chosen))
 
 
-def _import(args: argparse.Namespace, config: Config) -> int:
+def _import(args: MachinesOptions, config: Config) -> int:
     from replaykit.vantages.hypervisor.imported import read_folder
 
     if args.folder is None:

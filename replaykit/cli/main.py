@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
 
 from replaykit import __version__, extras
 from replaykit.cli import sparing
+from replaykit.cli.typed import Command, Interrupted
+from replaykit.cli.typed import command as typed_command
 from replaykit.errors import UsageError
-from replaykit.plain import discard_output, emit, say
+from replaykit.plain import discard_output, emit, say, visible
 
 GROUPS = {
     "capture and look": {
@@ -52,93 +54,87 @@ GROUPS = {
 COMMANDS = {name: text for commands in GROUPS.values() for name, text in commands.items()}
 
 
-class Parser(argparse.ArgumentParser):
-    """Errors in one line."""
+class _Commands(TyperGroup):
+    """The commands, of which only the one that is called is loaded."""
 
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """argparse's own swallows what cannot be written."""
-        if message:
-            emit(message) if file is sys.stdout else say(*message.splitlines())
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
 
-    def error(self, message: str) -> None:  # type: ignore[override]
-        say(f"{self.prog}: {message} (see {self.prog} --help)")
-        self.exit(2)
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One line of help is all that the others are needed for."""
+        group = next((g for g, names in GROUPS.items() if cmd_name in names), None)
+        if group is None:
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name], rich_help_panel=group, rich_markup_mode="rich")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """An option that is not there is named with the nearest that is."""
-        found, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            told = found.parser if "parser" in found else self
-            flag = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
-            near = _near(flag, told._option_string_actions) if flag else ""
-            told.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
-        return found
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS:
+            raise UsageError(
+                f"there is no command {visible(args[0])!r}{near(args[0], COMMANDS)} (see replaykit --help)"
+            )
+        return args[0], load(args[0]), args[1:]
 
 
-class _Root(Parser):
-    """Its help has the commands in groups."""
-
-    def format_help(self) -> str:
-        width = min(shutil.get_terminal_size().columns, 110)
-        lines = [
-            "usage: replaykit COMMAND …", "", "Who is using the bandwidth? `replaykit COMMAND --help` has a command's options and examples.",
-        ]  # fmt: skip
-        for group, commands in GROUPS.items():
-            lines += ["", f"{group}:"]
-            for name, text in commands.items():
-                lines += textwrap.wrap(
-                    text, width, initial_indent=f"  {name:10} ", subsequent_indent=" " * 13
-                )
-        return "\n".join([*lines, "", "  --version  prints the version", "  --help     prints this", ""])
+def load(name: str) -> Command:
+    """A command, its module loaded."""
+    module = importlib.import_module(f"replaykit.cli.{name}")
+    group = next(g for g, names in GROUPS.items() if name in names)
+    return typed_command(
+        name, COMMANDS[name], get_type_hints(module.run)["args"], module.run, module.EXAMPLES, group
+    )
 
 
-def _near(wrong: str, known: Iterable[str]) -> str:
+def _version(asked: bool) -> None:
+    if asked:
+        emit(f"replaykit {__version__}\n")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="prints the version", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Who is using the bandwidth? `replaykit COMMAND --help` has a command's options and examples."""
+
+
+def program() -> Any:
+    """All of it, as Typer has it."""
+    app = typer.Typer(
+        cls=_Commands, rich_markup_mode="rich", no_args_is_help=False, invoke_without_command=True
+    )
+    app.callback()(_root)
+    return typer.main.get_command(app)
+
+
+def near(wrong: str, known: Iterable[str]) -> str:
     """What was probably meant; dashes, which all options share, say nothing."""
     names = {name.strip("-"): name for name in known}
     close = difflib.get_close_matches(wrong.strip("-"), names, 1)
     return f"; did you mean {names[close[0]]}?" if close else ""
 
 
-def build(wanted: str | None = None) -> Parser:
-    """The parser; only the wanted command's module is loaded."""
-    parser = _Root(prog="replaykit")
-    parser.add_argument("--version", action="version", version=f"replaykit {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for name, help_text in COMMANDS.items():
-        if wanted is None or wanted == name:
-            module = importlib.import_module(f"replaykit.cli.{name}")
-            sub = commands.add_parser(
-                name,
-                help=help_text,
-                description=help_text[0].upper() + help_text[1:] + ".",
-                epilog="example:\n  " + "\n  ".join(module.EXAMPLES),
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
-            module.configure(sub)
-            sub.set_defaults(run=module.run, parser=sub)
-        else:
-            commands.add_parser(name, help=help_text, add_help=False)
-    return parser
+def _refused(error: Any) -> str:
+    """What Typer has against a command line, in a line."""
+    context = getattr(error, "ctx", None)
+    name = "replaykit" if context is None else context.command_path
+    text = error.format_message().strip().rstrip(".")
+    wrong = getattr(error, "option_name", None)
+    if wrong is not None and context is not None and error.__class__.__name__ == "NoSuchOption":
+        text = f"there is no option {wrong}{near(wrong, [f for p in context.command.params for f in p.opts])}"
+    return f"{name}: {' '.join(text.split())} (see {name} --help)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a limit or comparison failed, 2 wrong use or input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    wanted = next((a for a in arguments if a in COMMANDS), "")
-    command = ""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        if not arguments:
-            emit(build("").format_help())
-            return 0
-        if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-            raise UsageError(
-                f"there is no command {arguments[0]!r}{_near(arguments[0], COMMANDS)} (see replaykit --help)"
-            )
-        args = build(wanted).parse_args(arguments)
-        command = args.command
-        return int(args.run(args))
+        return int(program().main(arguments, prog_name="replaykit", standalone_mode=False) or 0)
     except UsageError as error:
-        say(f"replaykit: {error}")
+        say(*(f"replaykit: {line}" for line in str(error).splitlines()))
+        return 2
+    except typer.TyperException as error:
+        say(_refused(error))
         return 2
     except ModuleNotFoundError as error:
         told = extras.missing(error)
@@ -148,8 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         discard_output()
-        return 2 if command == "gate" else 0  # a gate whose verdict nobody read has not passed
-    except KeyboardInterrupt:
+        return 2 if arguments[0] == "gate" else 0  # a gate whose verdict nobody read has not passed
+    except (KeyboardInterrupt, Interrupted):
         say("replaykit: interrupted; what was finished is written")
         return 130
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 import sys
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from replaykit.cli import common, rewrites
 from replaykit.cli.event_loop import event_loops
+from replaykit.cli.options import ExistingOptions, QuietOptions
+from replaykit.cli.rewrites import RewriteOptions
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.outputs.gor import GorOutput
 from replaykit.outputs.output import Rotation
+from replaykit.pipeline.options import FilterOptions, RemovedOptions
 from replaykit.plain import emit, json_text, out, say
-from replaykit.replaying.asked import Asked
 from replaykit.replaying.compare import Comparison
+from replaykit.replaying.options import ReplayOptions
 from replaykit.replaying.outgoing import CUT, NOT_SENT
 from replaykit.replaying.reading import Read
 from replaykit.replaying.runner import Plan, Replay
@@ -34,112 +36,17 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help=".gor files (gzip too, globs), captures, s3://BUCKET/PREFIX or -",
-    )
-    parser.add_argument("--to", required=True, metavar="URL", help="http://HOST[:PORT][/PREFIX], or https")
-    parser.add_argument("--port", metavar="PORTS", help="of captures: only connections to these ports")
-    parser.add_argument("--tls-keys", metavar="FILE", help="of captures: key log to read TLS with")
-    pace = parser.add_argument_group("pace")
-    pace.add_argument(
-        "--speed", default="1x", metavar="FACTOR", help="1x as recorded (default), 2x, 50%%, or max"
-    )
-    pace.add_argument("--rate", type=float, metavar="N", help="so many requests a second, evenly")
-    pace.add_argument("--ramp", metavar="FROM-TO/TIME", help="a rate that changes: 10-1000/60s")
-    pace.add_argument("--max-wait", metavar="TIME", help="no pause between requests is longer")
-    pace.add_argument(
-        "--loop",
-        type=int,
-        nargs="?",
-        const=0,
-        default=1,
-        metavar="N",
-        help="so many times; without N until stopped",
-    )
-    pace.add_argument("--limit", type=int, metavar="N", help="ends after so many requests")
-    pace.add_argument("--duration", metavar="TIME", help="ends after so long")
-    pace.add_argument(
-        "--read-depth",
-        type=int,
-        default=100,
-        metavar="N",
-        help="records sorted by time at once (default 100)",
-    )
-    to = parser.add_argument_group("connections")
-    to.add_argument(
-        "--connections",
-        type=int,
-        metavar="N",
-        help="at most so many at a time (default 32 with --speed max, else 10000)",
-    )
-    how = to.add_mutually_exclusive_group()
-    how.add_argument(
-        "--sessions",
-        action="store_true",
-        default=None,
-        help="requests of one recorded connection share one, in order (default at a recorded pace)",
-    )
-    how.add_argument("--pooled", dest="sessions", action="store_false", help="any connection that is free")
-    to.add_argument("--http2", action="store_true", help="speaks HTTP/2 to the target")
-    to.add_argument("--timeout", default="5s", metavar="TIME", help="for an answer (default 5s)")
-    to.add_argument("--connect-timeout", default="5s", metavar="TIME", help="for a connection (default 5s)")
-    to.add_argument(
-        "--retries",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of requests that failed and are idempotent (default 0)",
-    )
-    to.add_argument(
-        "--redirects", type=int, default=0, metavar="N", help="followed on the same target (default 0)"
-    )
-    to.add_argument("--insecure", action="store_true", help="does not verify the target's certificate")
-    to.add_argument("--ca", metavar="FILE", help="CA certificate to verify the target with")
-    what = parser.add_argument_group("requests")
-    what.add_argument(
-        "--keep-host", action="store_true", help="keeps the recorded Host; else it is the target's"
-    )
-    what.add_argument(
-        "--all-methods",
-        action="store_true",
-        help="POST and PATCH too; for a target that is not on this machine only idempotent methods are sent unless asked",
-    )
-    common.add_filters(parser, redaction=False)
-    rewrites.add_rewrites(parser)
-    compare = parser.add_argument_group("comparison with the recorded answers")
-    compare.add_argument("--compare", action="store_true", help="exit status 1 if an answer differs")
-    compare.add_argument(
-        "--compare-header", action="append", default=[], metavar="NAME", help="compares this header too"
-    )
-    compare.add_argument(
-        "--body",
-        choices=("exact", "json", "none"),
-        default="exact",
-        help="how bodies are compared (default exact)",
-    )
-    compare.add_argument(
-        "--ignore",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="a path in JSON bodies that may differ: data.*.id",
-    )
-    parser.add_argument("--save", metavar="FILE", help="what was sent and answered, as .gor")
-    common.add_existing(parser)
-    parser.add_argument("--format", choices=("table", "json"), default="table")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
-    common.add_removed_engine(parser)
+class ReplayArguments(
+    ReplayOptions, ExistingOptions, FilterOptions, RewriteOptions, RemovedOptions, QuietOptions
+):
+    save: Annotated[str | None, Option("what was sent and answered, as .gor", "FILE")] = None
+    format: Annotated[Literal["table", "json"], Option("")] = "table"
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: ReplayArguments) -> int:
     read = Read()
-    chosen = rewrites.rules(args)
-    given = {f.name: getattr(args, f.name) for f in fields(Asked)}
-    plan = Asked(**given).plan(read, chosen, rewrites.sets_host(chosen))
+    chosen = rewrites.filter_rules(rewrites.rules(args), args)
+    plan = args.plan(read, chosen, rewrites.sets_host(chosen))
     saved = None
     for name in ("append", "overwrite"):
         if getattr(args, name) and args.save is None:
@@ -160,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     return show(replay, args, read)
 
 
-async def _go(plan: Plan, args: argparse.Namespace) -> Replay:
+async def _go(plan: Plan, args: ReplayArguments) -> Replay:
     replay = Replay(plan)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -199,7 +106,7 @@ async def _watch(replay: Replay) -> None:
         live.stop()
 
 
-def show(replay: Replay, args: argparse.Namespace, read: Read) -> int:
+def show(replay: Replay, args: ReplayArguments, read: Read) -> int:
     """Prints what came of it; returns the exit status."""
     stats, comparison = replay.stats, replay.plan.comparison
     if args.format == "json":

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from typing import Annotated, Literal
 
 import pyarrow as pa
 
 from replaykit.attribution.over_time import OverTime
 from replaykit.attribution.summary import MEASURES, Summary, columns, parse_keys
 from replaykit.cli import common
+from replaykit.cli.options import GroupOptions, InputOptions, MeasureOptions, QuietOptions
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.pipeline import reading
+from replaykit.pipeline.options import Filters
 from replaykit.plain import emit, json_text, out, say
 from replaykit.reporting import render, terminal
 from replaykit.reporting.conservation import conservation
@@ -26,28 +29,25 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    common.add_inputs(parser)
-    common.add_by(parser)
-    common.add_measure(parser)
-    parser.add_argument(
-        "--top", type=int, default=20, metavar="N", help="rows shown, the rest as (other); 0: all"
-    )
-    parser.add_argument(
-        "--savings", action="store_true",
-        help="what could be spared per endpoint: compression, answers sent again unchanged, repeated requests",
-    )  # fmt: skip
-    parser.add_argument(
-        "--over", metavar="TIME",
-        help="in slices of so long (1s, 1m): what moved in each, also of exchanges that were still running",
-    )  # fmt: skip
-    parser.add_argument("--format", choices=render.FORMATS, default="table")
-    common.add_filters(parser)
-    common.add_protocols(parser)
-    common.add_engine(parser)
+class ReportOptions(InputOptions, MeasureOptions, GroupOptions, Filters, QuietOptions):
+    top: Annotated[int, Option("rows shown, the rest as (other); 0: all", "N")] = 20
+    savings: Annotated[
+        bool,
+        Option(
+            "what could be spared per endpoint: compression, answers sent again unchanged, repeated requests"
+        ),
+    ] = False
+    over: Annotated[
+        str | None,
+        Option(
+            "in slices of so long (1s, 1m): what moved in each, also of exchanges that were still running",
+            "TIME",
+        ),
+    ] = None
+    format: Annotated[Literal["table", "json", "csv"], Option("")] = "table"
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: ReportOptions) -> int:
     if args.savings:
         if args.by != "endpoint":
             raise UsageError("--by: --savings is by endpoint")
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--measure: --savings looks at bodies")
         return _savings(args)
     keys = parse_keys(args.by)
-    chosen = common.options(args, False, False)
+    chosen = args.options(False, False)
     over = None
     if args.over is not None:
         length_s = parse_duration(args.over)
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     return status or int(not summary.total.requests)
 
 
-def show_over(over: OverTime, args: argparse.Namespace, reader: reading.Reader) -> None:
+def show_over(over: OverTime, args: ReportOptions, reader: reading.Reader) -> None:
     """Prints each slice's keys, and the line of conservation."""
     found, account, length_s = over.rows(args.top or None), reader.account(), over.slice_ns / 1e9
     data = [
@@ -109,12 +109,12 @@ def show_over(over: OverTime, args: argparse.Namespace, reader: reading.Reader) 
         (out if args.format == "table" else say)("", *conservation(account))
 
 
-def _savings(args: argparse.Namespace) -> int:
+def _savings(args: ReportOptions) -> int:
     from replaykit.attribution.bodies import Bodies
     from replaykit.attribution.savings import Savings
 
     savings = Savings()
-    chosen = common.options(args, True, True)
+    chosen = args.options(True, True)
     reader = common.reader(args, chosen, lambda inner: Bodies(inner, visit=savings.visit))
     for _ in reader.read(args.files):
         pass
@@ -130,7 +130,7 @@ def _savings(args: argparse.Namespace) -> int:
     return common.print_troubles(reader.troubles)
 
 
-def show(summary: Summary, args: argparse.Namespace, reader: reading.Reader) -> None:
+def show(summary: Summary, args: ReportOptions, reader: reading.Reader) -> None:
     """Prints the summary and the line of conservation."""
     account, top = reader.account(), args.top or None
     left_out = {"left_out": asdict(reader.left_out)} if reader.left_out else {}

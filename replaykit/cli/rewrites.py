@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
-import argparse
 import re
+from dataclasses import replace
+from typing import Annotated, ClassVar
 
+from replaykit.config.options import Option, Options, Texts
 from replaykit.engine.options import header_rule
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
-
-REWRITES = (
-    ("set-header", "NAME:VALUE", "sets this header in every request"),
-    ("set-param", "NAME=VALUE", "sets this query parameter in every request"),
-    ("rewrite-url", "REGEX:TARGET", "rewrites targets; $1 is the pattern's first group"),
-    ("rewrite-header", "NAME:REGEX,VALUE", "rewrites the values of this header"),
-    ("basic-auth-filter", "REGEX", "only requests whose user:password matches, or that have none"),
-    ("header-limiter", "NAME:PERCENT", "that share of requests, by the hash of this header"),
-    ("param-limiter", "NAME:PERCENT", "that share of requests, by the hash of this parameter"),
-)
+from replaykit.pipeline.options import FilterOptions
 
 
-def add_rewrites(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("rules over messages (GoReplay's; with --http- in front too)")
-    for name, metavar, text in REWRITES:
-        group.add_argument(
-            f"--{name}", f"--http-{name}", action="append", default=[], metavar=metavar, help=text
-        )
+class RewriteOptions(Options):
+    """What is done to messages on the move."""
+
+    panel: ClassVar[str] = "rules over messages (GoReplay's; with --http- in front too)"
+
+    set_header: Annotated[
+        Texts, Option("sets this header in every request", "NAME:VALUE", also=("--http-set-header",))
+    ] = ()
+    set_param: Annotated[
+        Texts,
+        Option("sets this query parameter in every request", "NAME=VALUE", also=("--http-set-param",)),
+    ] = ()
+    rewrite_url: Annotated[
+        Texts,
+        Option(
+            "rewrites targets; $1 is the pattern's first group", "REGEX:TARGET", also=("--http-rewrite-url",)
+        ),
+    ] = ()
+    rewrite_header: Annotated[
+        Texts,
+        Option("rewrites the values of this header", "NAME:REGEX,VALUE", also=("--http-rewrite-header",)),
+    ] = ()
+    basic_auth_filter: Annotated[
+        Texts,
+        Option(
+            "only requests whose user:password matches, or that have none",
+            "REGEX",
+            also=("--http-basic-auth-filter",),
+        ),
+    ] = ()
+    header_limiter: Annotated[
+        Texts,
+        Option(
+            "that share of requests, by the hash of this header",
+            "NAME:PERCENT",
+            also=("--http-header-limiter",),
+        ),
+    ] = ()
+    param_limiter: Annotated[
+        Texts,
+        Option(
+            "that share of requests, by the hash of this parameter",
+            "NAME:PERCENT",
+            also=("--http-param-limiter",),
+        ),
+    ] = ()
 
 
 def split(flag: str, text: str, by: str, example: str) -> tuple[str, str]:
@@ -66,11 +99,8 @@ def absent_group(pattern: str, replacement: bytes) -> str | None:
     return None
 
 
-def rules(args: argparse.Namespace, filters: bool = True, prefix: str = "--") -> Rules:
-    """The rules of a command line; its flags begin so. filters: allow and disallow too, where no engine applies them.
-
-    Raises UsageError.
-    """
+def rules(args: RewriteOptions, prefix: str = "--") -> Rules:
+    """The rules of options; prefix: how their flags begin. Raises UsageError."""
 
     def two(name: str, by: str, example: str) -> list[tuple[str, str]]:
         values = getattr(args, name.replace("-", "_"))
@@ -110,18 +140,19 @@ def rules(args: argparse.Namespace, filters: bool = True, prefix: str = "--") ->
     for field, text in made.set_headers:
         if b"\n" in field + text or b"\r" in field + text:
             raise UsageError("--set-header: a header cannot hold a line end")
-    if not filters:
-        return made
-    from dataclasses import replace
+    return made
 
+
+def filter_rules(made: Rules, filters: FilterOptions) -> Rules:
+    """With the filters too, where no engine applies them. Raises UsageError."""
     return replace(
         made,
-        allow_headers=tuple(map(header_rule, args.allow_header)),
-        deny_headers=tuple(map(header_rule, args.disallow_header)),
-        allow_methods=tuple(f"^{re.escape(m)}$" for m in args.allow_method),
-        deny_methods=tuple(f"^{re.escape(m)}$" for m in args.disallow_method),
-        allow_urls=tuple(args.allow_url),
-        deny_urls=tuple(args.disallow_url),
+        allow_headers=tuple(map(header_rule, filters.allow_header)),
+        deny_headers=tuple(map(header_rule, filters.disallow_header)),
+        allow_methods=tuple(f"^{re.escape(m)}$" for m in filters.allow_method),
+        deny_methods=tuple(f"^{re.escape(m)}$" for m in filters.disallow_method),
+        allow_urls=tuple(filters.allow_url),
+        deny_urls=tuple(filters.disallow_url),
     )
 
 

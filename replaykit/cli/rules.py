@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Literal
 
 from replaykit.cli.asking import warn_of_rules
 from replaykit.cli.ledgers import open_ledger
+from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
 
@@ -23,31 +24,27 @@ EXAMPLES = (
 WHAT = ("check", "explain", "run", "log", "effects")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", choices=WHAT,
-        help="check: whether the file is right; explain: why a subject is restricted, or is not; run: judges and acts until "
-        "it is stopped; log: what was done; effects: what holds now",
-    )  # fmt: skip
-    parser.add_argument(
-        "subject", nargs="?", metavar="SUBJECT", help="for explain and log: its name, or a glob for explain"
-    )
-    parser.add_argument("--rules", metavar="FILE", help="the rules (YAML)")
-    parser.add_argument("--ledger", metavar="LEDGER", help="a file such as usage.db, or a database's URL")
-    parser.add_argument("--at", metavar="TIME", help="explain: as if it were then")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="run: logs what would be done, and does nothing"
-    )
-    parser.add_argument("--once", action="store_true", help="run: judges once, then ends")
-    parser.add_argument(
-        "--most", type=int, default=100, metavar="N", help="log: so many of the newest lines (default 100)"
-    )
-    parser.add_argument(
-        "--format", choices=("table", "json"), default="table", help="log and effects: for people or programs"
-    )
+class RulesOptions(Options):
+    what: Annotated[
+        Literal["check", "explain", "run", "log", "effects"],
+        Option(
+            "check: whether the file is right; explain: why a subject is restricted, or is not; run: judges and acts until it is stopped; log: what was done; effects: what holds now",
+            argument=True,
+        ),
+    ]
+    subject: Annotated[
+        str | None, Option("for explain and log: its name, or a glob for explain", "SUBJECT", argument=True)
+    ] = None
+    rules: Annotated[str | None, Option("the rules (YAML)", "FILE")] = None
+    ledger: Annotated[str | None, Option("a file such as usage.db, or a database's URL", "LEDGER")] = None
+    at: Annotated[str | None, Option("explain: as if it were then", "TIME")] = None
+    dry_run: Annotated[bool, Option("run: logs what would be done, and does nothing")] = False
+    once: Annotated[bool, Option("run: judges once, then ends")] = False
+    most: Annotated[int, Option("log: so many of the newest lines (default 100)", "N")] = 100
+    format: Annotated[Literal["table", "json"], Option("log and effects: for people or programs")] = "table"
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: RulesOptions) -> int:
     if args.what == "explain" and args.subject is None:
         raise UsageError("rules explain: name the subject, such as a port, a client or '*'")
     rules = _given(args, "rules") if args.what in ("check", "explain", "run") else ""
@@ -69,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
             now = int(time.time()) if args.at is None else moment(args.at, ledger.zone)
             states = kept(ledger) if args.at is None else None
-            lines = explain(ledger, read_rules(rules).rules, args.subject, now, states)
+            lines = explain(ledger, read_rules(rules).rules, _given(args, "subject"), now, states)
             if not lines:
                 raise UsageError(f"{args.subject}: the ledger knows no such subject")
             out(*lines)
@@ -81,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
         ledger.close()
 
 
-def _given(args: argparse.Namespace, name: str) -> str:
+def _given(args: RulesOptions, name: str) -> str:
     value = getattr(args, name)
     if value is None:
         raise UsageError(f"rules {args.what}: give --{name}")
     return str(value)
 
 
-def _run(args: argparse.Namespace, rules: str, ledger: object) -> int:
+def _run(args: RulesOptions, rules: str, ledger: object) -> int:
     from replaykit.ledger.store import Ledger
     from replaykit.rules.enforcement import Guard, watch
     from replaykit.rules.limits import EFFECTS
@@ -113,7 +110,7 @@ def _run(args: argparse.Namespace, rules: str, ledger: object) -> int:
     return 0
 
 
-def _show(args: argparse.Namespace, ledger: object) -> int:
+def _show(args: RulesOptions, ledger: object) -> int:
     from replaykit.ledger.calendar import show
     from replaykit.ledger.done import effects, log
     from replaykit.ledger.store import Ledger

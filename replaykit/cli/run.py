@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import queue
@@ -12,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 
@@ -22,6 +21,7 @@ from replaykit.cli import common, sparing
 from replaykit.cli.flow import Flow, Source, Target, read_flow
 from replaykit.cli.rewrites import rules
 from replaykit.cli.watching import LiveAlerts
+from replaykit.config.options import Option, Options
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
 from replaykit.goreplay import pipeline
@@ -41,14 +41,12 @@ EXAMPLES = (
 OBSERVE_S = 10.0
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pipeline", metavar="PIPELINE.yaml")
-    parser.add_argument(
-        "--check", action="store_true", help="only reads the pipeline and says what it would do"
-    )
+class RunOptions(Options):
+    pipeline: Annotated[str, Option("", "PIPELINE.yaml", argument=True)]
+    check: Annotated[bool, Option("only reads the pipeline and says what it would do")] = False
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: RunOptions) -> int:
     flow = read_flow(args.pipeline)
     if args.check:
         check(flow)
@@ -191,7 +189,7 @@ class Running:
 
     def _open_capture(self, source: Source) -> None:
         args, wants = source.args, self._wants
-        options = common.options(args, wants, wants and self.flow.responses)
+        options = args.options(wants, wants and self.flow.responses)
         settings = capture_command.settings_of(args)
         if self.flow.alerts is not None:
             self._alerts = LiveAlerts(self.flow.alerts, self.flow.alert_state, True)
@@ -303,7 +301,7 @@ class Running:
 
     def _files(self, source: Source) -> Iterator[Result | Messages]:
         wants = self._wants
-        chosen = common.options(source.args, wants, wants and self.flow.responses)
+        chosen = source.args.options(wants, wants and self.flow.responses)
         reader = common.reader(source.args, writing.sliced(chosen, self._outputs))
         for piece in reader.read_moved(source.files):
             yield piece if isinstance(piece, Messages) else Result(piece[0], moved=piece[1])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from replaykit.cli.event_loop import event_loops
-from replaykit.cli.ledgers import add_ledger, open_ledger
-from replaykit.cli.serving import add_api, listen, origins, url, uvicorn_server
+from replaykit.cli.ledgers import open_ledger
+from replaykit.cli.options import ApiOptions, LedgerOptions
+from replaykit.cli.serving import listen, origins, url, uvicorn_server
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.plain import say
 
@@ -25,15 +26,12 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    add_ledger(parser)
-    add_api(parser)
-    parser.add_argument(
-        "--rules",
-        metavar="FILE",
-        help="rules (YAML), to show what is left of their limits; nothing is enforced here",
-    )
-    parser.add_argument("--quiet", action="store_true", help="says nothing but troubles")
+class ServeOptions(LedgerOptions, ApiOptions):
+    rules: Annotated[
+        str | None,
+        Option("rules (YAML), to show what is left of their limits; nothing is enforced here", "FILE"),
+    ] = None
+    quiet: Annotated[bool, Option("says nothing but troubles")] = False
 
 
 def _shown(guard: Guard) -> Callable[[], Sequence[Rule]]:
@@ -48,7 +46,7 @@ def _shown(guard: Guard) -> Callable[[], Sequence[Rule]]:
     return now
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: ServeOptions) -> int:
     if args.api == "none":
         raise UsageError("serve --api none: there would be nothing to do")
     from replaykit.rules.enforcement import Guard

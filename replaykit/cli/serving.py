@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from replaykit.cli.options import ApiOptions
 from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.outputs.settings import secret
 
 if TYPE_CHECKING:
     from replaykit.ledger.store import Ledger
-
-
-def add_api(parser: argparse.ArgumentParser, default: str = "127.0.0.1:8080") -> None:
-    parser.add_argument(
-        "--api", default=default, metavar="ADDRESS:PORT",
-        help=f"where the API and the page listen (default {default}); beyond this machine they need a token in "
-        "REPLAYKIT_TOKEN or the file that REPLAYKIT_TOKEN_FILE names; none: no API",
-    )  # fmt: skip
-    parser.add_argument(
-        "--exchanges", metavar="PLACE",
-        help="an archive that replaykit capture --to FOLDER/ writes, for single exchanges on the page: a folder or s3://…",
-    )  # fmt: skip
-    parser.add_argument(
-        "--allow-origin", action="append", default=[], metavar="URL",
-        help="pages of this origin may ask the API as our own does, for a front end of one's own: http://localhost:5173; may be repeated",
-    )  # fmt: skip
 
 
 class NeedsToken(UsageError):
@@ -67,7 +51,7 @@ def listen(text: str, given: str | None = None) -> tuple[socket.socket | None, s
     return made, token
 
 
-def origins(args: argparse.Namespace) -> list[str]:
+def origins(args: ApiOptions) -> list[str]:
     """Of --allow-origin. Raises UsageError."""
     if not args.allow_origin:
         return []

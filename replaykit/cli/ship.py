@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Annotated
 
 from replaykit.cli import common
+from replaykit.cli.options import QuietOptions
+from replaykit.config.options import Option, Texts
 from replaykit.errors import UsageError
 from replaykit.outputs.elastic_place import connect, parse_place
 from replaykit.outputs.elastic_setup import set_up
 from replaykit.outputs.output import Rotation
 from replaykit.pipeline import writing
+from replaykit.pipeline.options import Filters
 from replaykit.plain import out
 
 EXAMPLES = (
@@ -19,33 +22,23 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "files",
-        nargs="*",
-        metavar="FILE",
-        help=".pcap, .pcapng (.gz, .zst), .gor, .parquet, an archive, or -",
+class ShipOptions(Filters, QuietOptions):
+    files: Annotated[
+        Texts,
+        Option(".pcap, .pcapng (.gz, .zst), .gor, .parquet, an archive, or -", "FILE", argument=True),
+    ] = ()
+    to: Annotated[
+        Texts,
+        Option(
+            "elasticsearch://HOST:9200[/NAME][?spool=DIR], kafka://, influxdb://, otlp://, s3://", "STORE"
+        ),
+    ]
+    setup: Annotated[bool, Option("installs templates, and ILM where the server has it; may be repeated")] = (
+        False
     )
-    parser.add_argument(
-        "--to",
-        action="append",
-        default=[],
-        required=True,
-        metavar="STORE",
-        help="elasticsearch://HOST:9200[/NAME][?spool=DIR], kafka://, influxdb://, otlp://, s3://",
-    )
-    parser.add_argument(
-        "--setup",
-        action="store_true",
-        help="installs templates, and ILM where the server has it; may be repeated",
-    )
-    parser.add_argument("--port", metavar="PORTS", help="only connections to these ports")
-    common.add_filters(parser)
-    common.add_protocols(parser)
-    common.add_engine(parser)  # fmt: skip
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: ShipOptions) -> int:
     if not args.files and not args.setup:
         raise UsageError("nothing to ship: name files, or --setup")
     for target in args.to:
@@ -69,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     rows = 0
     with writing.opened(args.to, Rotation()) as outputs:
-        chosen = common.options(args, False, False)
+        chosen = args.options(False, False)
         reader = common.reader(args, writing.sliced(chosen, outputs))
         folding = common.folding(True, args.quiet)
         for piece in reader.read_moved(args.files):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 from pathlib import Path
+from typing import Annotated
 
 from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.event_loop import event_loops
+from replaykit.config.options import Option, Options, Texts
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
 
@@ -19,36 +20,35 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("place", nargs="?", metavar="SERVER:PORT", help="where a forwarder takes tunnels")
-    parser.add_argument(
-        "--certificate", metavar="FILE", help="this client's, PEM; its common name is the client's name"
+class TunnelOptions(Options):
+    place: Annotated[str | None, Option("where a forwarder takes tunnels", "SERVER:PORT", argument=True)] = (
+        None
     )
-    parser.add_argument("--key", metavar="FILE", help="its key, PEM")
-    parser.add_argument("--ca", metavar="FILE", help="who signed the server's certificate, PEM")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="HOST:PORT",
-        help="what the server may ask for, a glob such as 192.168.1.*:22 (default: this machine only); may be repeated",
-    )  # fmt: skip
-    group = parser.add_argument_group("keys")
-    group.add_argument(
-        "--make-keys",
-        metavar="DIR",
-        help="makes an authority, unless DIR has one, and what --server and --client name",
-    )
-    group.add_argument(
-        "--server",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="the server's name or address; may be repeated",
-    )
-    group.add_argument(
-        "--client", action="append", default=[], metavar="NAME", help="a client's name; may be repeated"
-    )
+    certificate: Annotated[
+        str | None, Option("this client's, PEM; its common name is the client's name", "FILE")
+    ] = None
+    key: Annotated[str | None, Option("its key, PEM", "FILE")] = None
+    ca: Annotated[str | None, Option("who signed the server's certificate, PEM", "FILE")] = None
+    allow: Annotated[
+        Texts,
+        Option(
+            "what the server may ask for, a glob such as 192.168.1.*:22 (default: this machine only); may be repeated",
+            "HOST:PORT",
+        ),
+    ] = ()
+    make_keys: Annotated[
+        str | None,
+        Option(
+            "makes an authority, unless DIR has one, and what --server and --client name", "DIR", panel="keys"
+        ),
+    ] = None
+    server: Annotated[
+        Texts, Option("the server's name or address; may be repeated", "NAME", panel="keys")
+    ] = ()
+    client: Annotated[Texts, Option("a client's name; may be repeated", "NAME", panel="keys")] = ()
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: TunnelOptions) -> int:
     if args.make_keys is not None:
         return _keys(args)
     if args.server or args.client:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _keys(args: argparse.Namespace) -> int:
+def _keys(args: TunnelOptions) -> int:
     from replaykit.vantages.forwarder.keys import make
 
     wrong = [n for n in args.client if "/" in n or n in ("ca", "server") or n.startswith(".")]
@@ -91,6 +91,6 @@ def _keys(args: argparse.Namespace) -> int:
         raise UsageError(f"--client {wrong[0]}: not a name for a file of its own")
     if not args.server and not args.client:
         raise UsageError("--make-keys: name whom they are for, with --server and --client")
-    for path in make(Path(args.make_keys), args.server, args.client):
+    for path in make(Path(args.make_keys or "."), list(args.server), list(args.client)):
         out(path)
     return 0

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from replaykit.cli.asking import agreed, warn_of_rules
 from replaykit.cli.ledgers import own_ledger
-from replaykit.cli.serving import add_api, listen, origins, place, serve_beside, url
+from replaykit.cli.options import ApiOptions
+from replaykit.cli.serving import listen, origins, place, serve_beside, url
+from replaykit.config.options import Option, Texts
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import secret
 from replaykit.plain import emit, out, say, visible
@@ -30,67 +31,70 @@ SOURCES = ("auto", "nftables", "ebpf", "iptables", "tc")
 TOP = 20
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--interface", action="append", default=[], metavar="NAME", help="may be repeated")
-    parser.add_argument(
-        "--users",
-        metavar="PLACE",
-        help="who has which address or mark: a file (YAML, CSV, JSON), cmd:COMMAND, or http(s)://…",
+class UsersOptions(ApiOptions):
+    interface: Annotated[Texts, Option("may be repeated", "NAME")] = ()
+    users: Annotated[
+        str | None,
+        Option(
+            "who has which address or mark: a file (YAML, CSV, JSON), cmd:COMMAND, or http(s)://…", "PLACE"
+        ),
+    ] = None
+    source: Annotated[
+        Literal["auto", "nftables", "ebpf", "iptables", "tc"],
+        Option(
+            "nftables: our own table (--install); ebpf: programs of our own, as long as this runs; iptables: rules that set marks; tc: filters; auto: the table if it is installed, else mark rules if there are any, else ebpf"
+        ),
+    ] = "auto"
+    every: Annotated[str, Option("how often counters are read (default 10s)", "TIME")] = "10s"
+    once: Annotated[bool, Option("reads once, prints what counters stand at, and ends")] = False
+    check: Annotated[
+        bool,
+        Option(
+            "says which rules that set marks (with --source tc: which filters) count a packet twice, and ends: 0 where none does, else 1"
+        ),
+    ] = False
+    ledger: Annotated[
+        str | None, Option("a file or a database's URL (default: usage.db in the state folder)", "LEDGER")
+    ] = None
+    prometheus: Annotated[
+        str | None,
+        Option(
+            "serves /metrics there; beyond this machine with the token in REPLAYKIT_TOKEN", "ADDRESS:PORT"
+        ),
+    ] = None
+    rules: Annotated[str | None, Option("rules (YAML); see replaykit rules", "FILE")] = None
+    limit_by: Annotated[
+        Literal["auto", "tc", "nftables"],
+        Option(
+            "what limits a user's rate: tc lets packets wait, nftables drops them; auto: tc, unless the interface's qdisc is somebody's or has several queues"
+        ),
+    ] = "auto"
+    time_zone: Annotated[str | None, Option("of a new ledger (default: this machine's)", "ZONE")] = None
+    quiet: Annotated[bool, Option("no table")] = False
+    install: Annotated[
+        bool,
+        Option(
+            "makes it, counting on --interface, and ends; it outlives this program",
+            panel="our table of nftables",
+        ),
+    ] = False
+    size: Annotated[int, Option("addresses a family (default 65535)", "N", panel="our table of nftables")] = (
+        65535
     )
-    parser.add_argument(
-        "--source", choices=SOURCES, default="auto",
-        help="nftables: our own table (--install); ebpf: programs of our own, as long as this runs; iptables: rules that set marks; "
-        "tc: filters; auto: the table if it is installed, else mark rules if there are any, else ebpf",
-    )  # fmt: skip
-    parser.add_argument(
-        "--every", default="10s", metavar="TIME", help="how often counters are read (default 10s)"
-    )
-    parser.add_argument(
-        "--once", action="store_true", help="reads once, prints what counters stand at, and ends"
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="says which rules that set marks (with --source tc: which filters) count a packet twice, and ends: 0 where none does, else 1",
-    )
-    parser.add_argument(
-        "--ledger",
-        metavar="LEDGER",
-        help="a file or a database's URL (default: usage.db in the state folder)",
-    )
-    parser.add_argument(
-        "--prometheus",
-        metavar="ADDRESS:PORT",
-        help="serves /metrics there; beyond this machine with the token in REPLAYKIT_TOKEN",
-    )
-    parser.add_argument("--rules", metavar="FILE", help="rules (YAML); see replaykit rules")
-    parser.add_argument(
-        "--limit-by", choices=("auto", "tc", "nftables"), default="auto",
-        help="what limits a user's rate: tc lets packets wait, nftables drops them; auto: tc, unless the interface's qdisc is somebody's "
-        "or has several queues",
-    )  # fmt: skip
-    parser.add_argument("--time-zone", metavar="ZONE", help="of a new ledger (default: this machine's)")
-    parser.add_argument("--quiet", action="store_true", help="no table")
-    add_api(parser, default="none")
-    group = parser.add_argument_group("our table of nftables")
-    group.add_argument(
-        "--install",
-        action="store_true",
-        help="makes it, counting on --interface, and ends; it outlives this program",
-    )
-    group.add_argument(
-        "--size", type=int, default=65_535, metavar="N", help="addresses a family (default 65535)"
-    )
-    group.add_argument("--list", action="store_true", help="shows the rules, and ends")
-    group.add_argument("--remove", action="store_true", help="takes it and all limits away, and ends")
-    group.add_argument("--yes", action="store_true", help="--remove: without asking")
+    list_rules: Annotated[
+        bool, Option("shows the rules, and ends", only=("--list",), panel="our table of nftables")
+    ] = False
+    remove: Annotated[
+        bool, Option("takes it and all limits away, and ends", panel="our table of nftables")
+    ] = False
+    yes: Annotated[bool, Option("--remove: without asking", panel="our table of nftables")] = False
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: UsersOptions) -> int:
     from replaykit.vantages.netfilter import control, table
     from replaykit.vantages.netfilter.programs import nft
 
-    if args.install + args.list + args.remove + args.once + args.check > 1:
+    if args.install + args.list_rules + args.remove + args.once + args.check > 1:
         raise UsageError("users: one of --install, --list, --remove, --once and --check")
     if args.remove:
         if not agreed("take the table, what it counted and all limits away?", args.yes):
@@ -100,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.check:
         return _check(args)
-    if args.list:
+    if args.list_rules:
         if table.installed() is None:
             raise UsageError("the table is not installed: replaykit users --install --interface NAME")
         out(*nft(f"list table inet {table.TABLE}\n").splitlines())
@@ -119,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     return _watch(args)
 
 
-def _check(args: argparse.Namespace) -> int:
+def _check(args: UsersOptions) -> int:
     from replaykit.vantages.netfilter.marks import MarkSource
     from replaykit.vantages.netfilter.traffic_control import FilterSource
     from replaykit.vantages.netfilter.users import UserMap
@@ -138,7 +142,7 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def _watch(args: argparse.Namespace) -> int:
+def _watch(args: UsersOptions) -> int:
     from replaykit.vantages.netfilter.control import UserControl
     from replaykit.vantages.netfilter.ebpf import EbpfSource
     from replaykit.vantages.netfilter.marks import MarkSource
@@ -160,7 +164,7 @@ def _watch(args: argparse.Namespace) -> int:
             say(f"warning: both filters may count the same packets, so a user may be counted twice: {pair}")
     if args.once:
         return _once(source, users)
-    ledger = own_ledger(args)
+    ledger = own_ledger(args.ledger, args.time_zone)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -274,7 +278,7 @@ def _marks() -> bool:
         return False
 
 
-def _loop(args: argparse.Namespace, watch: Watch, every: float, stop: threading.Event) -> None:
+def _loop(args: UsersOptions, watch: Watch, every: float, stop: threading.Event) -> None:
     import sys
 
     from replaykit.reporting.terminal import LiveView

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 
 from replaykit.cli import common
+from replaykit.cli.options import QuietOptions
+from replaykit.config.options import Option, Texts
 from replaykit.engine.options import Options
 from replaykit.extras import needs
+from replaykit.pipeline.options import EngineOptions
 from replaykit.plain import emit, json_text, out, visible
 
 EXAMPLES = (
@@ -22,19 +24,16 @@ EXAMPLES = (
 _SHOWN = 20
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help=".pcap or .pcapng, gzip too")
-    parser.add_argument(
-        "--with",
-        dest="third",
-        choices=("tshark",),
-        help="a third reading, of requests and statuses: tshark's",
-    )
-    parser.add_argument("--format", choices=("text", "json"), default="text")
-    common.add_engine(parser)
+class VerifyOptions(EngineOptions, QuietOptions):
+    files: Annotated[Texts, Option(".pcap or .pcapng, gzip too", "FILE", argument=True)]
+    third: Annotated[
+        Literal["tshark"] | None,
+        Option("a third reading, of requests and statuses: tshark's", only=("--with",)),
+    ] = None
+    format: Annotated[Literal["text", "json"], Option("")] = "text"
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: VerifyOptions) -> int:
     try:
         from replaykit.witness import tshark
         from replaykit.witness.comparison import COLUMNS, compare
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _rows(args: argparse.Namespace, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _rows(args: VerifyOptions, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     reader = common.reader(args, Options())
     for piece in reader.read([name]):
         if isinstance(piece, pa.RecordBatch):

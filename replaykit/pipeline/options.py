@@ -3,44 +3,129 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ValidationError, field_validator
 
 from replaykit.attribution.patterns import read_patterns
 from replaykit.capturing.places import parse_ports
+from replaykit.config.options import Option, Port, Positive, Texts
+from replaykit.config.options import Options as OptionGroup
 from replaykit.engine.options import Options, header_rule
 from replaykit.errors import UsageError
 from replaykit.units import parse_duration, parse_size
 
 
-@dataclass(frozen=True)
-class Filters:
-    """Names and values are those of the commands' options; sizes and times as people write them, such as `16MiB` and `5m`.
+class FilterOptions(OptionGroup):
+    """Which exchanges. Header rules are `NAME` or `NAME:REGEX`; endpoints: files of patterns."""
 
-    port: only connections to these, `80,8000-8010`. Header rules are `NAME` or `NAME:REGEX`. endpoints: files of patterns.
-    """
+    panel: ClassVar[str] = "filters (regular expressions, RE2 syntax) and redaction"
 
-    port: str | None = None
-    allow_header: Sequence[str] = ()
-    disallow_header: Sequence[str] = ()
-    allow_method: Sequence[str] = ()
-    disallow_method: Sequence[str] = ()
-    allow_url: Sequence[str] = ()
-    disallow_url: Sequence[str] = ()
-    redact: Sequence[str] = ()
-    redact_param: Sequence[str] = ()
-    endpoints: Sequence[str] = ()
-    tls_keys: str | None = None
-    protocol: Sequence[str] = ()
-    client_from: str | None = None
-    vxlan_port: Sequence[int] = ()
-    vni: Sequence[int] = ()
-    max_connections: int | None = None
-    max_connection_buffer: str | None = None
-    max_buffer: str | None = None
-    max_message: str | None = None
-    idle_timeout: str | None = None
+    allow_header: Annotated[
+        Texts,
+        Option(
+            "only exchanges whose request has this header (with a value that matches)",
+            "NAME[:REGEX]",
+            also=("--http-allow-header",),
+        ),
+    ] = ()
+    allow_method: Annotated[
+        Texts, Option("only exchanges of this method", "METHOD", also=("--http-allow-method",))
+    ] = ()
+    allow_url: Annotated[
+        Texts, Option("only exchanges whose target matches", "REGEX", also=("--http-allow-url",))
+    ] = ()
+    disallow_header: Annotated[
+        Texts,
+        Option(
+            "no exchanges whose request has this header (with a value that matches)",
+            "NAME[:REGEX]",
+            also=("--http-disallow-header",),
+        ),
+    ] = ()
+    disallow_method: Annotated[
+        Texts, Option("no exchanges of this method", "METHOD", also=("--http-disallow-method",))
+    ] = ()
+    disallow_url: Annotated[
+        Texts, Option("no exchanges whose target matches", "REGEX", also=("--http-disallow-url",))
+    ] = ()
+    endpoints: Annotated[
+        Texts, Option("endpoint patterns such as /users/{id}, one a line, or an OpenAPI file", "FILE")
+    ] = ()
+
+
+class RedactionOptions(FilterOptions):
+    """And what of them is never written."""
+
+    panel: ClassVar[str] = FilterOptions.panel
+
+    redact: Annotated[Texts, Option("replaces the values of this header by ***", "NAME")] = ()
+    redact_param: Annotated[Texts, Option("replaces the values of this query parameter by ***", "NAME")] = ()
+
+
+class ProtocolOptions(OptionGroup):
+    """What is read, and how."""
+
+    panel: ClassVar[str] = "protocols"
+
+    tls_keys: Annotated[
+        str | None, Option("key log (SSLKEYLOGFILE) to read TLS with, followed while it grows", "FILE")
+    ] = None
+    protocol: Annotated[
+        Texts,
+        Option(
+            "also reads these protocols by their plug-ins: redis, postgresql, ...; raw: connections are streams of bytes",
+            "NAMES",
+        ),
+    ] = ()
+    client_from: Annotated[
+        str | None,
+        Option(
+            "who the client is: x-forwarded-for, forwarded, x-real-ip, or another header; HOPS trusted proxies, counted from the right (default 1)",
+            "HEADER[:HOPS]",
+        ),
+    ] = None
+    vxlan_port: Annotated[
+        tuple[Port, ...], Option("UDP port that carries VXLAN (default 4789 and 8472)", "PORT")
+    ] = ()
+    vni: Annotated[tuple[int, ...], Option("only this VXLAN network; -N: all but this one", "N")] = ()
+
+
+class RemovedOptions(OptionGroup):
+    """Of earlier versions: they say what became of them."""
+
+    engine: Annotated[None, Option("", hidden=True)] = None
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _removed(cls, given: object) -> None:
+        if given is not None:
+            raise ValueError("there is one engine now, the compiled one; leave the option out")
+
+
+class EngineOptions(RemovedOptions):
+    """What the engine may keep; sizes and times as people write them, such as `16MiB` and `5m`."""
+
+    panel: ClassVar[str] = "engine and bounds"
+
+    max_connections: Annotated[Positive | None, Option("connections followed at a time", "N")] = None
+    max_connection_buffer: Annotated[
+        str | None, Option("out-of-order bytes kept for one connection (default 1MiB)", "SIZE")
+    ] = None
+    max_buffer: Annotated[str | None, Option("bytes in all buffers (default 96MiB)", "SIZE")] = None
+    max_message: Annotated[str | None, Option("largest message written to .gor (default 16MiB)", "SIZE")] = (
+        None
+    )
+    idle_timeout: Annotated[str | None, Option("ends silent connections (default 5m)", "TIME")] = None
+
+
+class TrafficOptions(RedactionOptions, ProtocolOptions, EngineOptions):
+    """All of them, as the engine takes them."""
+
+    @property
+    def only_ports(self) -> str | None:
+        """Connections to these, `80,8000-8010`; None: to all."""
+        return None
 
     def options(self, requests: bool, responses: bool, slice_ns: int = 0) -> Options:
         """The engine's options. requests, responses: these messages are wanted. Raises UsageError."""
@@ -59,7 +144,7 @@ class Filters:
             protocols=tuple(name for name in protocols if name != "raw"),
             tls_keys=self.tls_keys,
             client_from=None if self.client_from is None else _client_from(self.client_from),
-            ports=parse_ports(self.port),
+            ports=parse_ports(self.only_ports),
             requests=requests,
             responses=responses,
             slice_ns=slice_ns,
@@ -74,6 +159,24 @@ class Filters:
             redact_parameters=tuple(self.redact_param),
             **{name: value for name, value in bounds.items() if value is not None},
         )
+
+
+class Filters(TrafficOptions):
+    """Of files: names and values are those of the commands' options. Raises UsageError for what is wrong."""
+
+    port: Annotated[
+        str | None, Option("only connections to these ports, e.g. 80,8000-8010", "PORTS", panel="")
+    ] = None
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise self.refused(error) from None
+
+    @property
+    def only_ports(self) -> str | None:
+        return self.port
 
 
 def _client_from(text: str) -> tuple[str, int]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from replaykit.attribution.patterns import read_patterns
 from replaykit.capturing import keylog
 from replaykit.capturing.places import parse_ports
-from replaykit.engine.options import Options
+from replaykit.config.options import Option, Options, Texts
+from replaykit.engine.options import Options as EngineSettings
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
-from replaykit.replaying.compare import BodyRule, Comparison
+from replaykit.replaying.compare import Comparison
 from replaykit.replaying.job import Sending
 from replaykit.replaying.outgoing import Aim
 from replaykit.replaying.pace import AnyPace, Flat, Rate, Recorded, parse_speed
@@ -22,42 +22,90 @@ from replaykit.replaying.target import parse_target
 from replaykit.units import parse_duration
 
 
-@dataclass(frozen=True)
-class Asked:
+class ReplayOptions(Options):
     """Names and values are those of `replaykit replay`; times as people write them, such as `5s`.
 
-    port: of captures, only connections to these. loop: 0 goes on until it is stopped. connections: None: as many as fit
-    the pace. sessions: None: where the recorded pace is kept. body: `exact`, `json` or `none`.
+    loop: 0 goes on until it is stopped. connections: None: as many as fit the pace.
     """
 
-    files: Sequence[str]
-    to: str
-    port: str | None = None
-    tls_keys: str | None = None
-    speed: str = "1x"
-    rate: float | None = None
-    ramp: str | None = None
-    max_wait: str | None = None
-    loop: int = 1
-    limit: int | None = None
-    duration: str | None = None
-    read_depth: int = 100
-    connections: int | None = None
-    sessions: bool | None = None
-    http2: bool = False
-    timeout: str = "5s"
-    connect_timeout: str = "5s"
-    retries: int = 0
-    redirects: int = 0
-    insecure: bool = False
-    ca: str | None = None
-    keep_host: bool = False
-    all_methods: bool = False
-    compare: bool = False
-    compare_header: Sequence[str] = ()
-    body: BodyRule = "exact"
-    ignore: Sequence[str] = ()
-    endpoints: Sequence[str] = ()
+    panel: ClassVar[str] = "connections"
+
+    files: Annotated[
+        Texts,
+        Option(
+            ".gor files (gzip too, globs), captures, s3://BUCKET/PREFIX or -", "FILE", argument=True, panel=""
+        ),
+    ]
+    to: Annotated[str, Option("http://HOST[:PORT][/PREFIX], or https", "URL", panel="")]
+    port: Annotated[str | None, Option("of captures: only connections to these ports", "PORTS", panel="")] = (
+        None
+    )
+    tls_keys: Annotated[str | None, Option("of captures: key log to read TLS with", "FILE", panel="")] = None
+    speed: Annotated[str, Option("1x as recorded (default), 2x, 50%, or max", "FACTOR", panel="pace")] = "1x"
+    rate: Annotated[float | None, Option("so many requests a second, evenly", "N", panel="pace")] = None
+    ramp: Annotated[str | None, Option("a rate that changes: 10-1000/60s", "FROM-TO/TIME", panel="pace")] = (
+        None
+    )
+    max_wait: Annotated[str | None, Option("no pause between requests is longer", "TIME", panel="pace")] = (
+        None
+    )
+    loop: Annotated[int, Option("so many times; without N until stopped", "N", panel="pace", bare="0")] = 1
+    limit: Annotated[int | None, Option("ends after so many requests", "N", panel="pace")] = None
+    duration: Annotated[str | None, Option("ends after so long", "TIME", panel="pace")] = None
+    read_depth: Annotated[int, Option("records sorted by time at once (default 100)", "N", panel="pace")] = (
+        100
+    )
+    connections: Annotated[
+        int | None, Option("at most so many at a time (default 32 with --speed max, else 10000)", "N")
+    ] = None
+    sessions: Annotated[
+        bool | None,
+        Option(
+            "requests of one recorded connection share one, in order (default at a recorded pace); or any connection that is free",
+            only=("--sessions/--pooled",),
+        ),
+    ] = None
+    http2: Annotated[bool, Option("speaks HTTP/2 to the target")] = False
+    timeout: Annotated[str, Option("for an answer (default 5s)", "TIME")] = "5s"
+    connect_timeout: Annotated[str, Option("for a connection (default 5s)", "TIME")] = "5s"
+    retries: Annotated[int, Option("of requests that failed and are idempotent (default 0)", "N")] = 0
+    redirects: Annotated[int, Option("followed on the same target (default 0)", "N")] = 0
+    insecure: Annotated[bool, Option("does not verify the target's certificate")] = False
+    ca: Annotated[str | None, Option("CA certificate to verify the target with", "FILE")] = None
+    keep_host: Annotated[
+        bool, Option("keeps the recorded Host; else it is the target's", panel="requests")
+    ] = False
+    all_methods: Annotated[
+        bool,
+        Option(
+            "POST and PATCH too; for a target that is not on this machine only idempotent methods are sent unless asked",
+            panel="requests",
+        ),
+    ] = False
+    compare: Annotated[
+        bool, Option("exit status 1 if an answer differs", panel="comparison with the recorded answers")
+    ] = False
+    compare_header: Annotated[
+        Texts, Option("compares this header too", "NAME", panel="comparison with the recorded answers")
+    ] = ()
+    body: Annotated[
+        Literal["exact", "json", "none"],
+        Option("how bodies are compared (default exact)", panel="comparison with the recorded answers"),
+    ] = "exact"
+    ignore: Annotated[
+        Texts,
+        Option(
+            "a path in JSON bodies that may differ: data.*.id",
+            "PATH",
+            panel="comparison with the recorded answers",
+        ),
+    ] = ()
+    endpoints: Annotated[
+        Texts,
+        Option(
+            "endpoint patterns such as /users/{id}, one a line, or an OpenAPI file", "FILE", panel="requests"
+        ),
+    ] = ()
 
     def plan(self, read: Read, rules: Rules, sets_host: bool = False) -> Plan:
         """What is to be done. read: is told what comes of the files. sets_host: the rules say what Host is. Raises UsageError."""
@@ -79,7 +127,7 @@ class Asked:
         for name in self.files:
             names(name)
         keylog.require(self.tls_keys)
-        options = Options(
+        options = EngineSettings(
             requests=True,
             responses=self.compare,
             ports=parse_ports(self.port),

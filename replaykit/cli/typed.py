@@ -1,0 +1,120 @@
+"""Commands of Typer from models of options: a field is an option, and what Typer read is the model again."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import typer
+from typer.core import TyperArgument, TyperCommand
+
+from replaykit.config.options import Option, Options
+
+M = TypeVar("M", bound=Options)
+
+
+class Interrupted(Exception):
+    """By Ctrl-C, while a command ran."""
+
+
+class Command(TyperCommand):
+    """A command whose flags may stand without their value where the model says what that means."""
+
+    bare: dict[str, str]
+    other_spellings: frozenset[str]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        for place, word in enumerate(given):
+            following = given[place + 1] if place + 1 < len(given) else ""
+            if word in self.bare and not re.fullmatch(r"-?[0-9]+", following):
+                given[place] = f"{word}={self.bare[word]}"
+        return super().parse_args(ctx, given)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.params:
+            self._for_people(parameter)
+        super().format_help(ctx, formatter)
+
+    def _for_people(self, parameter: Any) -> None:
+        """Square brackets are meant as such, not as markup; one spelling is enough, and a kind only where it says something."""
+        parameter.help = escaped(parameter.help or "")
+        if isinstance(parameter, TyperArgument):
+            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+        elif parameter.is_flag:
+            parameter.metavar = ""
+        parameter.opts = [flag for flag in parameter.opts if flag not in self.other_spellings]
+
+
+def escaped(text: str) -> str:
+    """As markup that shows the text."""
+    return re.sub(r"(\\*)(\[[a-z#/@?])", r"\1\1\\\2", text, flags=re.IGNORECASE)
+
+
+def command(
+    name: str, help: str, model: type[M], run: Callable[[M], int], examples: Sequence[str], panel: str = ""
+) -> Command:
+    """A command with the model's fields for options, which calls `run` with the model filled in."""
+
+    def called(**values: Any) -> int:
+        try:
+            return run(model.of({n: v for n, v in values.items() if v is not None}))
+        except KeyboardInterrupt:  # which Typer would make an exit of
+            raise Interrupted from None
+
+    described = list(model.described())
+    parameters = [_parameter(model, *one) for one in described]
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command(
+        name, cls=Command, help=f"{help[0].upper()}{help[1:]}.", short_help=help, rich_help_panel=panel,
+        epilog="\n\n".join(["Example:" if len(examples) == 1 else "Examples:", *(f"  {escaped(e)}" for e in examples)]),
+    )(called)  # fmt: skip
+    made = typer.main.get_command(app)
+    assert isinstance(made, Command)
+    made.bare = {flag: o.bare for n, o, _ in described if o.bare is not None for flag in o.spellings(n)}
+    made.other_spellings = frozenset(flag for _, o, _ in described for flag in o.also)
+    return made
+
+
+def _parameter(model: type[Options], name: str, option: Option, panel: str) -> inspect.Parameter:
+    field = model.model_fields[name]
+    annotation, default = _for_typer(field.annotation), field.get_default(call_default_factory=True)
+    complete = None if option.complete is None else _completing(option.complete)
+    if option.argument:
+        info: Any = typer.Argument(
+            metavar=option.metavar, help=option.help, show_default=False, autocompletion=complete
+        )
+    else:
+        info = typer.Option(
+            *option.spellings(name), metavar=option.metavar, help=option.help, rich_help_panel=panel or None,
+            hidden=option.hidden, show_default=False, autocompletion=complete,
+        )  # fmt: skip
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if field.is_required() else default,
+        annotation=Annotated[annotation, info],
+    )
+
+
+def _for_typer(annotation: Any) -> Any:
+    """Flags and choices as they are, for help and completion; the rest as text, of which the model makes what it wants."""
+    kinds = [a for a in get_args(annotation) if a is not type(None)]
+    if get_origin(annotation) is tuple:
+        return list[str]
+    if annotation is bool or get_origin(annotation) is Literal:
+        return annotation
+    if len(kinds) == 1 and len(kinds) < len(get_args(annotation)):
+        return _for_typer(kinds[0]) | None
+    return str
+
+
+def _completing(complete: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    def fitting(incomplete: str) -> list[str]:
+        return complete(incomplete)
+
+    return fitting
