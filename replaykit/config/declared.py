@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from replaykit.config.reading import stamp as stamp
 from replaykit.errors import UsageError
 from replaykit.units import parse_duration, parse_size
 
@@ -173,15 +174,6 @@ class Section(Value):
 def _near(name: str, known: Sequence[str]) -> str:
     found = difflib.get_close_matches(name, known, 1)
     return f" (did you mean {found[0]}?)" if found else ""
-
-
-def stamp(path: str | Path) -> tuple[int, int] | None:
-    """Another one when the file was changed: when, and its size; None: it is not there."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def load(path: str) -> Section:

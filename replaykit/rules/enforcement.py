@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from replaykit.config.declared import stamp
+from replaykit.config.reading import stamp
 from replaykit.errors import UsageError
 from replaykit.ledger import calendar, schema
 from replaykit.ledger.done import Entry
@@ -378,8 +378,8 @@ def watch(guard: Guard, say: Callable[[str], None], stop: threading.Event) -> No
     trouble = ""
     while not stop.is_set():
         problem = guard.reload()
-        if problem:
-            say(problem)
+        for line in problem.splitlines() if problem else ():
+            say(line)
         try:
             for entry in guard.step(int(time.time())):
                 say(show(entry))

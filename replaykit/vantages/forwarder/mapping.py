@@ -3,40 +3,109 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from collections.abc import Mapping as Dict
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
+
+from replaykit.config.kinds import (
+    RATE_SCHEMA,
+    Flag,
+    Kind,
+    Many,
+    Section,
+    Text,
+    as_choice,
+    as_rate,
+    as_text,
+    number,
+    one_of,
+)
+from replaykit.config.places import Problem
+from replaykit.config.problems import wrong, wrong_at
+from replaykit.config.reading import made
 from replaykit.errors import UsageError
-from replaykit.units import parse_size
 
 PROTOCOLS = ("tcp", "udp", "host")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_MOST = 2**43
 
 
-@dataclass(frozen=True)
-class Mapping:
-    """A port that is handed on; of `host`, the connections on that port that ask for this host (HTTP's Host, TLS's SNI).
+def _named(given: Any) -> str:
+    found = as_text(given)
+    if not found:
+        raise wrong("give a name or an address")
+    return found
 
-    flow_limit_mb: MB of 2^20 ever moved; rate_limit: bytes a second; allow, deny: networks that visitors may come from.
-    """
 
-    source_port: int
-    target_host: str
-    target_port: int
-    protocol: str = "tcp"
-    listen: str = "127.0.0.1"
-    host: str = ""
-    client: str = ""
-    use_tunnel: bool = False
-    flow_limit_mb: int | None = None
-    max_connections: int | None = None
-    rate_limit: int | None = None
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
-    proxy_protocol: str = ""
-    accept_proxy: bool = False
-    remark: str = ""
+def _address(given: Any) -> str:
+    text = as_text(given)
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise wrong(f"{text!r} is no address") from None
+    return text
+
+
+def _network(given: Any) -> str:
+    text = as_text(given)
+    networks((text,))
+    return text
+
+
+def _rate(given: Any) -> int:
+    rate = as_rate(given)
+    if not 1 <= rate <= _MOST:
+        raise wrong(f"{given!r}: give more than nothing, and at most {_MOST} bytes a second")
+    return rate
+
+
+def _version(given: Any) -> str:
+    return as_choice(given, ("v1", "v2")) if given != "" else ""
+
+
+Port = Annotated[int, number(1, 65_535, whole=True)]
+Host = Annotated[str, Kind(_named, {"type": "string", "minLength": 1})]
+Address = Annotated[str, Kind(_address, {"type": "string", "examples": ["127.0.0.1", "0.0.0.0", "::"]})]
+Networks = Many[Annotated[str, Kind(_network, {"type": "string", "examples": ["192.0.2.0/24"]})]]
+Count = Annotated[int | None, number(0, _MOST, whole=True)]
+Rate = Annotated[int | None, Kind(_rate, RATE_SCHEMA)]
+
+_TARGET = {
+    "type": "string",
+    "pattern": r":[0-9]+$",
+    "description": "HOST:PORT that it is handed on to; or target_host and target_port",
+    "examples": ["127.0.0.1:22", "[::1]:22"],
+}
+
+
+class Mapping(Section):
+    """A port that is handed on; of `host`, the connections on that port that ask for this host (HTTP's Host, TLS's SNI)."""
+
+    source_port: Port = Field(description="The port that visitors come to")
+    target_host: Host = Field(description="Where it is handed on to: a name or an address")
+    target_port: Port = Field(description="The port there")
+    protocol: Annotated[str, one_of(PROTOCOLS)] = Field(
+        "tcp", description="tcp, udp, or host: connections that ask for `host` on a port that many share"
+    )
+    listen: Address = Field("127.0.0.1", description="The address to listen on")
+    host: Text = Field(
+        "", description="With protocol host: the name that is asked for, such as *.example.org"
+    )
+    client: Text = Field("", description="Who owns it: its limits are over all that it owns")
+    use_tunnel: Flag = Field(False, description="The target is behind the client's tunnel")
+    flow_limit_mb: Count = Field(None, description="MB of 2^20, both directions, ever; 0: no limit")
+    max_connections: Count = Field(None, description="Connections at a time; 0: no limit")
+    rate_limit: Rate = Field(None, description="Bytes a second, both directions together")
+    allow: Networks = Field((), description="Networks that visitors may come from")
+    deny: Networks = Field((), description="Networks that visitors may not come from")
+    proxy_protocol: Annotated[str, Kind(_version, {"enum": ["", "v1", "v2"]})] = Field(
+        "", description="Tells the target who the visitor is"
+    )
+    accept_proxy: Flag = Field(False, description="Visitors come by a proxy, which says who they are")
+    remark: Text = Field("", description="A note of your own")
 
     @property
     def name(self) -> str:
@@ -45,111 +114,78 @@ class Mapping:
             return f"{self.host}:{self.source_port}"
         return str(self.source_port) if self.protocol == "tcp" else f"{self.source_port}/{self.protocol}"
 
+    def disagreements(self) -> Iterator[Problem]:
+        if (self.protocol == "host") != bool(self.host):
+            yield Problem(("host",), "give the host's name with protocol host, and only there")
+        for name in ("proxy_protocol", "accept_proxy"):
+            if getattr(self, name) and self.protocol == "udp":
+                yield Problem((name,), "not for udp")
 
-@dataclass(frozen=True)
-class Client:
+    @classmethod
+    def known(cls) -> list[str]:
+        return ["target", *cls.model_fields]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelt(cls, given: Dict[str, Any]) -> dict[str, Any]:
+        """`target` in its two parts; the host in small letters, as what is asked for is compared."""
+        values = dict(given)
+        if isinstance(values.get("host"), str):
+            values["host"] = values["host"].lower()
+        if "target" in values:
+            host, found, port = as_text(values.pop("target")).rpartition(":")
+            if not found or not port.isdigit():
+                raise wrong_at("write HOST:PORT, such as 127.0.0.1:22", "target")
+            values |= {"target_host": host.strip("[]"), "target_port": int(port)}
+        elif not {"target_host", "target_port"} & set(values):
+            raise wrong("give target: HOST:PORT, or target_host and target_port")
+        return values
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        found = handler.resolve_ref_schema(handler(schema))
+        found["properties"] = {**found["properties"], "target": _TARGET}
+        found["required"] = ["source_port"]
+        found["anyOf"] = [{"required": ["target"]}, {"required": ["target_host", "target_port"]}]
+        return found
+
+
+class Client(Section):
     """Who owns mappings; its limits are over all of them together."""
 
-    name: str
-    flow_limit_mb: int | None = None
-    max_connections: int | None = None
-    rate_limit: int | None = None
-    max_mappings: int | None = None
-    remark: str = ""
+    name: Host = Field(description="As mappings name it")
+    flow_limit_mb: Count = Field(None, description="MB of 2^20, both directions, ever; 0: no limit")
+    max_connections: Count = Field(None, description="Connections at a time; 0: no limit")
+    rate_limit: Rate = Field(None, description="Bytes a second, both directions together")
+    max_mappings: Annotated[int | None, number(0, 2**31, whole=True)] = Field(
+        None, description="So many mappings at most"
+    )
+    remark: Text = Field("", description="A note of your own")
 
 
 def mapping(given: Dict[str, Any]) -> Mapping:
-    """From plain values. Raises UsageError that names the key."""
-    values = _plain(given, Mapping)
-    for name in ("source_port", "target_host", "target_port"):
-        if name not in values:
-            raise UsageError(f"{name} is missing")
-    for name in ("source_port", "target_port"):
-        _number(name, values[name], 1, 65_535)
-    if not isinstance(values["target_host"], str) or not values["target_host"]:
-        raise UsageError("target_host: give a name or an address")
-    protocol = values.get("protocol", "tcp")
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"protocol: {protocol!r}: choose from {', '.join(PROTOCOLS)}")
-    if (protocol == "host") != bool(values.get("host")):
-        raise UsageError("host: give the host's name with protocol host, and only there")
-    if "host" in values:
-        values["host"] = values["host"].lower()  # as what is asked for is compared
-    try:
-        ipaddress.ip_address(values.get("listen", "127.0.0.1"))
-    except ValueError:
-        raise UsageError(f"listen: {values['listen']!r} is no address") from None
-    if values.get("proxy_protocol", "") not in ("", "v1", "v2"):
-        raise UsageError("proxy_protocol: choose from v1 and v2")
-    for name in ("proxy_protocol", "accept_proxy"):
-        if values.get(name) and protocol == "udp":
-            raise UsageError(f"{name} is not for udp")
-    for name in ("allow", "deny"):
-        values[name] = tuple(_list(name, values.get(name, ())))
-        networks(values[name], name)
-    _limits(values)
-    return Mapping(**values)
+    """From plain values, of which those that are None are not given. Raises UsageError that names the keys."""
+    return made({n: v for n, v in given.items() if v is not None}, Mapping)
 
 
 def client(given: Dict[str, Any]) -> Client:
-    """From plain values. Raises UsageError that names the key."""
-    values = _plain(given, Client)
-    if not isinstance(values.get("name"), str) or not values["name"]:
-        raise UsageError("name is missing")
-    _limits(values)
-    if values.get("max_mappings") is not None:
-        _number("max_mappings", values["max_mappings"], 0, 2**31)
-    return Client(**values)
+    """From plain values, of which those that are None are not given. Raises UsageError that names the keys."""
+    return made({n: v for n, v in given.items() if v is not None}, Client)
 
 
 def plain(one: Mapping | Client) -> dict[str, Any]:
     """As JSON can hold it; what is not set is left out."""
-    found = {f.name: f.default for f in fields(one)}
-    return {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(one).items() if v != found[n]}
+    return one.model_dump(mode="json", exclude_defaults=True)
 
 
-def networks(texts: tuple[str, ...], name: str = "allow") -> list[Network]:
+def networks(texts: tuple[str, ...]) -> list[Network]:
     """Raises UsageError."""
     found = []
     for text in texts:
         try:
             found.append(ipaddress.ip_network(text, strict=False))
         except ValueError:
-            raise UsageError(f"{name}: {text!r} is no network; write 192.0.2.0/24") from None
+            raise UsageError(f"{text!r} is no network; write 192.0.2.0/24") from None
     return found
-
-
-def _plain(given: Dict[str, Any], kind: type[Mapping] | type[Client]) -> dict[str, Any]:
-    known = [f.name for f in fields(kind)]
-    for name in given:
-        if name not in known:
-            raise UsageError(f"{name}: not known; there are {', '.join(known)}")
-    values = {n: v for n, v in given.items() if v is not None}
-    for name in ("client", "remark", "host", "use_tunnel", "accept_proxy"):
-        wanted = bool if name in ("use_tunnel", "accept_proxy") else str
-        if name in values and not isinstance(values[name], wanted):
-            raise UsageError(f"{name}: give {'true or false' if wanted is bool else 'a text'}")
-    return values
-
-
-def _limits(values: dict[str, Any]) -> None:
-    for name in ("flow_limit_mb", "max_connections"):
-        if name in values:
-            _number(name, values[name], 0, 2**43)
-    if "rate_limit" in values:
-        rate = values["rate_limit"]
-        if isinstance(rate, str):
-            rate = values["rate_limit"] = parse_size(rate.removesuffix("/s"))
-        _number("rate_limit", rate, 1, 2**43)
-
-
-def _number(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UsageError(f"{name}: {value!r}: give a number from {least} to {most}")
-
-
-def _list(name: str, value: Any) -> list[str]:
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(i, str) for i in items):
-        raise UsageError(f"{name}: give a list of networks")
-    return list(items)

@@ -23,7 +23,7 @@ class Route:
 
     def __init__(self, mapping: Mapping, meter: Meter, line: Callable[[], Line | None] | None = None) -> None:
         self.mapping, self.meter, self.line = mapping, meter, line
-        self._allow, self._deny = networks(mapping.allow), networks(mapping.deny, "deny")
+        self._allow, self._deny = networks(mapping.allow), networks(mapping.deny)
         self._found: list[tuple[int, tuple[str, int]]] = []
         self._looked = -RESOLVE_S
         self.troubles: dict[str, int] = {}

@@ -427,11 +427,9 @@ class Forwarder:
             raise UsageError(f"not written to the ledger: {self.trouble}")
 
 
-def _place(one: Mapped) -> Mapped:
+def _place(one: Mapped) -> tuple[int, str, str, str]:
     """What of it makes the listening socket."""
-    return replace(
-        Mapped(one.source_port, "", 0), protocol=one.protocol, listen=one.listen, host=one.host,
-    )  # fmt: skip
+    return one.source_port, one.protocol, one.listen, one.host
 
 
 def _limit(

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from replaykit.config.declared import stamp
+from replaykit.config.reading import stamp
 from replaykit.errors import UsageError
 
 EVERY_S = 60.0

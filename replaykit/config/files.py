@@ -1,0 +1,43 @@
+"""Which kinds of file there are, and by what each is checked. Nothing is imported until a kind is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """model, reader: `module:name`. The reader takes a path, and raises UsageError where the file is wrong."""
+
+    about: str
+    model: str
+    reader: str
+
+    def load_model(self) -> type[BaseModel]:
+        found: type[BaseModel] = _loaded(self.model)
+        return found
+
+    def check(self, path: str) -> None:
+        """Raises UsageError."""
+        read: Callable[[str], object] = _loaded(self.reader)
+        read(path)
+
+
+def _loaded(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+FILES = {
+    "forward": FileKind(
+        "mappings and clients, for `replaykit forward --config`",
+        "replaykit.vantages.forwarder.config:ForwardFile",
+        "replaykit.vantages.forwarder.config:read_config",
+    ),
+}

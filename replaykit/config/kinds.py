@@ -1,0 +1,271 @@
+"""The kinds of value that files hold (sizes, durations, shares, choices, …), and the mapping that they stand in.
+
+Each reads what people write, says in its own words what is wrong, and describes itself for JSON Schema, by which
+editors complete and check a file while it is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from replaykit.config.places import Problem
+from replaykit.config.problems import all_wrong, near, raw_problems, unknown, wrong
+from replaykit.config.reading import Spelt
+from replaykit.errors import UsageError
+from replaykit.units import parse_duration, parse_size
+
+T = TypeVar("T")
+Description = Mapping[str, Any]
+
+
+class Section(BaseModel):
+    """Keys and values. A key that is not known is refused, with the ones that are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    def disagreements(self) -> Iterator[Problem]:
+        """What is wrong with values that are each right by themselves."""
+        yield from ()
+
+    @classmethod
+    def known(cls) -> list[str]:
+        """Its keys, as a file spells them."""
+        return sorted(f.alias or name for name, f in cls.model_fields.items())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _whole(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, Mapping):
+            raise wrong("keys and values are needed here")
+        known = cls.known()
+        strict = cls.model_config.get("extra") == "forbid"
+        found = [Problem((n,), unknown(n, known)) for n in given if strict and n not in known]
+        empty = {n for n, v in given.items() if v is None and n in known}
+        found += [Problem((n,), "a value is needed here") for n in empty]
+        left = {n: v for n, v in given.items() if n not in empty and (not strict or n in known)}
+        made = None
+        try:
+            made = handler(left)
+        except ValidationError as error:
+            absent = {f"the key {n!r} is missing" for n in empty}
+            found += [p for p in raw_problems(error) if p.at or p.text not in absent]
+        if made is not None:
+            found += made.disagreements()
+        if found or made is None:
+            raise all_wrong(found)
+        return made
+
+
+class Open(Section):
+    """Keys that are not known are left alone: `model_extra` has them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A value of one kind: what makes it of what was written (raising UsageError or `wrong`), and its JSON Schema."""
+
+    read: Callable[[Any], Any]
+    schema: Description = field(default_factory=dict)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._made)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return dict(self.schema)
+
+    def _made(self, given: Any) -> Any:
+        try:
+            return self.read(given)
+        except UsageError as error:
+            raise wrong(str(error)) from None
+
+
+@dataclass(frozen=True)
+class ByOthers:
+    """A value whose kind depends on the keys before it, which `read` is given as they were understood."""
+
+    read: Callable[[Any, Mapping[str, Any]], Any]
+    schema: Description = field(default_factory=dict)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(self._made)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return dict(self.schema)
+
+    def _made(self, given: Any, info: core_schema.ValidationInfo[Any]) -> Any:
+        try:
+            return self.read(given, info.data)
+        except UsageError as error:
+            raise wrong(str(error)) from None
+
+
+class OneOrMany:
+    """A list; one value is a list of one."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_listed, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        several = handler(schema)
+        return {"anyOf": [several["items"], several]} if "items" in several else several
+
+
+def _listed(given: Any) -> Any:
+    return given if isinstance(given, list | tuple) else [given]
+
+
+def as_text(given: Any) -> str:
+    """A text; a number as it was written."""
+    if isinstance(given, list | dict | tuple):
+        raise wrong("one value is needed here, not a list or a mapping")
+    if isinstance(given, Spelt):
+        return given.spelling
+    if isinstance(given, bool) or not isinstance(given, str | int | float):
+        raise wrong("a text is needed here")
+    return str(given)
+
+
+def as_flag(given: Any) -> bool:
+    if not isinstance(given, bool):
+        raise wrong("write true or false")
+    return given
+
+
+def as_number(given: Any) -> float:
+    if isinstance(given, list | dict | tuple):
+        raise wrong("one value is needed here, not a list or a mapping")
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise wrong(f"{given!r} is no number")
+    return float(given)
+
+
+def as_share(given: Any) -> float:
+    """`30%` or 0.3."""
+    text = as_text(given)
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise wrong(f"{text!r} is no share: write 30% or 0.3") from None
+    return value
+
+
+def as_size(given: Any) -> int:
+    """`500MB` or `500MiB`."""
+    return parse_size(as_text(given))
+
+
+def as_duration(given: Any) -> float:
+    """`90s`, `5m` or `1h30m` in seconds."""
+    return parse_duration(as_text(given))
+
+
+def as_rate(given: Any) -> int:
+    """`10MB/s` or `10MB`: bytes a second."""
+    return parse_size(as_text(given).removesuffix("/s"))
+
+
+def as_url(given: Any) -> str:
+    text = as_text(given)
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise wrong("write a URL with http:// or https://")
+    return text
+
+
+def as_choice(given: Any, choices: Sequence[str]) -> str:
+    found = as_text(given)
+    if found not in choices:
+        raise wrong(f"{found!r}: choose from {', '.join(choices)}{near(found, choices)}")
+    return found
+
+
+def one_of(choices: Sequence[str]) -> Kind:
+    """One of these texts."""
+    return Kind(lambda given: as_choice(given, choices), {"type": "string", "enum": list(choices)})
+
+
+def number(least: float | None = None, most: float | None = None, whole: bool = False) -> Kind:
+    """A number from `least` to `most`."""
+
+    def read(given: Any) -> float | int:
+        found = as_number(given)
+        low, high = least is not None and found < least, most is not None and found > most
+        if low or high or (whole and found != int(found)):
+            raise wrong(f"{given!r}: give a {'whole ' if whole else ''}number {_span(least, most)}".rstrip())
+        return int(found) if whole else found
+
+    schema: dict[str, Any] = {"type": "integer" if whole else "number"}
+    schema |= {} if least is None else {"minimum": least}
+    schema |= {} if most is None else {"maximum": most}
+    return Kind(read, schema)
+
+
+def _span(least: float | None, most: float | None) -> str:
+    if least is None:
+        return "" if most is None else f"up to {most:.16g}"
+    return f"of {least:.16g} or more" if most is None else f"from {least:.16g} to {most:.16g}"
+
+
+_TEXT: Description = {"type": ["string", "number"]}
+_SIZE = r"^\s*[0-9]+(\.[0-9]+)?\s*([KkMmGgTtPp]?([Ii]?[Bb])?)"
+_DURATION = r"^\s*([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h|d))+\s*$"
+_SHARE = r"^\s*-?[0-9]*\.?[0-9]+\s*%?$"
+
+SIZE_SCHEMA: Description = {
+    "type": ["string", "number"],
+    "pattern": _SIZE + r"\s*$",
+    "examples": ["500MB", "10MiB", "20kB"],
+}
+DURATION_SCHEMA: Description = {"type": "string", "pattern": _DURATION, "examples": ["30s", "5m", "1h30m"]}
+SHARE_SCHEMA: Description = {"type": ["string", "number"], "pattern": _SHARE, "examples": ["30%", 0.3]}
+RATE_SCHEMA: Description = {
+    "type": ["string", "number"],
+    "pattern": _SIZE + r"(/s)?\s*$",
+    "examples": ["10MB/s", "500kB/s"],
+}
+URL_SCHEMA: Description = {
+    "type": "string",
+    "pattern": "^https?://",
+    "examples": ["https://example.org/hook"],
+}
+
+Text = Annotated[str, Kind(as_text, _TEXT)]
+Flag = Annotated[bool, Kind(as_flag, {"type": "boolean"})]
+Number = Annotated[float, number()]
+Share = Annotated[float, Kind(as_share, SHARE_SCHEMA)]
+Size = Annotated[int, Kind(as_size, SIZE_SCHEMA)]
+Duration = Annotated[float, Kind(as_duration, DURATION_SCHEMA)]
+Rate = Annotated[int, Kind(as_rate, RATE_SCHEMA)]
+Url = Annotated[str, Kind(as_url, URL_SCHEMA)]
+Many = Annotated[tuple[T, ...], OneOrMany()]
+Texts = Many[Text]
