@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from replaykit import _core
-from replaykit.cli.main import build
+from replaykit.cli.exchanges import ExchangesOptions, run
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "shop.pcap.gz"
 
@@ -29,11 +29,9 @@ def walk(path: Path) -> tuple[float, int]:
 def engine(path: Path) -> tuple[float, float]:
     """All columns and Parquet, through what the command line uses."""
     with tempfile.TemporaryDirectory() as name:
-        args = build("exchanges").parse_args(
-            ["exchanges", str(path), "--quiet", "--overwrite", "--to", f"{name}/x.parquet"]
-        )
+        args = ExchangesOptions(files=(str(path),), quiet=True, overwrite=True, to=(f"{name}/x.parquet",))
         begun, cpu = time.perf_counter(), time.process_time()
-        args.run(args)
+        run(args)
         return time.perf_counter() - begun, time.process_time() - cpu
 
 

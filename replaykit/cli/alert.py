@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from replaykit.archive.partitions import parse_time
 from replaykit.atomic_files import exclusive
 from replaykit.cli.asking import warn_of_rules
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_of
@@ -32,9 +33,9 @@ EXAMPLES = (
 
 
 class AlertOptions(Options):
-    rules: Annotated[str, Option("", "RULES.yaml", argument=True)]
+    rules: Annotated[Text, Option("", "RULES.yaml", argument=True)]
     source: Annotated[
-        str | None,
+        Text | None,
         Option(
             "elasticsearch://HOST:9200/NAME, a directory or s3://bucket/prefix/ of Parquet, or a file; a live capture watches itself: replaykit capture --alerts RULES.yaml",
             "PLACE",
@@ -42,14 +43,14 @@ class AlertOptions(Options):
     ] = None
     check: Annotated[bool, Option("only reads the rules")] = False
     since: Annotated[
-        str | None,
+        Text | None,
         Option("evaluates the past from then on, tells nobody, prints the events, and ends", "TIME"),
     ] = None
-    until: Annotated[str | None, Option("with --since: to then (default now)", "TIME")] = None
+    until: Annotated[Text | None, Option("with --since: to then (default now)", "TIME")] = None
     once: Annotated[bool, Option("evaluates what is due, sends word, and ends")] = False
-    delay: Annotated[str, Option("evaluates so late, for data under way (default 30s)", "TIME")] = "30s"
+    delay: Annotated[Text, Option("evaluates so late, for data under way (default 30s)", "TIME")] = "30s"
     state: Annotated[
-        str | None, Option("where episodes are kept (default below ~/.local/state/replaykit)", "FILE")
+        Text | None, Option("where episodes are kept (default below ~/.local/state/replaykit)", "FILE")
     ] = None
     quiet: Annotated[bool, Option("prints no events")] = False
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from replaykit.archive.partitions import parse_time
 from replaykit.attribution.anomalies import Detector, forecast
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
@@ -23,20 +24,20 @@ DAY_NS = 24 * HOUR_NS
 
 class AnomaliesOptions(Options):
     place: Annotated[
-        str,
+        Text,
         Option(
             "a directory or s3://bucket/prefix/ of Parquet, a file, or elasticsearch://HOST:9200/NAME",
             "PLACE",
             argument=True,
         ),
     ]
-    by: Annotated[Literal["endpoint", "host", "method", "status"], Option("default endpoint")] = "endpoint"
+    by: Annotated[Literal["endpoint", "host", "method", "status"], Option("what is judged")] = "endpoint"
     top: Annotated[int, Option("only those with the most bytes (default 20)", "N")] = 20
     days: Annotated[int, Option("of the past to learn from (default 28, at least 3)", "N")] = 28
-    judge: Annotated[str, Option("so much before --until is judged (default 24h)", "TIME")] = "24h"
-    until: Annotated[str, Option("default now", "TIME")] = "now"
-    step: Annotated[str, Option("default 5m", "TIME")] = "5m"
-    forecast: Annotated[Literal["seasonal", "median", "lstm"], Option("default seasonal")] = "seasonal"
+    judge: Annotated[Text, Option("so much before --until is judged (default 24h)", "TIME")] = "24h"
+    until: Annotated[Text, Option("default now", "TIME")] = "now"
+    step: Annotated[Text, Option("default 5m", "TIME")] = "5m"
+    forecast: Annotated[Literal["seasonal", "median", "lstm"], Option("what is expected by")] = "seasonal"
     format: Annotated[Literal["table", "json"], Option("")] = "table"
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from replaykit.archive.compaction import compact, expire
 from replaykit.archive.store import open_store
 from replaykit.cli.asking import agreed
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import out
@@ -21,9 +22,9 @@ EXAMPLES = (
 
 
 class ArchiveOptions(Options):
-    place: Annotated[str, Option("a directory, or s3://bucket/prefix/", "PLACE", argument=True)]
+    place: Annotated[Text, Option("a directory, or s3://bucket/prefix/", "PLACE", argument=True)]
     compact: Annotated[bool, Option("joins the files of each hour that has several")] = False
-    keep: Annotated[str | None, Option("deletes hours older than this, such as 90d", "TIME")] = None
+    keep: Annotated[Text | None, Option("deletes hours older than this, such as 90d", "TIME")] = None
     dry_run: Annotated[bool, Option("says what would be done, and changes nothing")] = False
     yes: Annotated[bool, Option("deletes without asking")] = False
     quiet: Annotated[bool, Option("says nothing")] = False

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
 from rich.console import Group
-from rich.text import Text
+from rich.text import Text as Styled
 
 from replaykit.attribution.folding import Folding
 from replaykit.attribution.long_runners import LongRunners
@@ -24,8 +24,9 @@ from replaykit.cli import common, sparing
 from replaykit.cli.options import GroupOptions, MeasureOptions, OutputOptions, QuietOptions
 from replaykit.cli.rewrites import RewriteOptions
 from replaykit.cli.watching import LiveAlerts
-from replaykit.config.options import Option, Texts
-from replaykit.engine.options import Options
+from replaykit.config.kinds import Share, Text, Texts
+from replaykit.config.options import Option, Options
+from replaykit.engine.options import Options as EngineSettings
 from replaykit.errors import UsageError
 from replaykit.outputs.output import load_outputs, open_output
 from replaykit.pipeline import writing
@@ -52,54 +53,54 @@ _RUNNERS, _LEAST_ROWS = 5, 3
 """Exchanges in flight that have a line of their own, and rows that the table keeps beside them."""
 
 
-class CaptureOptions(
-    MeasureOptions, GroupOptions, OutputOptions, TrafficOptions, RewriteOptions, QuietOptions
-):
+class KernelOptions(Options):
+    """What the kernel does of it."""
+
     panel: ClassVar[str] = "in the kernel"
 
+    filter: Annotated[Text | None, Option("a tcpdump expression, beside ports and hosts", "EXPR")] = None
+    host: Annotated[Texts, Option("only traffic of this address", "ADDRESS")] = ()
+    sample: Annotated[
+        Share, Option("keeps this share of the connections, 0.1 for a tenth; totals are weighted", "SHARE")
+    ] = 1.0
+    headers_only: Annotated[
+        bool, Option("the kernel cuts bodies off; their sizes come from TCP and framing")
+    ] = False
+    buffer_size: Annotated[Text, Option("of each ring (default 128MiB)", "SIZE")] = "128MiB"
+    workers: Annotated[int | None, Option("threads that share the connections (default 1)", "N")] = None
+    tunnels: Annotated[bool, Option("also looks into VXLAN, GRE, Geneve, MPLS, GTP-U, IP in IP")] = False
+    user: Annotated[Text | None, Option("becomes this user once the sockets are open", "NAME")] = None
+
+
+class CaptureOptions(
+    MeasureOptions, GroupOptions, OutputOptions, KernelOptions, TrafficOptions, RewriteOptions, QuietOptions
+):
     places: Annotated[
         Texts,
         Option(
             "interface (default any) and ports: :80, eth0:80,8000-8010; vxlan://ADDRESS:4789/80 listens for mirrored traffic",
             "[IFACE]:PORT",
             argument=True,
-            panel="",
         ),
     ]
-    top: Annotated[int, Option("rows of the table, the rest as (other)", "N", panel="")] = 20
-    stats: Annotated[bool, Option("JSON lines on standard output instead of the table", panel="")] = False
-    interval: Annotated[str, Option("between refreshes of table or stats (default 1s)", "TIME", panel="")] = (
-        "1s"
-    )
-    duration: Annotated[str | None, Option("ends by itself after so long", "TIME", panel="")] = None
+    top: Annotated[int, Option("rows of the table, the rest as (other)", "N")] = 20
+    stats: Annotated[bool, Option("JSON lines on standard output instead of the table")] = False
+    interval: Annotated[Text, Option("between refreshes of table or stats (default 1s)", "TIME")] = "1s"
+    duration: Annotated[Text | None, Option("ends by itself after so long", "TIME")] = None
     alerts: Annotated[
-        str | None,
+        Text | None,
         Option(
             "evaluates these rules while it runs; they may change the capture (docs/alerts.md)",
             "RULES.yaml",
-            panel="",
         ),
     ] = None
     alert_state: Annotated[
-        str | None,
+        Text | None,
         Option(
             "where their episodes and hours are kept (default below ~/.local/state/replaykit)",
             "DIR",
-            panel="",
         ),
     ] = None
-    filter: Annotated[str | None, Option("a tcpdump expression, beside ports and hosts", "EXPR")] = None
-    host: Annotated[Texts, Option("only traffic of this address", "ADDRESS")] = ()
-    sample: Annotated[
-        float, Option("keeps this share of the connections, 0.1 for a tenth; totals are weighted", "SHARE")
-    ] = 1.0
-    headers_only: Annotated[
-        bool, Option("the kernel cuts bodies off; their sizes come from TCP and framing")
-    ] = False
-    buffer_size: Annotated[str, Option("of each ring (default 128MiB)", "SIZE")] = "128MiB"
-    workers: Annotated[int | None, Option("threads that share the connections (default 1)", "N")] = None
-    tunnels: Annotated[bool, Option("also looks into VXLAN, GRE, Geneve, MPLS, GTP-U, IP in IP")] = False
-    user: Annotated[str | None, Option("becomes this user once the sockets are open", "NAME")] = None
 
 
 def settings_of(args: CaptureOptions) -> Settings:
@@ -189,7 +190,7 @@ def run(args: CaptureOptions) -> int:
     return 0
 
 
-def _alerts(args: CaptureOptions, chosen: Options, wants_messages: bool) -> LiveAlerts | None:
+def _alerts(args: CaptureOptions, chosen: EngineSettings, wants_messages: bool) -> LiveAlerts | None:
     """Raises UsageError, also for what a rule may change and cannot."""
     if args.alerts is None:
         return None
@@ -355,9 +356,9 @@ class _View:
             shown = runners[: max(0, min(_RUNNERS, console.height - _LINES_BESIDE_ROWS - _LEAST_ROWS))]
             rows = max(1, min(self._args.top, console.height - _LINES_BESIDE_ROWS - len(shown)))
             table = render.table(summary, rows, console.width, rates)
-            lines = [Text(render.cut(r.line(), console.width)) for r in shown]
+            lines = [Styled(render.cut(r.line(), console.width)) for r in shown]
             self._live.update(
-                Group(table, *lines, Text(self._status(seconds, summary, in_flight, rates, totals)))
+                Group(table, *lines, Styled(self._status(seconds, summary, in_flight, rates, totals)))
             )
 
     def _status(

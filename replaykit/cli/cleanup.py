@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from replaykit.cli.asking import agreed
 from replaykit.cli.ledgers import open_ledger, selection
 from replaykit.cli.options import LedgerOptions, SelectionOptions
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
@@ -28,30 +29,30 @@ class CleanupOptions(LedgerOptions, SelectionOptions):
     dry_run: Annotated[bool, Option("says what would be deleted, and deletes nothing", panel="")] = False
     yes: Annotated[bool, Option("deletes without asking", panel="")] = False
     quiet: Annotated[bool, Option("says nothing", panel="")] = False
-    since: Annotated[str | None, Option("from this time on", "TIME")] = None
-    until: Annotated[str | None, Option("before this time", "TIME")] = None
-    before: Annotated[str | None, Option("everything before this date", "DATE")] = None
+    since: Annotated[Text | None, Option("from this time on", "TIME")] = None
+    until: Annotated[Text | None, Option("before this time", "TIME")] = None
+    before: Annotated[Text | None, Option("everything before this date", "DATE")] = None
     all: Annotated[bool, Option("of the selected subjects, everything")] = False
     keep_minutes: Annotated[
-        str | None,
+        Text | None,
         Option(
             "deletes minutes that are older", "TIME", panel="retention: the small buckets go, their sums stay"
         ),
     ] = None
     keep_hours: Annotated[
-        str | None,
+        Text | None,
         Option(
             "deletes hours that are older", "TIME", panel="retention: the small buckets go, their sums stay"
         ),
     ] = None
     keep_days: Annotated[
-        str | None,
+        Text | None,
         Option(
             "deletes days that are older", "TIME", panel="retention: the small buckets go, their sums stay"
         ),
     ] = None
     keep_months: Annotated[
-        str | None,
+        Text | None,
         Option(
             "deletes months that are older", "TIME", panel="retention: the small buckets go, their sums stay"
         ),

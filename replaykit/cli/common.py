@@ -124,7 +124,7 @@ def refuse_unfit(args: Options, kind: str, name: str) -> None:
         raise UsageError(f"--measure link: {name}: {why}")
     for option in unfit:
         if getattr(args, option, None) not in (None, False, ()):
-            spelt = option if getattr(args, "declared", False) else f"--{option.replace('_', '-')}"
+            spelt = f"--{option.replace('_', '-')}" if args.are_flags else option
             raise UsageError(f"{spelt}: {name}: {why}")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 from replaykit.capturing.ring import PRIVILEGE, Ring
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
@@ -87,7 +88,7 @@ def _visit(port: int, until: float, seed: int) -> None:
 
 
 class DemoOptions(Options):
-    directory: Annotated[str, Option("for the files (default demo)", "DIR")] = "demo"
+    directory: Annotated[Text, Option("for the files (default demo)", "DIR")] = "demo"
 
 
 def run(args: DemoOptions) -> int:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from replaykit.cli import common
 from replaykit.cli.options import InputOptions, OutputOptions, QuietOptions
 from replaykit.cli.rewrites import RewriteOptions
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.outputs.files import CsvOutput, JsonlOutput
@@ -43,9 +44,9 @@ TABLE = (
 class ExchangesOptions(InputOptions, OutputOptions, Filters, RewriteOptions, QuietOptions):
     format: Annotated[
         Literal["table", "jsonl", "csv", "parquet"] | None,
-        Option("of standard output or --output (default table)"),
+        Option("of standard output or --output"),
     ] = None
-    output: Annotated[str | None, Option("writes there in --format", "FILE")] = None
+    output: Annotated[Text | None, Option("writes there in --format", "FILE")] = None
 
 
 def run(args: ExchangesOptions) -> int:

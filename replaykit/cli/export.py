@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from replaykit.atomic_files import write_whole
 from replaykit.cli.ledgers import open_ledger, selection
 from replaykit.cli.options import LedgerOptions, SelectionOptions
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.plain import say
@@ -27,17 +28,17 @@ _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_4
 class ExportOptions(LedgerOptions, SelectionOptions):
     period: Annotated[
         Literal["minute", "hour", "day", "month", "total"],
-        Option("buckets (default day); total: the whole span"),
+        Option("buckets; total: the whole span"),
     ] = "day"
     since: Annotated[
-        str | None, Option("default: the last hour of minutes, day of hours, 30 days, 12 months", "TIME")
+        Text | None, Option("default: the last hour of minutes, day of hours, 30 days, 12 months", "TIME")
     ] = None
-    until: Annotated[str | None, Option("default: now", "TIME")] = None
-    by: Annotated[str, Option("subject (default), all, or label:NAME", "WHAT")] = "subject"
+    until: Annotated[Text | None, Option("default: now", "TIME")] = None
+    by: Annotated[Text, Option("subject (default), all, or label:NAME", "WHAT")] = "subject"
     direction: Annotated[Literal["both", "rx", "tx"], Option("what total and share are of")] = "both"
     top: Annotated[int | None, Option("only the N largest of each bucket", "N")] = None
     format: Annotated[Literal["table", "json", "csv", "html", "png"], Option("", panel="result")] = "table"
-    output: Annotated[str | None, Option("default: standard output", "FILE", panel="result")] = None
+    output: Annotated[Text | None, Option("default: standard output", "FILE", panel="result")] = None
     dark: Annotated[bool, Option("html and png: light on dark", panel="result")] = False
 
 

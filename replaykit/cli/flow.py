@@ -1,42 +1,157 @@
-"""A declared pipeline: its YAML read, checked, and made into what a command line would say.
-
-Owns the keys. Options of captures and filters are those of `replaykit capture`, spelt with underscores; errors name
-file, line and key.
-"""
+"""A declared pipeline: the model of its file, and the options that come of it, which are those of a command line."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Tag
 
 from replaykit.atomic_files import Existing
-from replaykit.cli import capture as capture_command
-from replaykit.cli.main import Parser
-from replaykit.cli.rewrites import REWRITES
-from replaykit.config.declared import Section, Value, load
+from replaykit.cli import common
+from replaykit.cli.capture import CaptureOptions, KernelOptions, settings_of
+from replaykit.cli.options import InputOptions, QuietOptions
+from replaykit.cli.rewrites import RewriteOptions
+from replaykit.config.kinds import Duration, Flag, Many, Number, Size, Text, Texts
+from replaykit.config.options import Option, Options
+from replaykit.config.places import Location, Problem
+from replaykit.config.reading import Document, load
 from replaykit.errors import UsageError
 from replaykit.outputs.output import Rotation
+from replaykit.pipeline.options import EngineOptions, Filters, ProtocolOptions, RedactionOptions
 
-CAPTURE = (
-    "filter", "host", "sample", "headers_only", "buffer_size", "workers", "tunnels", "user", "tls_keys", "client_from", "protocol", "vxlan_port", "vni",
-    "max_connections", "max_connection_buffer", "max_buffer", "max_message", "idle_timeout",
-)  # fmt: skip
-FILES = ("port", "since", "until", "tls_keys", "client_from", "protocol")
-FILTERS = (
-    "allow_header", "disallow_header", "allow_method", "disallow_method", "allow_url", "disallow_url", "redact", "redact_param", "endpoints",
-)  # fmt: skip
+
+class FileOptions(InputOptions, Filters, RewriteOptions, QuietOptions):
+    """Files of a pipeline."""
+
+    are_flags: ClassVar[bool] = False
+
+
+class CaptureInput(KernelOptions, ProtocolOptions, EngineOptions):
+    """A live capture."""
+
+    capture: Annotated[Texts, Option("places, as `replaykit capture` takes them: :80, eth0:80,8000-8010")]
+
+
+class FilesInput(Options):
+    """Files: captures, .gor, Parquet."""
+
+    files: Annotated[Texts, Option("as `replaykit exchanges` takes them")]
+    port: Annotated[Text | None, Option("only connections to these ports, such as 80,8000-8010")] = None
+    since: Annotated[Text | None, Option("of Parquet: only exchanges from this time on")] = None
+    until: Annotated[Text | None, Option("of Parquet: only exchanges before this time")] = None
+    tls_keys: Annotated[Text | None, Option("key log (SSLKEYLOGFILE) to read TLS with")] = None
+    client_from: Annotated[Text | None, Option("who the client is: a header, such as x-forwarded-for")] = None
+    protocol: Annotated[Texts, Option("also reads these by their plug-ins: redis, postgresql, ...; raw")] = ()
+    speed: Annotated[Number | None, Option("messages at their own pace, so many times as fast")] = None
+
+
+class FilterSection(RedactionOptions, RewriteOptions):
+    """What of it, and what is done to it on the way."""
+
+
+class OutputSection(Options):
+    """An output, and what is said of files there."""
+
+    to: Annotated[
+        Text, Option("as `--to` takes it: traffic.parquet, archive/, elasticsearch://HOST:9200, http://HOST")
+    ]
+    rotate_size: Annotated[Size | None, Option("begins a new file after so many bytes")] = None
+    rotate_time: Annotated[Duration | None, Option("begins a new file after so long")] = None
+    limit: Annotated[Text | None, Option("of messages: 10 a second, or 10% of them")] = None
+    existing: Annotated[
+        Existing, Option("what becomes of a file that is there already, when the pipeline runs again")
+    ] = "append"
+
+
+def _kind_of_input(given: Any) -> str | None:
+    if isinstance(given, Options):
+        return "live input" if isinstance(given, CaptureInput) else "files input"
+    found = {"capture", "files"} & set(given) if isinstance(given, Mapping) else set()
+    return {"capture": "live input", "files": "files input"}[found.pop()] if len(found) == 1 else None
+
+
+def _kind_of_output(given: Any) -> str:
+    return "output section" if isinstance(given, Mapping | Options) else "output place"
+
+
+Input = Annotated[
+    Annotated[CaptureInput, Tag("live input")] | Annotated[FilesInput, Tag("files input")],
+    Discriminator(
+        _kind_of_input,
+        custom_error_type="wrong",
+        custom_error_message="give `capture` (places such as :80) or `files`",
+    ),
+]
+Output = Annotated[
+    Annotated[OutputSection, Tag("output section")] | Annotated[Text, Tag("output place")],
+    Discriminator(_kind_of_output),
+]
+
+
+class PipelineFile(Options):
+    """A pipeline as it is declared."""
+
+    inputs: Annotated[Many[Input], Option("where traffic comes from")]
+    outputs: Annotated[Many[Output], Option("where it goes")]
+    filters: Annotated[FilterSection, Option("what of it, and what is done to it on the way")] = (
+        FilterSection()
+    )
+    middleware: Annotated[Text | None, Option("a command that messages go through, as GoReplay's")] = None
+    responses: Annotated[Flag, Option("responses too, where messages go")] = True
+    alerts: Annotated[Text | None, Option("rules to evaluate while it runs (a file)")] = None
+    alert_state: Annotated[Text | None, Option("where their episodes and hours are kept (a folder)")] = None
+    health: Annotated[Text | None, Option("serves /health, /ready and /metrics there: [HOST]:PORT")] = None
+    health_open: Annotated[Flag, Option("beyond this machine without a token")] = False
+    log: Annotated[Literal["text", "json"], Option("how it speaks on standard error")] = "text"
+    duration: Annotated[Duration | None, Option("ends by itself after so long")] = None
+
+    def disagreements(self) -> Iterator[Problem]:
+        places = [o.to if isinstance(o, OutputSection) else o for o in self.outputs]
+        messages = [p for p in places if takes_messages(p)]
+        live = [i for i in self.inputs if isinstance(i, CaptureInput)]
+        if not self.inputs or not self.outputs:
+            yield Problem((), "at least one input and one output are needed")
+        if self.health_open and self.health is None:
+            yield Problem(("health_open",), "there is no health page: give health: [HOST]:PORT")
+        if self.middleware is not None and not messages:
+            yield Problem(
+                ("middleware",), "there is no output of messages (.gor, http://…) for what it changes"
+            )
+        if len(live) > 1:
+            yield Problem(("inputs",), "one capture a pipeline: give all its places in one list")
+        if self.alerts is not None and not live:
+            yield Problem(("alerts",), "these are for a capture; for files there is `replaykit alert`")
+        for number, one in enumerate(self.inputs):
+            if isinstance(one, CaptureInput) and one.headers_only and messages:
+                why = "cuts bodies off: there are no messages for .gor and http:// outputs"
+                yield Problem(("inputs", number, "headers_only"), why)
+            if isinstance(one, FilesInput) and one.speed is not None and len(messages) < len(places):
+                why = "messages at their pace have no sizes; only .gor and http:// outputs take them"
+                yield Problem(("inputs", number, "speed"), why)
+
+
+def takes_messages(place: str) -> bool:
+    return place.startswith(("http://", "https://")) or place.endswith((".gor", ".gor.gz"))
 
 
 @dataclass
 class Source:
-    """args: as `replaykit capture` would have them; `declared`: errors name keys, not flags. files: in place of a capture; speed: messages at their own pace."""
+    """args: as a command line would have them. files: in place of a capture; speed: messages at their own pace."""
 
-    args: argparse.Namespace
-    files: Sequence[str] = ()
+    args: CaptureOptions | FileOptions
+    at: Location
     speed: float | None = None
-    where: Value | None = None
+
+    @property
+    def files(self) -> Sequence[str]:
+        return self.args.files if isinstance(self.args, FileOptions) else ()
+
+    @property
+    def places(self) -> Sequence[str]:
+        """What it reads."""
+        return self.args.files if isinstance(self.args, FileOptions) else self.args.places
 
 
 @dataclass
@@ -45,173 +160,64 @@ class Target:
 
     to: str
     rotation: Rotation
+    at: Location
     limit: str | None = None
-    where: Value | None = None
 
     @property
     def takes_messages(self) -> bool:
-        return self.to.startswith(("http://", "https://")) or self.to.endswith((".gor", ".gor.gz"))
+        return takes_messages(self.to)
 
 
 @dataclass
 class Flow:
-    """A pipeline as it was declared."""
+    """A pipeline as it was declared. document: its file, for errors that name a line."""
 
+    declared: PipelineFile
+    document: Document
     sources: list[Source] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
-    middleware: str | None = None
-    responses: bool = True
-    alerts: str | None = None
-    alert_state: str | None = None
-    health: str | None = None
-    health_open: bool = False
-    log: str = "text"
-    duration_s: float | None = None
+
+    def refused(self, at: Location, text: str) -> UsageError:
+        """What is wrong with a value of the file."""
+        return self.document.refused([Problem(at, text)])
 
 
 def read_flow(path: str) -> Flow:
     """Raises UsageError that names file, line and key."""
-    top = load(path)
-    flow = Flow()
-    filters = top.get("filters")
-    chosen = [] if filters is None else _filters(filters.section())
-    for item in top.need("inputs").items():
-        flow.sources.append(_source(item.section(), chosen, filters))
-    for item in top.need("outputs").items():
-        flow.targets.append(_target(item))
-    for name in ("middleware", "alerts", "alert_state", "health"):
-        value = top.get(name)
-        if value is not None:
-            setattr(flow, name, value.text())
-    everybody = top.get("health_open")
-    if everybody is not None:
-        flow.health_open = everybody.flag()
-        if flow.health is None:
-            raise everybody.error("health_open: there is no health page: give health: [HOST]:PORT")
-    responses, log, duration = top.get("responses"), top.get("log"), top.get("duration")
-    if responses is not None:
-        flow.responses = responses.flag()
-    if log is not None:
-        flow.log = log.choice(("text", "json"))
-    if duration is not None:
-        flow.duration_s = duration.duration()
-    top.done()
-    if not flow.sources or not flow.targets:
-        raise top.error("at least one input and one output are needed")
-    _agree(flow, top)
+    document = load(path)
+    flow = Flow(document.checked(PipelineFile), document)
+    for number, one in enumerate(flow.declared.inputs):
+        at: Location = ("inputs", number)
+        try:
+            flow.sources.append(_source(one, flow.declared.filters, at))
+        except UsageError as error:
+            raise flow.refused(at, str(error)) from None
+    for number, to in enumerate(flow.declared.outputs):
+        flow.targets.append(_target(to, ("outputs", number)))
     return flow
 
 
-def _agree(flow: Flow, top: Section) -> None:
-    messages = [t for t in flow.targets if t.takes_messages]
-    if flow.middleware is not None and not messages:
-        raise top.error("middleware: there is no output of messages (.gor, http://…) for what it changes")
-    for source in flow.sources:
-        assert source.where is not None
-        if source.speed is not None and len(messages) < len(flow.targets):
-            raise source.where.error(
-                "speed: messages at their pace have no sizes; only .gor and http:// outputs take them"
-            )
-        if source.args.headers_only and messages:
-            raise source.where.error(
-                "headers_only cuts bodies off: there are no messages for .gor and http:// outputs"
-            )
-    live = [s for s in flow.sources if not s.files]
-    if len(live) > 1:
-        raise top.error("one capture a pipeline: give all its places in one list")
-    if flow.alerts is not None and not live:
-        raise top.error("alerts: these are for a capture; for files there is `replaykit alert`")
-
-
-def _arguments(section: Section, names: Sequence[str]) -> list[str]:
-    out: list[str] = []
-    for name in names:
-        value = section.get(name)
-        if value is None:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if name in ("headers_only", "tunnels"):
-            out += [flag] if value.flag() else []
-        elif name == "sample":
-            out += [flag, str(value.share())]
-        else:
-            out += [part for text in value.texts() for part in (flag, text)]
-    return out
-
-
-def _filters(section: Section) -> list[str]:
-    out = _arguments(section, (*FILTERS, *(name.replace("-", "_") for name, _, _ in REWRITES)))
-    section.done()
-    return out
-
-
-class _Quiet(Parser):
-    """Its errors are ours to place."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UsageError(message)
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Quiet()
-    capture_command.configure(parser)
-    found: argparse.Namespace = parser.parse_args(arguments)
-    return found
-
-
-def _source(section: Section, filters: list[str], where: Value | None) -> Source:
-    capture, files = section.get("capture"), section.get("files")
-    if (capture is None) == (files is None):
-        raise section.error("give `capture` (places such as :80) or `files`")
-    if files is not None:
-        arguments = _arguments(section, FILES[3:])
-        more: dict[str, Any] = {
-            name: None if (v := section.get(name)) is None else v.text() for name in FILES[:3]
-        }
-        speed = section.get("speed")
-        section.done()
-        args = _checked(section, ["any:1", *arguments, *filters, "--quiet"])
-        args.__dict__.update(more, files=files.texts(), declared=True)
-        return Source(args, files.texts(), None if speed is None else speed.number(), section)
-    assert capture is not None
-    arguments = _arguments(section, CAPTURE)
-    section.done()
-    args = _checked(section, [*capture.texts(), *arguments, *filters, "--quiet"])
-    try:
-        capture_command.settings_of(args)
-    except UsageError as error:
-        raise section.error(str(error)) from None
-    return Source(args, where=section)
-
-
-def _checked(section: Section, arguments: list[str]) -> argparse.Namespace:
-    from replaykit.cli import common
-
-    try:
-        args = _parse(arguments)
+def _source(one: CaptureInput | FilesInput, filters: FilterSection, at: Location) -> Source:
+    """Raises UsageError."""
+    given = {**_given(filters), **_given(one), "quiet": True}
+    args: CaptureOptions | FileOptions
+    if isinstance(one, CaptureInput):
+        args = CaptureOptions.of({"places": given.pop("capture"), **given})
+        settings_of(args)
         common.engine(args.options(False, False))
-    except UsageError as error:
-        raise section.error(str(error)) from None
-    return args
+        return Source(args, at)
+    given.pop("speed", None)
+    args = FileOptions.of(given)
+    common.engine(args.options(False, False))
+    return Source(args, at, one.speed)
 
 
-def existing_choice(value: Value) -> Existing:
-    """Where a pipeline runs again, files go on unless it is told otherwise."""
-    found = value.choice(get_args(Existing))
-    return next(choice for choice in get_args(Existing) if choice == found)
+def _given(options: Options) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in options.model_fields_set}
 
 
-def _target(value: Value) -> Target:
-    if not value.is_section:
-        return Target(value.text(), Rotation(existing="append"), None, value)
-    section = value.section()
-    to = section.need("to")
-    size, seconds, limit = section.get("rotate_size"), section.get("rotate_time"), section.get("limit")
-    existing = section.get("existing")
-    section.done()
-    rotation = Rotation(
-        None if size is None else size.size(),
-        None if seconds is None else seconds.duration(),
-        "append" if existing is None else existing_choice(existing),
-    )
-    return Target(to.text(), rotation, None if limit is None else limit.text(), to)
+def _target(one: OutputSection | str, at: Location) -> Target:
+    if not isinstance(one, OutputSection):
+        return Target(one, Rotation(existing="append"), at)
+    rotation = Rotation(one.rotate_size, one.rotate_time, one.existing)
+    return Target(one.to, rotation, (*at, "to"), one.limit)

@@ -20,7 +20,8 @@ from replaykit.cli.ledgers import place as ledger_url
 from replaykit.cli.options import ApiOptions
 from replaykit.cli.serving import listen, origins, place, url, uvicorn_server
 from replaykit.config.declared import stamp
-from replaykit.config.options import Option, Texts
+from replaykit.config.kinds import Text, Texts
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_folder
 from replaykit.plain import say
@@ -46,24 +47,24 @@ class ForwardOptions(ApiOptions):
         ),
     ] = ()
     config: Annotated[
-        str | None, Option("mappings, hosts and clients (YAML); read again when it changes", "FILE")
+        Text | None, Option("mappings, hosts and clients (YAML); read again when it changes", "FILE")
     ] = None
     ledger: Annotated[
-        str | None, Option("a file or a database's URL (default: usage.db in the state folder)", "LEDGER")
+        Text | None, Option("a file or a database's URL (default: usage.db in the state folder)", "LEDGER")
     ] = None
     state: Annotated[
-        str | None,
+        Text | None,
         Option(
             "keeps what the API makes (default: beside the ledger, such as usage.db.forward.json)", "FILE"
         ),
     ] = None
-    rules: Annotated[str | None, Option("rules (YAML); see replaykit rules", "FILE")] = None
+    rules: Annotated[Text | None, Option("rules (YAML); see replaykit rules", "FILE")] = None
     time_zone: Annotated[
-        str | None, Option("of a new ledger: where its days begin (default: this machine's)", "ZONE")
+        Text | None, Option("of a new ledger: where its days begin (default: this machine's)", "ZONE")
     ] = None
     quiet: Annotated[bool, Option("says nothing but troubles")] = False
     tunnel: Annotated[
-        str | None,
+        Text | None,
         Option(
             "takes tunnels here; needs the next three",
             "ADDRESS:PORT",
@@ -71,14 +72,14 @@ class ForwardOptions(ApiOptions):
         ),
     ] = None
     tunnel_certificate: Annotated[
-        str | None,
+        Text | None,
         Option("this server's, PEM", "FILE", panel="tunnels from behind a NAT (see replaykit tunnel)"),
     ] = None
     tunnel_key: Annotated[
-        str | None, Option("its key, PEM", "FILE", panel="tunnels from behind a NAT (see replaykit tunnel)")
+        Text | None, Option("its key, PEM", "FILE", panel="tunnels from behind a NAT (see replaykit tunnel)")
     ] = None
     tunnel_ca: Annotated[
-        str | None,
+        Text | None,
         Option(
             "who signed the certificates of those that may come, PEM",
             "FILE",

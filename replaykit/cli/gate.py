@@ -12,7 +12,8 @@ from replaykit.attribution.gate import Limits, judge
 from replaykit.attribution.measured import Measured, columns, fold, measured
 from replaykit.cli import common
 from replaykit.cli.options import InputOptions, MeasureOptions, QuietOptions
-from replaykit.config.options import Option, Texts
+from replaykit.config.kinds import Text, Texts
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.pipeline.options import Filters
 from replaykit.plain import emit, say
@@ -36,22 +37,22 @@ class GateOptions(InputOptions, MeasuredFiles):
         Literal["table", "json", "junit", "sarif", "github", "markdown"], Option("", panel="")
     ] = "table"
     output: Annotated[
-        str | None, Option("writes there in --format; the table is still printed", "FILE", panel="")
+        Text | None, Option("writes there in --format; the table is still printed", "FILE", panel="")
     ] = None
     summary: Annotated[
-        str | None, Option("appends a Markdown summary, e.g. $GITHUB_STEP_SUMMARY", "FILE", panel="")
+        Text | None, Option("appends a Markdown summary, e.g. $GITHUB_STEP_SUMMARY", "FILE", panel="")
     ] = None
     top: Annotated[int, Option("endpoints shown (default 10)", "N", panel="")] = 10
-    threshold: Annotated[str | None, Option("of everything", "SIZE")] = None
+    threshold: Annotated[Text | None, Option("of everything", "SIZE")] = None
     per_endpoint: Annotated[Texts, Option("of an endpoint in all", "[PATTERN=]SIZE")] = ()
-    per_request: Annotated[str | None, Option("of any one exchange", "SIZE")] = None
-    max_share: Annotated[str | None, Option("of an endpoint in the total", "PERCENT")] = None
+    per_request: Annotated[Text | None, Option("of any one exchange", "SIZE")] = None
+    max_share: Annotated[Text | None, Option("of an endpoint in the total", "PERCENT")] = None
     budget: Annotated[Texts, Option("YAML: endpoint pattern to bytes per request", "FILE")] = ()
     baseline: Annotated[Texts, Option("what it was before", "FILE")] = ()
     max_increase: Annotated[
-        str | None, Option("of an endpoint's bytes per request against the baseline", "PERCENT")
+        Text | None, Option("of an endpoint's bytes per request against the baseline", "PERCENT")
     ] = None
-    max_total_increase: Annotated[str | None, Option("of everything against the baseline", "PERCENT")] = None
+    max_total_increase: Annotated[Text | None, Option("of everything against the baseline", "PERCENT")] = None
 
 
 def _limits(args: GateOptions) -> Limits:

@@ -16,6 +16,7 @@ from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.ledgers import open_ledger, place
 from replaykit.cli.serving import NeedsToken, listen, serve_beside, url
 from replaykit.config.declared import stamp
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import say
@@ -50,28 +51,28 @@ class MachinesOptions(Options):
         ),
     ] = "run"
     folder: Annotated[
-        str | None, Option("of import, of service", "FOLDER|ACTION", argument=True, panel="")
+        Text | None, Option("of import, of service", "FOLDER|ACTION", argument=True, panel="")
     ] = None
     config: Annotated[
-        str, Option("JSON or YAML (default config.json)", "FILE", also=("-config",), panel="")
+        Text, Option("JSON or YAML (default config.json)", "FILE", also=("-config",), panel="")
     ] = "config.json"
     dry_run_rules: Annotated[bool, Option("judges and logs, does nothing to any machine", panel="")] = False
     quiet: Annotated[bool, Option("says nothing but troubles", panel="")] = False
-    export: Annotated[str | None, Option("", "VMID|all", also=("-export",))] = None
+    export: Annotated[Text | None, Option("", "VMID|all", also=("-export",))] = None
     format: Annotated[Literal["json", "png", "html", "csv"], Option("", also=("-format",))] = "html"
     period: Annotated[Literal["minute", "hour", "day", "month"], Option("", also=("-period",))] = "hour"
     direction: Annotated[
         Literal["both", "rx", "tx", "download", "upload"], Option("", also=("-direction",))
     ] = "both"
-    start: Annotated[str | None, Option("", "TIME", also=("-start",))] = None
-    end: Annotated[str | None, Option("", "TIME", also=("-end",))] = None
-    date: Annotated[str | None, Option("", "DATE", also=("-date",))] = None
+    start: Annotated[Text | None, Option("", "TIME", also=("-start",))] = None
+    end: Annotated[Text | None, Option("", "TIME", also=("-end",))] = None
+    date: Annotated[Text | None, Option("", "DATE", also=("-date",))] = None
     dark: Annotated[bool, Option("", also=("-dark",))] = False
     cleanup: Annotated[
         Literal["range", "vm", "before"] | None, Option("", also=("-cleanup",), panel="cleanup")
     ] = None
-    vmid: Annotated[str | None, Option("", "VMID", also=("-vmid",), panel="cleanup")] = None
-    before: Annotated[str | None, Option("", "DATE", also=("-before",), panel="cleanup")] = None
+    vmid: Annotated[Text | None, Option("", "VMID", also=("-vmid",), panel="cleanup")] = None
+    before: Annotated[Text | None, Option("", "DATE", also=("-before",), panel="cleanup")] = None
     dry_run: Annotated[bool, Option("says what would be deleted", also=("-dry-run",), panel="cleanup")] = (
         False
     )

@@ -118,7 +118,7 @@ def _refused(error: Any) -> str:
     """What Typer has against a command line, in a line."""
     context = getattr(error, "ctx", None)
     name = "replaykit" if context is None else context.command_path
-    text = error.format_message().strip().rstrip(".")
+    text = error.format_message().strip().rstrip(".").replace("Value error, ", "")
     wrong = getattr(error, "option_name", None)
     if wrong is not None and context is not None and error.__class__.__name__ == "NoSuchOption":
         text = f"there is no option {wrong}{near(wrong, [f for p in context.command.params for f in p.opts])}"

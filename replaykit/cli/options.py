@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from replaykit.config.options import Option, Options, Positive, Texts
+from replaykit.config.kinds import Text, Texts
+from replaykit.config.options import Option, Options, Positive
 
 
 class InputOptions(Options):
@@ -19,11 +20,11 @@ class InputOptions(Options):
         ),
     ]
     since: Annotated[
-        str | None,
+        Text | None,
         Option("of Parquet files: only exchanges from this time on: 2026-11-21T08:00, 2h (ago), now", "TIME"),
     ] = None
     until: Annotated[
-        str | None,
+        Text | None,
         Option("of Parquet files: only exchanges before this time: 2026-11-21T08:00, 2h (ago), now", "TIME"),
     ] = None
     workers: Annotated[
@@ -40,16 +41,14 @@ class MeasureOptions(Options):
 
     measure: Annotated[
         Literal["wire", "link", "body"],
-        Option(
-            "what counts: wire (TCP payload: headers, bodies, framing), link (whole packets), body (default wire)"
-        ),
+        Option("what counts: wire (TCP payload: headers, bodies, framing), link (whole packets), body"),
     ] = "wire"
 
 
 class GroupOptions(Options):
     """What is told apart."""
 
-    by: Annotated[str, Option("endpoint, host, client, status, ... (default endpoint)", "KEYS")] = "endpoint"
+    by: Annotated[Text, Option("endpoint, host, client, status, ... (default endpoint)", "KEYS")] = "endpoint"
 
 
 class ExistingOptions(Options):
@@ -77,15 +76,15 @@ class OutputOptions(ExistingOptions):
         ),
     ] = ()
     no_responses: Annotated[bool, Option("only requests into .gor files")] = False
-    rotate_size: Annotated[str | None, Option("begins a new file after so many bytes", "SIZE")] = None
-    rotate_time: Annotated[str | None, Option("begins a new Parquet file after so long", "TIME")] = None
+    rotate_size: Annotated[Text | None, Option("begins a new file after so many bytes", "SIZE")] = None
+    rotate_time: Annotated[Text | None, Option("begins a new Parquet file after so long", "TIME")] = None
 
 
 class LedgerOptions(Options):
     """A ledger."""
 
     ledger: Annotated[
-        str,
+        Text,
         Option(
             "a file such as usage.db, files:FOLDER, or sqlite:///…, postgresql://…, mysql://…",
             "LEDGER",
@@ -99,9 +98,9 @@ class SelectionOptions(Options):
 
     panel: ClassVar[str] = "which subjects"
 
-    vantage: Annotated[str | None, Option("only of this vantage: wire, forwarder, …", "NAME")] = None
+    vantage: Annotated[Text | None, Option("only of this vantage: wire, forwarder, …", "NAME")] = None
     kind: Annotated[
-        str | None, Option("only of this kind: endpoint, mapping, client, user, machine, …", "NAME")
+        Text | None, Option("only of this kind: endpoint, mapping, client, user, machine, …", "NAME")
     ] = None
     subject: Annotated[Texts, Option("only these; may be repeated", "GLOB")] = ()
     exclude: Annotated[Texts, Option("not these; may be repeated", "GLOB")] = ()
@@ -112,14 +111,14 @@ class ApiOptions(Options):
     """Where the API and the page listen, and who may ask."""
 
     api: Annotated[
-        str,
+        Text,
         Option(
             "where the API and the page listen (default 127.0.0.1:8080); beyond this machine they need a token in REPLAYKIT_TOKEN or the file that REPLAYKIT_TOKEN_FILE names; none: no API",
             "ADDRESS:PORT",
         ),
     ] = "127.0.0.1:8080"
     exchanges: Annotated[
-        str | None,
+        Text | None,
         Option(
             "an archive that replaykit capture --to FOLDER/ writes, for single exchanges on the page: a folder or s3://…",
             "PLACE",

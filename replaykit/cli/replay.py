@@ -11,6 +11,7 @@ from replaykit.cli import common, rewrites
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.options import ExistingOptions, QuietOptions
 from replaykit.cli.rewrites import RewriteOptions
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.outputs.gor import GorOutput
@@ -39,7 +40,7 @@ EXAMPLES = (
 class ReplayArguments(
     ReplayOptions, ExistingOptions, FilterOptions, RewriteOptions, RemovedOptions, QuietOptions
 ):
-    save: Annotated[str | None, Option("what was sent and answered, as .gor", "FILE")] = None
+    save: Annotated[Text | None, Option("what was sent and answered, as .gor", "FILE")] = None
     format: Annotated[Literal["table", "json"], Option("")] = "table"
 
 

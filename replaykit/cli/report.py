@@ -12,6 +12,7 @@ from replaykit.attribution.over_time import OverTime
 from replaykit.attribution.summary import MEASURES, Summary, columns, parse_keys
 from replaykit.cli import common
 from replaykit.cli.options import GroupOptions, InputOptions, MeasureOptions, QuietOptions
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.pipeline import reading
@@ -38,7 +39,7 @@ class ReportOptions(InputOptions, MeasureOptions, GroupOptions, Filters, QuietOp
         ),
     ] = False
     over: Annotated[
-        str | None,
+        Text | None,
         Option(
             "in slices of so long (1s, 1m): what moved in each, also of exchanges that were still running",
             "TIME",

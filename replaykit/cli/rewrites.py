@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 from typing import Annotated, ClassVar
 
-from replaykit.config.options import Option, Options, Texts
+from replaykit.config.kinds import Texts
+from replaykit.config.options import Option, Options
 from replaykit.engine.options import header_rule
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from replaykit.cli.asking import warn_of_rules
 from replaykit.cli.ledgers import open_ledger
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
@@ -33,11 +34,11 @@ class RulesOptions(Options):
         ),
     ]
     subject: Annotated[
-        str | None, Option("for explain and log: its name, or a glob for explain", "SUBJECT", argument=True)
+        Text | None, Option("for explain and log: its name, or a glob for explain", "SUBJECT", argument=True)
     ] = None
-    rules: Annotated[str | None, Option("the rules (YAML)", "FILE")] = None
-    ledger: Annotated[str | None, Option("a file such as usage.db, or a database's URL", "LEDGER")] = None
-    at: Annotated[str | None, Option("explain: as if it were then", "TIME")] = None
+    rules: Annotated[Text | None, Option("the rules (YAML)", "FILE")] = None
+    ledger: Annotated[Text | None, Option("a file such as usage.db, or a database's URL", "LEDGER")] = None
+    at: Annotated[Text | None, Option("explain: as if it were then", "TIME")] = None
     dry_run: Annotated[bool, Option("run: logs what would be done, and does nothing")] = False
     once: Annotated[bool, Option("run: judges once, then ends")] = False
     most: Annotated[int, Option("log: so many of the newest lines (default 100)", "N")] = 100

@@ -18,9 +18,10 @@ import pyarrow as pa
 from replaykit.capturing.live import Capture, Result, changed_options
 from replaykit.cli import capture as capture_command
 from replaykit.cli import common, sparing
-from replaykit.cli.flow import Flow, Source, Target, read_flow
-from replaykit.cli.rewrites import rules
+from replaykit.cli.flow import FileOptions, Flow, Source, Target, read_flow
+from replaykit.cli.rewrites import filter_rules, rules
 from replaykit.cli.watching import LiveAlerts
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option, Options
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
@@ -42,7 +43,7 @@ OBSERVE_S = 10.0
 
 
 class RunOptions(Options):
-    pipeline: Annotated[str, Option("", "PIPELINE.yaml", argument=True)]
+    pipeline: Annotated[Text, Option("", "PIPELINE.yaml", argument=True)]
     check: Annotated[bool, Option("only reads the pipeline and says what it would do")] = False
 
 
@@ -51,7 +52,7 @@ def run(args: RunOptions) -> int:
     if args.check:
         check(flow)
         for source in flow.sources:
-            out(f"from {', '.join(source.files or source.args.places)}")
+            out(f"from {', '.join(source.places)}")
         for target in flow.targets:
             out(f"to   {_shown(target.to)}")
         return 0
@@ -63,19 +64,17 @@ def check(flow: Flow) -> None:
     for source in flow.sources:
         for name in source.files:
             if "://" not in name and name != "-" and not Path(name).exists():
-                assert source.where is not None
-                raise source.where.error(f"{name}: there is no such file")
+                raise flow.refused(source.at, f"{name}: there is no such file")
     for target in flow.targets:
         if target.limit is not None:
-            assert target.where is not None
             try:
                 Limiter(target.limit)
             except UsageError as error:
-                raise target.where.error(str(error)) from None
-    if flow.alerts is not None:
-        read_rules(flow.alerts)
-    if flow.health is not None:
-        place(flow.health, secret("REPLAYKIT_TOKEN"), flow.health_open)
+                raise flow.refused(target.at, str(error)) from None
+    if flow.declared.alerts is not None:
+        read_rules(flow.declared.alerts)
+    if flow.declared.health is not None:
+        place(flow.declared.health, secret("REPLAYKIT_TOKEN"), flow.declared.health_open)
 
 
 def _shown(target: str) -> str:
@@ -121,7 +120,7 @@ class Running:
         """A line of the log, on stderr; level 0 always."""
         if level > 0:
             return
-        if self.flow.log == "json":
+        if self.flow.declared.log == "json":
             line: dict[str, Any] = {
                 "@timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "message": text,
@@ -153,22 +152,24 @@ class Running:
 
     async def _run(self) -> int:
         flow = self.flow
-        chosen = rules(flow.sources[0].args, filters=False)
+        chosen = rules(flow.sources[0].args)
         messages: list[tuple[pipeline.Output, Limiter | None]] = []
         route = pipeline.Route(pipeline.Settings(chosen), messages)
         live = next((s for s in flow.sources if not s.files), None)
         if live is not None:  # before the outputs: where nothing can be captured, nothing is begun
-            self._open_capture(live)
+            self._open_capture(live.args)
         troubles: list[UsageError] = []
         try:
             for target in flow.targets:
                 self._open(target, messages, chosen)
-            if flow.middleware is not None:
+            if flow.declared.middleware is not None:
                 from replaykit.goreplay.middleware import open_middleware
 
-                route.middleware = await open_middleware(flow.middleware, route.onwards, self.say)
-            if flow.health is not None:
-                self._health = Health(flow.health, self.status, secret("REPLAYKIT_TOKEN"), flow.health_open)
+                route.middleware = await open_middleware(flow.declared.middleware, route.onwards, self.say)
+            if flow.declared.health is not None:
+                self._health = Health(
+                    flow.declared.health, self.status, secret("REPLAYKIT_TOKEN"), flow.declared.health_open
+                )
             _notify("READY=1")
             self.say(0, f"running: {len(flow.sources)} inputs, {len(flow.targets)} outputs")
             await self._move(route)
@@ -187,12 +188,13 @@ class Running:
         self.say(0, f"ended: {self._exchanges:,} exchanges", exchanges=self._exchanges)
         return 2 if troubles or self._troubles or lost else 0
 
-    def _open_capture(self, source: Source) -> None:
-        args, wants = source.args, self._wants
-        options = args.options(wants, wants and self.flow.responses)
+    def _open_capture(self, args: capture_command.CaptureOptions | FileOptions) -> None:
+        assert isinstance(args, capture_command.CaptureOptions)
+        wants = self._wants
+        options = args.options(wants, wants and self.flow.declared.responses)
         settings = capture_command.settings_of(args)
-        if self.flow.alerts is not None:
-            self._alerts = LiveAlerts(self.flow.alerts, self.flow.alert_state, True)
+        if self.flow.declared.alerts is not None:
+            self._alerts = LiveAlerts(self.flow.declared.alerts, self.flow.declared.alert_state, True)
             for rule in self._alerts.watch.rules.rules:
                 common.engine(changed_options(options, rule.change))
         sparing.finish()  # before privileges are dropped
@@ -215,8 +217,7 @@ class Running:
                 return
             output = writing.Background(open_output(target.to, target.rotation))
         except UsageError as error:
-            assert target.where is not None
-            raise target.where.error(str(error)) from None
+            raise self.flow.refused(target.at, str(error)) from None
         if output.output.wants_messages:
             messages.append((_Messages(output), limiter))
         else:
@@ -228,8 +229,8 @@ class Running:
                 await route.push(messages, source.speed is not None)
 
         timer = None
-        if self.flow.duration_s is not None:
-            timer = asyncio.get_running_loop().call_later(self.flow.duration_s, self._stopping.set)
+        if self.flow.declared.duration is not None:
+            timer = asyncio.get_running_loop().call_later(self.flow.declared.duration, self._stopping.set)
         try:
             async with asyncio.TaskGroup() as group:
                 for source in self.flow.sources:
@@ -286,7 +287,9 @@ class Running:
         from replaykit.goreplay.inputs.file import FileInput
 
         for name in source.files:
-            reader = FileInput(name, self.say, source.speed or 1.0, rules=rules(source.args))
+            reader = FileInput(
+                name, self.say, source.speed or 1.0, rules=filter_rules(rules(source.args), source.args)
+            )
             stopper = asyncio.create_task(self._stop_it(reader))
             try:
                 async for messages in reader.batches():
@@ -301,7 +304,7 @@ class Running:
 
     def _files(self, source: Source) -> Iterator[Result | Messages]:
         wants = self._wants
-        chosen = source.args.options(wants, wants and self.flow.responses)
+        chosen = source.args.options(wants, wants and self.flow.declared.responses)
         reader = common.reader(source.args, writing.sliced(chosen, self._outputs))
         for piece in reader.read_moved(source.files):
             yield piece if isinstance(piece, Messages) else Result(piece[0], moved=piece[1])

@@ -12,6 +12,7 @@ from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import open_ledger
 from replaykit.cli.options import ApiOptions, LedgerOptions
 from replaykit.cli.serving import listen, origins, url, uvicorn_server
+from replaykit.config.kinds import Text
 from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.plain import say
@@ -28,7 +29,7 @@ EXAMPLES = (
 
 class ServeOptions(LedgerOptions, ApiOptions):
     rules: Annotated[
-        str | None,
+        Text | None,
         Option("rules (YAML), to show what is left of their limits; nothing is enforced here", "FILE"),
     ] = None
     quiet: Annotated[bool, Option("says nothing but troubles")] = False

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from replaykit.cli import common
 from replaykit.cli.options import QuietOptions
-from replaykit.config.options import Option, Texts
+from replaykit.config.kinds import Texts
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.outputs.elastic_place import connect, parse_place
 from replaykit.outputs.elastic_setup import set_up

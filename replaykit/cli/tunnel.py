@@ -9,7 +9,8 @@ from typing import Annotated
 
 from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.event_loop import event_loops
-from replaykit.config.options import Option, Options, Texts
+from replaykit.config.kinds import Text, Texts
+from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
 
@@ -21,14 +22,14 @@ EXAMPLES = (
 
 
 class TunnelOptions(Options):
-    place: Annotated[str | None, Option("where a forwarder takes tunnels", "SERVER:PORT", argument=True)] = (
+    place: Annotated[Text | None, Option("where a forwarder takes tunnels", "SERVER:PORT", argument=True)] = (
         None
     )
     certificate: Annotated[
-        str | None, Option("this client's, PEM; its common name is the client's name", "FILE")
+        Text | None, Option("this client's, PEM; its common name is the client's name", "FILE")
     ] = None
-    key: Annotated[str | None, Option("its key, PEM", "FILE")] = None
-    ca: Annotated[str | None, Option("who signed the server's certificate, PEM", "FILE")] = None
+    key: Annotated[Text | None, Option("its key, PEM", "FILE")] = None
+    ca: Annotated[Text | None, Option("who signed the server's certificate, PEM", "FILE")] = None
     allow: Annotated[
         Texts,
         Option(
@@ -37,7 +38,7 @@ class TunnelOptions(Options):
         ),
     ] = ()
     make_keys: Annotated[
-        str | None,
+        Text | None,
         Option(
             "makes an authority, unless DIR has one, and what --server and --client name", "DIR", panel="keys"
         ),

@@ -60,7 +60,7 @@ def command(
 
     def called(**values: Any) -> int:
         try:
-            return run(model.of({n: v for n, v in values.items() if v is not None}))
+            return run(model.of(values))
         except KeyboardInterrupt:  # which Typer would make an exit of
             raise Interrupted from None
 
@@ -83,6 +83,7 @@ def command(
 def _parameter(model: type[Options], name: str, option: Option, panel: str) -> inspect.Parameter:
     field = model.model_fields[name]
     annotation, default = _for_typer(field.annotation), field.get_default(call_default_factory=True)
+    choices = _choices(annotation)
     complete = None if option.complete is None else _completing(option.complete)
     if option.argument:
         info: Any = typer.Argument(
@@ -90,7 +91,7 @@ def _parameter(model: type[Options], name: str, option: Option, panel: str) -> i
         )
     else:
         info = typer.Option(
-            *option.spellings(name), metavar=option.metavar, help=option.help, rich_help_panel=panel or None,
+            *option.spellings(name), metavar=option.metavar or _metavar(choices), help=_help(option.help, choices, default), rich_help_panel=panel or None,
             hidden=option.hidden, show_default=False, autocompletion=complete,
         )  # fmt: skip
     return inspect.Parameter(
@@ -101,8 +102,26 @@ def _parameter(model: type[Options], name: str, option: Option, panel: str) -> i
     )
 
 
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """Of an option that is one of few words."""
+    kinds = [annotation, *get_args(annotation)]
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+
+
+def _metavar(choices: tuple[str, ...]) -> str | None:
+    return "WORD" if choices else None
+
+
+def _help(text: str, choices: tuple[str, ...], default: object) -> str:
+    """The words it may be are told, however narrow the terminal is."""
+    words = ", ".join(f"{choice} (default)" if choice == default else choice for choice in choices)
+    return ": ".join(filter(None, (text, words)))
+
+
 def _for_typer(annotation: Any) -> Any:
     """Flags and choices as they are, for help and completion; the rest as text, of which the model makes what it wants."""
+    if get_origin(annotation) is Annotated:
+        return _for_typer(get_args(annotation)[0])
     kinds = [a for a in get_args(annotation) if a is not type(None)]
     if get_origin(annotation) is tuple:
         return list[str]

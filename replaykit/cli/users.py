@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,8 @@ from replaykit.cli.asking import agreed, warn_of_rules
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.options import ApiOptions
 from replaykit.cli.serving import listen, origins, place, serve_beside, url
-from replaykit.config.options import Option, Texts
+from replaykit.config.kinds import Text, Texts
+from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import secret
 from replaykit.plain import emit, out, say, visible
@@ -34,7 +36,7 @@ TOP = 20
 class UsersOptions(ApiOptions):
     interface: Annotated[Texts, Option("may be repeated", "NAME")] = ()
     users: Annotated[
-        str | None,
+        Text | None,
         Option(
             "who has which address or mark: a file (YAML, CSV, JSON), cmd:COMMAND, or http(s)://…", "PLACE"
         ),
@@ -45,7 +47,7 @@ class UsersOptions(ApiOptions):
             "nftables: our own table (--install); ebpf: programs of our own, as long as this runs; iptables: rules that set marks; tc: filters; auto: the table if it is installed, else mark rules if there are any, else ebpf"
         ),
     ] = "auto"
-    every: Annotated[str, Option("how often counters are read (default 10s)", "TIME")] = "10s"
+    every: Annotated[Text, Option("how often counters are read (default 10s)", "TIME")] = "10s"
     once: Annotated[bool, Option("reads once, prints what counters stand at, and ends")] = False
     check: Annotated[
         bool,
@@ -54,22 +56,22 @@ class UsersOptions(ApiOptions):
         ),
     ] = False
     ledger: Annotated[
-        str | None, Option("a file or a database's URL (default: usage.db in the state folder)", "LEDGER")
+        Text | None, Option("a file or a database's URL (default: usage.db in the state folder)", "LEDGER")
     ] = None
     prometheus: Annotated[
-        str | None,
+        Text | None,
         Option(
             "serves /metrics there; beyond this machine with the token in REPLAYKIT_TOKEN", "ADDRESS:PORT"
         ),
     ] = None
-    rules: Annotated[str | None, Option("rules (YAML); see replaykit rules", "FILE")] = None
+    rules: Annotated[Text | None, Option("rules (YAML); see replaykit rules", "FILE")] = None
     limit_by: Annotated[
         Literal["auto", "tc", "nftables"],
         Option(
             "what limits a user's rate: tc lets packets wait, nftables drops them; auto: tc, unless the interface's qdisc is somebody's or has several queues"
         ),
     ] = "auto"
-    time_zone: Annotated[str | None, Option("of a new ledger (default: this machine's)", "ZONE")] = None
+    time_zone: Annotated[Text | None, Option("of a new ledger (default: this machine's)", "ZONE")] = None
     quiet: Annotated[bool, Option("no table")] = False
     install: Annotated[
         bool,
@@ -214,7 +216,7 @@ def _watch(args: UsersOptions) -> int:
     return 0
 
 
-def _whole(source: Source, interfaces: list[str]) -> bool:
+def _whole(source: Source, interfaces: Sequence[str]) -> bool:
     """Whether it counts what these interfaces move, and nothing else, so that the rest is theirs alone."""
     from replaykit.vantages.netfilter import table
     from replaykit.vantages.netfilter.marks import MarkSource
@@ -226,7 +228,7 @@ def _whole(source: Source, interfaces: list[str]) -> bool:
     return True  # eBPF and tc are of the interfaces they were given
 
 
-def open_source(wanted: str, interfaces: list[str]) -> tuple[Source, bool]:
+def open_source(wanted: str, interfaces: Sequence[str]) -> tuple[Source, bool]:
     """The source, and whether its counters begin now. Raises UsageError."""
     from replaykit.vantages.netfilter import table
     from replaykit.vantages.netfilter.counters import InterfaceSource

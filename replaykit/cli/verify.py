@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from replaykit.cli import common
 from replaykit.cli.options import QuietOptions
-from replaykit.config.options import Option, Texts
+from replaykit.config.kinds import Texts
+from replaykit.config.options import Option
 from replaykit.engine.options import Options
 from replaykit.extras import needs
 from replaykit.pipeline.options import EngineOptions

@@ -35,6 +35,11 @@ def _loaded(place: str) -> Any:
 
 
 FILES = {
+    "pipeline": FileKind(
+        "inputs, filters and outputs, for `replaykit run`",
+        "replaykit.cli.flow:PipelineFile",
+        "replaykit.cli.flow:read_flow",
+    ),
     "forward": FileKind(
         "mappings and clients, for `replaykit forward --config`",
         "replaykit.vantages.forwarder.config:ForwardFile",

@@ -84,7 +84,7 @@ class Kind:
     """A value of one kind: what makes it of what was written (raising UsageError or `wrong`), and its JSON Schema."""
 
     read: Callable[[Any], Any]
-    schema: Description = field(default_factory=dict)
+    schema: Description = field(default_factory=dict, compare=False)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._made)
@@ -106,7 +106,7 @@ class ByOthers:
     """A value whose kind depends on the keys before it, which `read` is given as they were understood."""
 
     read: Callable[[Any, Mapping[str, Any]], Any]
-    schema: Description = field(default_factory=dict)
+    schema: Description = field(default_factory=dict, compare=False)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(self._made)

@@ -7,15 +7,16 @@ these fields (`replaykit.cli.typed`), JSON Schema takes its descriptions from th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
+from pydantic import Field, GetJsonSchemaHandler, ValidationError
 
+from replaykit.config.kinds import Section
+from replaykit.config.problems import raw_problems
 from replaykit.errors import UsageError
 
-Texts = tuple[str, ...]
 Positive = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -46,11 +47,12 @@ class Option:
         return self.only or (f"--{name.replace('_', '-')}", *self.also)
 
 
-class Options(BaseModel):
+class Options(Section):
     """A group of options. panel: its title in help; "": among the first ones."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     panel: ClassVar[str] = ""
+    are_flags: ClassVar[bool] = True
+    """Whether errors spell them as a command line does, or as the keys of a file."""
 
     @classmethod
     def described(cls) -> Iterator[tuple[str, Option, str]]:
@@ -63,54 +65,35 @@ class Options(BaseModel):
                     continue
                 seen.add(name)
                 option = next(m for m in field.metadata if isinstance(m, Option))
-                yield (
-                    name,
-                    option,
-                    option.panel if option.panel is not None else owner.__dict__.get("panel", ""),
-                )
+                panel = owner.__dict__.get("panel", "") if option.panel is None else option.panel
+                yield name, option, panel
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Self:
-        """Of what a command line says. Raises UsageError, a line for each option that is wrong."""
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Of what a command line or a call says; None: nothing. Raises UsageError, a line for each option that is wrong."""
+        said = {name: value for name, value in values.items() if value is not None}
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(said)
         except ValidationError as error:
-            raise cls.refused(error) from None
+            raise cls.refused(error, said) from None
 
     @classmethod
-    def refused(cls, error: ValidationError) -> UsageError:
-        """A line for each option that is wrong."""
-        return UsageError("\n".join(cls._told(error)))
-
-    @classmethod
-    def _told(cls, error: ValidationError) -> Iterator[str]:
-        options = {name: option for name, option, _ in cls.described()}
-        for one in error.errors(include_url=False):
-            name = str(one["loc"][0]) if one["loc"] else ""
-            option = options.get(name)
-            spelt = (
-                option.metavar or name
-                if option is None or option.argument
-                else option.spellings(name)[0]
-                if option
-                else name
-            )
-            yield f"{spelt} {one['input']}: {_wrong(one)}" if name else _wrong(one)
-
-
-_WRONG = {
-    "int_parsing": "give a whole number",
-    "float_parsing": "give a number",
-    "int_type": "give a whole number",
-}
-
-
-def _wrong(error: Any) -> str:
-    context = error.get("ctx", {})
-    if error["type"] == "greater_than_equal":
-        return f"give {context['ge']} or more"
-    if error["type"] == "less_than_equal":
-        return f"give {context['le']} or less"
-    if error["type"] == "literal_error":
-        return f"choose from {str(context['expected']).replace(' or ', ', ')}"
-    return _WRONG.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+    def refused(cls, error: ValidationError, values: Mapping[str, Any]) -> UsageError:
+        """A line for each option that is wrong, spelt as on a command line."""
+        spelt = {
+            name: name
+            if not cls.are_flags
+            else (option.metavar or name)
+            if option.argument
+            else option.spellings(name)[0]
+            for name, option, _ in cls.described()
+        }
+        lines = []
+        for problem in raw_problems(error):
+            name = str(problem.at[0]) if problem.at else ""
+            given = values.get(name)
+            for part in problem.at[1:]:
+                given = given[part] if isinstance(given, Sequence) and isinstance(part, int) else given
+            shown = "" if given is None else f" {given}"
+            lines.append(f"{spelt.get(name, name)}{shown}: {problem.text}" if name else problem.text)
+        return UsageError("\n".join(lines))

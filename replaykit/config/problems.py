@@ -22,6 +22,13 @@ _TEXTS = {
     "tuple_type": "a list is needed here",
     "string_type": "a text is needed here",
     "bool_type": "write true or false",
+    "int_parsing": "give a whole number",
+    "int_type": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_parsing": "give a number",
+    "float_type": "give a number",
+    "greater_than_equal": "give {ge} or more",
+    "less_than_equal": "give {le} or less",
 }
 
 
@@ -59,12 +66,18 @@ def problems(error: ValidationError, data: Any) -> list[Problem]:
 def raw_problems(error: ValidationError) -> list[Problem]:
     """Of an error, in the model's own terms."""
     found = []
-    for one in error.errors(include_url=False, include_input=False):
+    for one in error.errors(include_url=False):
         at, kind = one["loc"], one["type"]
         if kind == "missing":
             found.append(Problem(at[:-1], f"the key {at[-1]!r} is missing"))
         else:
             text = _TEXTS.get(kind) or one["msg"].removeprefix("Value error, ")
+            if kind == "literal_error":
+                choices = [
+                    c.strip("'") for c in str(one["ctx"]["expected"]).replace(" or ", ", ").split(", ")
+                ]
+                text = f"{one['input']!r}: choose from {', '.join(choices)}{near(str(one['input']), choices)}"
+            text = text.format(**one.get("ctx", {})) if kind in _TEXTS else text
             found.append(Problem(at, text))
     return found
 

@@ -9,14 +9,15 @@ from pydantic import ValidationError, field_validator
 
 from replaykit.attribution.patterns import read_patterns
 from replaykit.capturing.places import parse_ports
-from replaykit.config.options import Option, Port, Positive, Texts
-from replaykit.config.options import Options as OptionGroup
-from replaykit.engine.options import Options, header_rule
+from replaykit.config.kinds import Text, Texts
+from replaykit.config.options import Option, Options, Port, Positive
+from replaykit.engine.options import Options as EngineSettings
+from replaykit.engine.options import header_rule
 from replaykit.errors import UsageError
 from replaykit.units import parse_duration, parse_size
 
 
-class FilterOptions(OptionGroup):
+class FilterOptions(Options):
     """Which exchanges. Header rules are `NAME` or `NAME:REGEX`; endpoints: files of patterns."""
 
     panel: ClassVar[str] = "filters (regular expressions, RE2 syntax) and redaction"
@@ -63,13 +64,13 @@ class RedactionOptions(FilterOptions):
     redact_param: Annotated[Texts, Option("replaces the values of this query parameter by ***", "NAME")] = ()
 
 
-class ProtocolOptions(OptionGroup):
+class ProtocolOptions(Options):
     """What is read, and how."""
 
     panel: ClassVar[str] = "protocols"
 
     tls_keys: Annotated[
-        str | None, Option("key log (SSLKEYLOGFILE) to read TLS with, followed while it grows", "FILE")
+        Text | None, Option("key log (SSLKEYLOGFILE) to read TLS with, followed while it grows", "FILE")
     ] = None
     protocol: Annotated[
         Texts,
@@ -79,7 +80,7 @@ class ProtocolOptions(OptionGroup):
         ),
     ] = ()
     client_from: Annotated[
-        str | None,
+        Text | None,
         Option(
             "who the client is: x-forwarded-for, forwarded, x-real-ip, or another header; HOPS trusted proxies, counted from the right (default 1)",
             "HEADER[:HOPS]",
@@ -91,7 +92,7 @@ class ProtocolOptions(OptionGroup):
     vni: Annotated[tuple[int, ...], Option("only this VXLAN network; -N: all but this one", "N")] = ()
 
 
-class RemovedOptions(OptionGroup):
+class RemovedOptions(Options):
     """Of earlier versions: they say what became of them."""
 
     engine: Annotated[None, Option("", hidden=True)] = None
@@ -110,13 +111,13 @@ class EngineOptions(RemovedOptions):
 
     max_connections: Annotated[Positive | None, Option("connections followed at a time", "N")] = None
     max_connection_buffer: Annotated[
-        str | None, Option("out-of-order bytes kept for one connection (default 1MiB)", "SIZE")
+        Text | None, Option("out-of-order bytes kept for one connection (default 1MiB)", "SIZE")
     ] = None
-    max_buffer: Annotated[str | None, Option("bytes in all buffers (default 96MiB)", "SIZE")] = None
-    max_message: Annotated[str | None, Option("largest message written to .gor (default 16MiB)", "SIZE")] = (
+    max_buffer: Annotated[Text | None, Option("bytes in all buffers (default 96MiB)", "SIZE")] = None
+    max_message: Annotated[Text | None, Option("largest message written to .gor (default 16MiB)", "SIZE")] = (
         None
     )
-    idle_timeout: Annotated[str | None, Option("ends silent connections (default 5m)", "TIME")] = None
+    idle_timeout: Annotated[Text | None, Option("ends silent connections (default 5m)", "TIME")] = None
 
 
 class TrafficOptions(RedactionOptions, ProtocolOptions, EngineOptions):
@@ -127,7 +128,7 @@ class TrafficOptions(RedactionOptions, ProtocolOptions, EngineOptions):
         """Connections to these, `80,8000-8010`; None: to all."""
         return None
 
-    def options(self, requests: bool, responses: bool, slice_ns: int = 0) -> Options:
+    def options(self, requests: bool, responses: bool, slice_ns: int = 0) -> EngineSettings:
         """The engine's options. requests, responses: these messages are wanted. Raises UsageError."""
         bounds: dict[str, Any] = {
             "max_connections": self.max_connections,
@@ -138,7 +139,7 @@ class TrafficOptions(RedactionOptions, ProtocolOptions, EngineOptions):
             "vxlan_ports": tuple(self.vxlan_port) or None,
         }
         protocols = [name for part in self.protocol for name in part.split(",")]
-        return Options(
+        return EngineSettings(
             vxlan_vnis=tuple(self.vni),
             raw="raw" in protocols,
             protocols=tuple(name for name in protocols if name != "raw"),
@@ -165,14 +166,14 @@ class Filters(TrafficOptions):
     """Of files: names and values are those of the commands' options. Raises UsageError for what is wrong."""
 
     port: Annotated[
-        str | None, Option("only connections to these ports, e.g. 80,8000-8010", "PORTS", panel="")
+        Text | None, Option("only connections to these ports, e.g. 80,8000-8010", "PORTS", panel="")
     ] = None
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise self.refused(error) from None
+            raise self.refused(error, values) from None
 
     @property
     def only_ports(self) -> str | None:

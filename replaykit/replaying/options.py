@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar, Literal
 from replaykit.attribution.patterns import read_patterns
 from replaykit.capturing import keylog
 from replaykit.capturing.places import parse_ports
-from replaykit.config.options import Option, Options, Texts
+from replaykit.config.kinds import Text, Texts
+from replaykit.config.options import Option, Options
 from replaykit.engine.options import Options as EngineSettings
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
@@ -36,22 +37,22 @@ class ReplayOptions(Options):
             ".gor files (gzip too, globs), captures, s3://BUCKET/PREFIX or -", "FILE", argument=True, panel=""
         ),
     ]
-    to: Annotated[str, Option("http://HOST[:PORT][/PREFIX], or https", "URL", panel="")]
-    port: Annotated[str | None, Option("of captures: only connections to these ports", "PORTS", panel="")] = (
-        None
-    )
-    tls_keys: Annotated[str | None, Option("of captures: key log to read TLS with", "FILE", panel="")] = None
-    speed: Annotated[str, Option("1x as recorded (default), 2x, 50%, or max", "FACTOR", panel="pace")] = "1x"
+    to: Annotated[Text, Option("http://HOST[:PORT][/PREFIX], or https", "URL", panel="")]
+    port: Annotated[
+        Text | None, Option("of captures: only connections to these ports", "PORTS", panel="")
+    ] = None
+    tls_keys: Annotated[Text | None, Option("of captures: key log to read TLS with", "FILE", panel="")] = None
+    speed: Annotated[Text, Option("1x as recorded (default), 2x, 50%, or max", "FACTOR", panel="pace")] = "1x"
     rate: Annotated[float | None, Option("so many requests a second, evenly", "N", panel="pace")] = None
-    ramp: Annotated[str | None, Option("a rate that changes: 10-1000/60s", "FROM-TO/TIME", panel="pace")] = (
+    ramp: Annotated[Text | None, Option("a rate that changes: 10-1000/60s", "FROM-TO/TIME", panel="pace")] = (
         None
     )
-    max_wait: Annotated[str | None, Option("no pause between requests is longer", "TIME", panel="pace")] = (
+    max_wait: Annotated[Text | None, Option("no pause between requests is longer", "TIME", panel="pace")] = (
         None
     )
     loop: Annotated[int, Option("so many times; without N until stopped", "N", panel="pace", bare="0")] = 1
     limit: Annotated[int | None, Option("ends after so many requests", "N", panel="pace")] = None
-    duration: Annotated[str | None, Option("ends after so long", "TIME", panel="pace")] = None
+    duration: Annotated[Text | None, Option("ends after so long", "TIME", panel="pace")] = None
     read_depth: Annotated[int, Option("records sorted by time at once (default 100)", "N", panel="pace")] = (
         100
     )
@@ -66,12 +67,12 @@ class ReplayOptions(Options):
         ),
     ] = None
     http2: Annotated[bool, Option("speaks HTTP/2 to the target")] = False
-    timeout: Annotated[str, Option("for an answer (default 5s)", "TIME")] = "5s"
-    connect_timeout: Annotated[str, Option("for a connection (default 5s)", "TIME")] = "5s"
+    timeout: Annotated[Text, Option("for an answer (default 5s)", "TIME")] = "5s"
+    connect_timeout: Annotated[Text, Option("for a connection (default 5s)", "TIME")] = "5s"
     retries: Annotated[int, Option("of requests that failed and are idempotent (default 0)", "N")] = 0
     redirects: Annotated[int, Option("followed on the same target (default 0)", "N")] = 0
     insecure: Annotated[bool, Option("does not verify the target's certificate")] = False
-    ca: Annotated[str | None, Option("CA certificate to verify the target with", "FILE")] = None
+    ca: Annotated[Text | None, Option("CA certificate to verify the target with", "FILE")] = None
     keep_host: Annotated[
         bool, Option("keeps the recorded Host; else it is the target's", panel="requests")
     ] = False
@@ -90,7 +91,7 @@ class ReplayOptions(Options):
     ] = ()
     body: Annotated[
         Literal["exact", "json", "none"],
-        Option("how bodies are compared (default exact)", panel="comparison with the recorded answers"),
+        Option("how bodies are compared", panel="comparison with the recorded answers"),
     ] = "exact"
     ignore: Annotated[
         Texts,

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from replaykit.cli.flow import FILTERS
 from replaykit.cli.main import main
+from replaykit.pipeline.options import RedactionOptions
 from tests.mutate import write
 from tests.talk import Talk
 
@@ -111,8 +111,11 @@ def ask(command: str, kind: str, files: dict[str, str], run: Run, tmp_path: Path
         def pipeline(*options: str) -> Outcome:
             to, flow = tmp_path / f"{next(times)}.jsonl", tmp_path / "flow.yaml"
             given = {o[2:].replace("-", "_"): v for o, v in zip(options[::2], options[1::2], strict=True)}
-            filters = {n: v for n, v in given.items() if n in FILTERS}
-            source = {"files": [name], **{n: v for n, v in given.items() if n not in FILTERS}}
+            filters = {n: v for n, v in given.items() if n in RedactionOptions.model_fields}
+            source = {
+                "files": [name],
+                **{n: v for n, v in given.items() if n not in RedactionOptions.model_fields},
+            }
             declared = {"inputs": [source], "outputs": [str(to)], **({"filters": filters} if filters else {})}
             flow.write_text(json.dumps(declared))
             done = run("run", str(flow))

@@ -49,7 +49,7 @@ def _run(plain: list[str], *arguments: str, folder: Path) -> subprocess.Complete
 def test_every_command_has_its_help(plain: list[str], tmp_path: Path) -> None:
     for command in COMMANDS:
         done = _run(plain, command, "--help", folder=tmp_path)
-        assert done.returncode == 0 and "usage:" in done.stdout and not done.stderr, (command, done.stderr)
+        assert done.returncode == 0 and "Usage:" in done.stdout and not done.stderr, (command, done.stderr)
 
 
 @pytest.mark.parametrize(

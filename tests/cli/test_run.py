@@ -238,7 +238,7 @@ def test_every_ready_pipeline_is_tested_and_reads() -> None:
         ("inputs:\n  - capture: ':80'\noutputs: [a.parquet]\nmiddleware: cat\n", "no output of messages"),
         (
             "inputs:\n  - capture: ':80'\n    headers_only: true\noutputs: [a.gor]\n",
-            "headers_only cuts bodies off",
+            "inputs[0].headers_only: cuts bodies off",
         ),
         ("inputs:\n  - capture: ':80'\n  - capture: ':81'\noutputs: [a.gor]\n", "one capture a pipeline"),
         (
