@@ -59,9 +59,8 @@ soak: setup servers
 	$(BIN)/python -m tests.soak --seconds $(SOAK)
 
 # The reference of all commands, from the program itself.
-.PHONY: docs/cli.md
-docs/cli.md: setup
-	$(BIN)/python -m ci.cli_page
+pages: setup  ## docs/cli.md and the manual pages, made from the program
+	$(BIN)/python -m ci.command_pages
 
 # Side by side with GoReplay: GOREPLAY=/path/to/gor make bench
 bench: setup servers

@@ -80,6 +80,7 @@ class CaptureOptions(
         Option(
             "interface (default any) and ports: :80, eth0:80,8000-8010; vxlan://ADDRESS:4789/80 listens for mirrored traffic",
             "[IFACE]:PORT",
+            complete="places",
             argument=True,
         ),
     ]

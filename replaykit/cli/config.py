@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+from typing import Annotated, Literal
 
 from replaykit.config.files import FILES
+from replaykit.config.kinds import Text
+from replaykit.config.options import Option, Options
+from replaykit.config.schema import json_schema
 from replaykit.errors import UsageError
 from replaykit.plain import emit, out
 
@@ -15,25 +18,35 @@ EXAMPLES = (
 )
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", choices=("schema", "check"),
-        help="schema: prints the JSON Schema of a kind of file; check: whether a file is right",
-    )  # fmt: skip
-    parser.add_argument(
-        "kind", choices=tuple(FILES), help="; ".join(f"{name}: {kind.about}" for name, kind in FILES.items())
-    )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="for check: the file (YAML or JSON)")
+class ConfigOptions(Options):
+    what: Annotated[
+        Literal["schema", "check"],
+        Option(
+            "schema: prints the JSON Schema of a kind of file; check: whether a file is right",
+            "WHAT",
+            argument=True,
+        ),
+    ]
+    kind: Annotated[
+        Text,
+        Option(
+            "; ".join(f"{name}: {kind.about}" for name, kind in FILES.items()),
+            "KIND",
+            argument=True,
+            complete="kinds",
+        ),
+    ]
+    file: Annotated[Text | None, Option("for check: the file (YAML or JSON)", "FILE", argument=True)] = None
 
 
-def run(args: argparse.Namespace) -> int:
-    kind = FILES[args.kind]
+def run(args: ConfigOptions) -> int:
+    kind = FILES.get(args.kind)
+    if kind is None:
+        raise UsageError(f"config: there is no kind of file {args.kind!r}; there are {', '.join(FILES)}")
     if args.what == "schema":
         if args.file is not None:
             raise UsageError("config schema: takes a kind of file, and no file")
-        from replaykit.config.schema import json_schema  # pydantic takes a tenth of a second
-
-        emit(json.dumps(json_schema(kind.load_model()), indent=2, ensure_ascii=False))
+        emit(json.dumps(json_schema(kind.load_model()), indent=2, ensure_ascii=False) + "\n")
         return 0
     if args.file is None:
         raise UsageError(f"config check {args.kind}: name the file")

@@ -44,7 +44,9 @@ class GateOptions(InputOptions, MeasuredFiles):
     ] = None
     top: Annotated[int, Option("endpoints shown (default 10)", "N", panel="")] = 10
     threshold: Annotated[Text | None, Option("of everything", "SIZE")] = None
-    per_endpoint: Annotated[Texts, Option("of an endpoint in all", "[PATTERN=]SIZE")] = ()
+    per_endpoint: Annotated[
+        Texts, Option("of an endpoint in all", "[PATTERN=]SIZE", complete="endpoints")
+    ] = ()
     per_request: Annotated[Text | None, Option("of any one exchange", "SIZE")] = None
     max_share: Annotated[Text | None, Option("of an endpoint in the total", "PERCENT")] = None
     budget: Annotated[Texts, Option("YAML: endpoint pattern to bytes per request", "FILE")] = ()

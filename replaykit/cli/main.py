@@ -35,6 +35,7 @@ GROUPS = {
         "ship": "exchanges of files to Elasticsearch, Kafka and other stores, through a spool on disk",
         "alert": "evaluates rules and tells people: shares, growth, errors, latency, loss",
         "run": "a whole declared pipeline: inputs, filters, middleware, outputs, alerts",
+        "config": "checks files of pipelines, rules and mappings, and prints their JSON Schema for editors",
     },
     "over time": {
         "archive": "keeps an archive of Parquet in order: joins small files, deletes old ones",
@@ -69,6 +70,8 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in COMMANDS:
+            if ctx.resilient_parsing:  # a shell asks what may follow
+                return None, None, args[1:]
             raise UsageError(
                 f"there is no command {visible(args[0])!r}{near(args[0], COMMANDS)} (see replaykit --help)"
             )

@@ -41,14 +41,18 @@ class MeasureOptions(Options):
 
     measure: Annotated[
         Literal["wire", "link", "body"],
-        Option("what counts: wire (TCP payload: headers, bodies, framing), link (whole packets), body"),
+        Option(
+            "what counts: TCP payload (wire: headers, bodies, framing), whole packets (link) or bodies alone"
+        ),
     ] = "wire"
 
 
 class GroupOptions(Options):
     """What is told apart."""
 
-    by: Annotated[Text, Option("endpoint, host, client, status, ... (default endpoint)", "KEYS")] = "endpoint"
+    by: Annotated[
+        Text, Option("endpoint, host, client, status, ... (default endpoint)", "KEYS", complete="keys")
+    ] = "endpoint"
 
 
 class ExistingOptions(Options):

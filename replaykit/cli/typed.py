@@ -23,6 +23,7 @@ class Command(TyperCommand):
     """A command whose flags may stand without their value where the model says what that means."""
 
     bare: dict[str, str]
+    examples: list[str]
     other_spellings: frozenset[str]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -76,6 +77,7 @@ def command(
     made = typer.main.get_command(app)
     assert isinstance(made, Command)
     made.bare = {flag: o.bare for n, o, _ in described if o.bare is not None for flag in o.spellings(n)}
+    made.examples = list(examples)
     made.other_spellings = frozenset(flag for _, o, _ in described for flag in o.also)
     return made
 
@@ -132,8 +134,13 @@ def _for_typer(annotation: Any) -> Any:
     return str
 
 
-def _completing(complete: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
-    def fitting(incomplete: str) -> list[str]:
-        return complete(incomplete)
+def _completing(name: str) -> Callable[[typer.Context, str], list[str]]:
+    """Of `replaykit.cli.completing`, what begins so."""
+
+    def fitting(ctx: typer.Context, incomplete: str) -> list[str]:
+        from replaykit.cli import completing
+
+        found: list[str] = getattr(completing, name)(ctx.params, incomplete)
+        return [value for value in found if value.startswith(incomplete)]
 
     return fitting

@@ -34,7 +34,7 @@ TOP = 20
 
 
 class UsersOptions(ApiOptions):
-    interface: Annotated[Texts, Option("may be repeated", "NAME")] = ()
+    interface: Annotated[Texts, Option("may be repeated", "NAME", complete="interfaces")] = ()
     users: Annotated[
         Text | None,
         Option(

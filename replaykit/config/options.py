@@ -7,7 +7,7 @@ these fields (`replaykit.cli.typed`), JSON Schema takes its descriptions from th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
@@ -25,8 +25,8 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 class Option:
     """also: spellings beside the field's own, `--max-wait` of `max_wait`. only: in place of it. argument: by its place, not by a flag.
 
-    panel: where help shows it, when not with its group. bare: what the flag without a value means. complete: values that fit
-    a beginning, for the shell.
+    panel: where help shows it, when not with its group. bare: what the flag without a value means. complete: what of
+    `replaykit.cli.completing` a shell offers for its value.
     """
 
     help: str
@@ -37,7 +37,7 @@ class Option:
     panel: str | None = None
     hidden: bool = False
     bare: str | None = None
-    complete: Callable[[str], list[str]] | None = None
+    complete: str | None = None
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {**handler(schema), "description": self.help}

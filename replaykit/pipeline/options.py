@@ -77,6 +77,7 @@ class ProtocolOptions(Options):
         Option(
             "also reads these protocols by their plug-ins: redis, postgresql, ...; raw: connections are streams of bytes",
             "NAMES",
+            complete="protocols",
         ),
     ] = ()
     client_from: Annotated[

@@ -1,0 +1,71 @@
+"""Values that a shell offers: interfaces, keys of tables, protocols, and the endpoints of the files that were named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from replaykit.errors import UsageError
+
+LARGEST = 64 << 20
+"""Of a file that is read for its endpoints: nobody waits longer for a completion."""
+
+
+def interfaces(said: Mapping[str, Any], begun: str) -> list[str]:
+    """Of this machine."""
+    try:
+        return sorted(os.listdir("/sys/class/net"))
+    except OSError:
+        return []
+
+
+def places(said: Mapping[str, Any], begun: str) -> list[str]:
+    """`eth0:`, to which ports are added."""
+    return [f"{name}:" for name in ("any", *interfaces(said, begun))] if ":" not in begun else []
+
+
+def keys(said: Mapping[str, Any], begun: str) -> list[str]:
+    """Of `--by`, the last of those with commas between."""
+    from replaykit.attribution.summary import KEYS
+
+    before, comma, _ = begun.rpartition(",")
+    return [f"{before}{comma}{name}" for name in KEYS]
+
+
+def protocols(said: Mapping[str, Any], begun: str) -> list[str]:
+    from importlib.metadata import entry_points
+
+    return ["raw", *(found.name for found in entry_points(group="replaykit.protocols"))]
+
+
+def endpoints(said: Mapping[str, Any], begun: str) -> list[str]:
+    """`/users/{id}=`, of the files that the command line names, those with the most exchanges first."""
+    found: dict[str, int] = {}
+    for name in _readable(said.get("files") or ()):
+        for endpoint, count in _counted(name).items():
+            found[endpoint] = found.get(endpoint, 0) + count
+    return [f"{name}=" for name in sorted(found, key=lambda e: -found[e])]
+
+
+def _readable(names: Iterable[str]) -> list[str]:
+    return [n for n in names if Path(n).is_file() and Path(n).stat().st_size <= LARGEST]
+
+
+def _counted(name: str) -> dict[str, int]:
+    """Endpoints of a file; nothing where it cannot be read: who runs the command is told."""
+    from replaykit.api import read
+
+    try:
+        column = read(name).exchanges["endpoint"]
+    except UsageError:
+        return {}
+    return {row["values"]: row["counts"] for row in column.value_counts().to_pylist() if row["values"]}
+
+
+def kinds(said: Mapping[str, Any], begun: str) -> list[str]:
+    """Of files that `replaykit config` knows."""
+    from replaykit.config.files import FILES
+
+    return list(FILES)
