@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, GetJsonSchemaHandler, ValidationError
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, ValidationError
 
 from replaykit.config.kinds import Section
 from replaykit.config.problems import raw_problems
@@ -50,6 +50,7 @@ class Option:
 class Options(Section):
     """A group of options. panel: its title in help; "": among the first ones."""
 
+    model_config = ConfigDict(defer_build=True)  # most are only looked at
     panel: ClassVar[str] = ""
     are_flags: ClassVar[bool] = True
     """Whether errors spell them as a command line does, or as the keys of a file."""
