@@ -35,6 +35,16 @@ def _loaded(place: str) -> Any:
 
 
 FILES = {
+    "alerts": FileKind(
+        "alert rules over traffic, for `replaykit alert` and `--alerts`",
+        "replaykit.rules.alerts_file:AlertsFile",
+        "replaykit.rules.alerts:read_rules",
+    ),
+    "rules": FileKind(
+        "rules over the ledger, for `--rules`",
+        "replaykit.rules.limits_file:LimitsFile",
+        "replaykit.rules.limits:read_rules",
+    ),
     "forward": FileKind(
         "mappings and clients, for `replaykit forward --config`",
         "replaykit.vantages.forwarder.config:ForwardFile",

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from replaykit.config.places import Problem
-from replaykit.config.problems import all_wrong, near, raw_problems, unknown, wrong
+from replaykit.config.problems import all_wrong, missing, near, nearest, raw_problems, unknown, wrong
 from replaykit.config.reading import Spelt
 from replaykit.errors import UsageError
 from replaykit.units import parse_duration, parse_size
@@ -55,20 +55,20 @@ class Section(BaseModel):
         if not isinstance(given, Mapping):
             raise wrong("keys and values are needed here")
         known = cls.known()
-        strict = cls.model_config.get("extra") == "forbid"
-        found = [Problem((n,), unknown(n, known)) for n in given if strict and n not in known]
-        empty = {n for n, v in given.items() if v is None and n in known}
+        strange = [n for n in given if n not in known] if cls.model_config.get("extra") == "forbid" else []
+        empty = [n for n, v in given.items() if v is None and n in known]
+        found = [Problem((n,), unknown(n, known)) for n in strange]
         found += [Problem((n,), "a value is needed here") for n in empty]
-        left = {n: v for n, v in given.items() if n not in empty and (not strict or n in known)}
-        made = None
         try:
-            made = handler(left)
+            made = handler({n: v for n, v in given.items() if n not in empty and n not in strange})
         except ValidationError as error:
-            absent = {f"the key {n!r} is missing" for n in empty}
-            found += [p for p in raw_problems(error) if p.at or p.text not in absent]
-        if made is not None:
+            meant = {missing(n) for n in (*empty, *(nearest(n, known) for n in strange))}
+            raise all_wrong(
+                [*found, *(p for p in raw_problems(error) if p.at or p.text not in meant)]
+            ) from None
+        if not found:  # what else is wrong may come of it
             found += made.disagreements()
-        if found or made is None:
+        if found:
             raise all_wrong(found)
         return made
 
@@ -79,7 +79,7 @@ class Open(Section):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """A value of one kind: what makes it of what was written (raising UsageError or `wrong`), and its JSON Schema."""
 
@@ -101,7 +101,7 @@ class Kind:
             raise wrong(str(error)) from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ByOthers:
     """A value whose kind depends on the keys before it, which `read` is given as they were understood."""
 

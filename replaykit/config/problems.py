@@ -40,10 +40,20 @@ def wrong_at(text: str, *at: str | int) -> ValidationError:
     return all_wrong([Problem(at, text)])
 
 
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What was probably meant; nothing where nothing is like it."""
+    return next(iter(difflib.get_close_matches(name, known, 1)), "")
+
+
 def near(name: str, known: Sequence[str]) -> str:
     """` (did you mean …?)`, or nothing."""
-    found = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {found[0]}?)" if found else ""
+    found = nearest(name, known)
+    return f" (did you mean {found}?)" if found else ""
+
+
+def missing(name: str) -> str:
+    """Of a key that must be there."""
+    return f"the key {name!r} is missing"
 
 
 def unknown(name: str, known: Sequence[str]) -> str:
@@ -62,7 +72,7 @@ def raw_problems(error: ValidationError) -> list[Problem]:
     for one in error.errors(include_url=False, include_input=False):
         at, kind = one["loc"], one["type"]
         if kind == "missing":
-            found.append(Problem(at[:-1], f"the key {at[-1]!r} is missing"))
+            found.append(Problem(at[:-1], missing(str(at[-1]))))
         else:
             text = _TEXTS.get(kind) or one["msg"].removeprefix("Value error, ")
             found.append(Problem(at, text))

@@ -42,7 +42,9 @@ def _written(schema: Any) -> Any:
             out[name] = _written(out[name])
     for name in _SEVERAL:
         if name in out:
-            out[name] = [_written(s) for s in out[name]]
+            out[name] = [_written(s) for s in out[name] if s != {"type": "null"}]
+    if len(out.get("anyOf", ())) == 1:  # what need not be there; but what is there has a value
+        out = {**out.pop("anyOf")[0], **out}
     return _or_variable(out) if _is_narrow(out) else out
 
 

@@ -18,7 +18,8 @@ from replaykit.config.declared import Section, parse
 from replaykit.errors import UsageError
 from replaykit.ledger.cleanup import Retention
 from replaykit.ledger.selection import Selection
-from replaykit.rules.limits import Action, Rule, Threshold
+from replaykit.rules.actions import Action
+from replaykit.rules.limits import Rule, Threshold
 
 GIB = 1 << 30
 MIB = 1 << 20
