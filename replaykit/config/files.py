@@ -40,6 +40,11 @@ FILES = {
         "replaykit.rules.alerts_file:AlertsFile",
         "replaykit.rules.alerts:read_rules",
     ),
+    "machines": FileKind(
+        "the hypervisor and its rules, for `replaykit machines -config`",
+        "replaykit.vantages.hypervisor.config_file:MachinesFile",
+        "replaykit.vantages.hypervisor.config:read_config",
+    ),
     "rules": FileKind(
         "rules over the ledger, for `--rules`",
         "replaykit.rules.limits_file:LimitsFile",

@@ -33,7 +33,9 @@ def _written(schema: Any) -> Any:
     """A schema and all that it is made of, without what is only of Python."""
     if not isinstance(schema, dict):
         return schema
-    out = {k: v for k, v in schema.items() if k != "title" and (k != "default" or v is not None)}
+    out = {k: v for k, v in schema.items() if k != "title"}
+    if "pattern" in out or not isinstance(out.get("default"), str | int | float):  # not as one would write it
+        out.pop("default", None)
     for name in ("properties", "patternProperties"):
         if name in out:
             out[name] = {n: _written(s) for n, s in out[name].items()}

@@ -121,14 +121,15 @@ def _rules(document: Document) -> Rules:
     from replaykit.rules.notifiers import settings
 
     found = document.checked(AlertsFile)
-    rules = [_rule(one, found.time_zone) for one in found.rules]
-    return Rules(rules, settings(found.notify), found.time_zone, max(found.interval, 1.0))
+    zone = found.time_zone or UTC
+    rules = [_rule(one, zone) for one in found.rules]
+    return Rules(rules, settings(found.notify), zone, max(found.interval, 1.0))
 
 
 def _rule(one: AlertRule, zone: tzinfo) -> Rule:
     growth = None if one.growth is None else Growth(one.growth.than, one.growth.by)
     return Rule(
-        one.name, one.metric, one.by, one.where, one.window, one.above, one.share, growth, one.at_least, one.held, one.recover,
+        one.name, one.metric, one.by, one.where.patterns(), one.window, one.above, one.share, growth, one.at_least, one.held, one.recover,
         one.recover_for, tuple(_silence(each, zone) for each in one.silence), one.notify, one.change.settings(), one.severity,
         one.enabled,
     )  # fmt: skip

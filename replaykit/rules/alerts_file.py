@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, time, tzinfo
+from datetime import datetime, time, tzinfo
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -36,9 +36,6 @@ from replaykit.rules.notifiers import Notifiers
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _AMOUNT = {"type": ["string", "number"], "examples": ["500MB", "500ms", "5%", 1000]}
-_TEXTS = {
-    "anyOf": [{"type": ["string", "number"]}, {"type": "array", "items": {"type": ["string", "number"]}}]
-}
 
 
 def _amount(given: Any, before: Mapping[str, Any]) -> float:
@@ -55,7 +52,9 @@ def _amount(given: Any, before: Mapping[str, Any]) -> float:
 
 def _recovery(given: Any, before: Mapping[str, Any]) -> float:
     """A share where the rule is one of a share or of growth."""
-    relative = before.get("share") is not None or before.get("growth") is not None
+    if not {"share", "growth"} <= set(before):  # one of them is wrong, which is said
+        return 0.0
+    relative = before["share"] is not None or before["growth"] is not None
     return as_share(given) if relative else _amount(given, before)
 
 
@@ -98,12 +97,6 @@ def _pattern(given: Any) -> str:
     return text
 
 
-def _group(given: Any) -> str:
-    if given not in GROUPS:
-        raise wrong(f"choose from {', '.join(GROUPS)}")
-    return str(given)
-
-
 def _moment(given: Any) -> time | datetime:
     text = as_text(given)
     for read in (time.fromisoformat, datetime.fromisoformat):
@@ -128,12 +121,24 @@ Recovery = Annotated[float, ByOthers(_recovery, _AMOUNT)]
 Window = Annotated[float, Kind(_window, DURATION_SCHEMA)]
 PartOfAll = Annotated[float, Kind(as_share, SHARE_SCHEMA)]
 Pattern = Annotated[str, Kind(_pattern, {"type": ["string", "number"]})]
-Group = Annotated[str, Kind(_group, {"enum": list(GROUPS)})]
 Moment = Annotated[
     time | datetime, Kind(_moment, {"type": "string", "examples": ["22:00", "2026-11-25T08:00"]})
 ]
 Day = Annotated[int, Kind(_day, {"enum": list(_DAYS)})]
 Zone = Annotated[tzinfo, Kind(_zone, {"type": "string", "examples": ["Europe/Berlin", "UTC"]})]
+
+
+class Where(Section):
+    """Which traffic is meant: globs, `~` before a regular expression, `!` before what is not meant."""
+
+    endpoint: Many[Pattern] = Field((), description="Such as /api/* or !/api/export")
+    host: Many[Pattern] = Field((), description="Such as *.example.org")
+    method: Many[Pattern] = Field((), description="Such as POST")
+    status: Many[Pattern] = Field((), description="Such as 404 or 5xx")
+
+    def patterns(self) -> dict[str, tuple[str, ...]]:
+        """What was given, by group."""
+        return {name: getattr(self, name) for name in GROUPS if name in self.model_fields_set}
 
 
 class Grown(Section):
@@ -188,10 +193,8 @@ class AlertRule(Section):
     name: Text = Field(description="Its own among all rules")
     metric: Annotated[str, one_of(METRICS)] = Field(description="What is watched")
     by: Annotated[str, one_of(GROUPS)] | None = Field(None, description="Judged apart for each of these")
-    where: dict[Group, Many[Pattern]] = Field(
-        {}, description="Only of these: globs, ~ before a regular expression, ! before what is not meant"
-    )
-    window: Window = Field(300.0, description="The time that is looked at, which slides")
+    where: Where = Field(Where(), description="Only of these endpoints, hosts, methods or statuses")
+    window: Window = Field(300.0, description="The time that is looked at, which slides; default: 5m")
     above: Amount | None = Field(None, description="Too much is more than this, in the metric's unit")
     share: PartOfAll | None = Field(
         None, description="Too much is more than this share of the whole; needs `by`"
@@ -219,15 +222,15 @@ class AlertRule(Section):
         relative = self.share is not None or self.growth is not None
         if relative and self.metric not in (*BYTES, *COUNTS):
             yield Problem((), f"share and growth are of sums, not of {self.metric}")
-        if self.metric == "loss" and (self.by or self.where):
+        if self.metric == "loss" and (self.by or self.where.patterns()):
             yield Problem((), "loss is the kernel's: it knows neither `by` nor `where`")
 
 
 class AlertsFile(Section):
     """Alert rules: what is watched, when it is too much, and who is told."""
 
-    time_zone: Zone = Field(UTC, description="Of silences; default: UTC")
-    interval: Duration = Field(60.0, description="How often rules are judged")
+    time_zone: Zone | None = Field(None, description="Of silences; default: UTC")
+    interval: Duration = Field(60.0, description="How often rules are judged; default: 1m")
     notify: Notifiers = Field({}, description="Who can be told, by names of your own")
     rules: Many[AlertRule] = Field(description="The rules")
 

@@ -209,7 +209,7 @@ class LimitsFile(Section):
     """Rules over the ledger: who may use how much, and what happens then."""
 
     notify: Notifiers = Field({}, description="Who can be told, by names of your own")
-    interval: Duration = Field(10.0, description="How often rules are judged")
+    interval: Duration = Field(10.0, description="How often rules are judged; default: 10s")
     rules: Many[LimitRule] = Field(description="The rules")
 
     def disagreements(self) -> Iterator[Problem]:
