@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -38,6 +38,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
+    empty_is_absent: ClassVar[bool] = False
+    """Whether a key without a value is as good as none; else it was forgotten."""
+
     def disagreements(self) -> Iterator[Problem]:
         """What is wrong with values that are each right by themselves."""
         yield from ()
@@ -58,7 +61,7 @@ class Section(BaseModel):
         strange = [n for n in given if n not in known] if cls.model_config.get("extra") == "forbid" else []
         empty = [n for n, v in given.items() if v is None and n in known]
         found = [Problem((n,), unknown(n, known)) for n in strange]
-        found += [Problem((n,), "a value is needed here") for n in empty]
+        found += [Problem((n,), "a value is needed here") for n in empty if not cls.empty_is_absent]
         try:
             made = handler({n: v for n, v in given.items() if n not in empty and n not in strange})
         except ValidationError as error:

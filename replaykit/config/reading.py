@@ -59,8 +59,10 @@ def read_text(path: str | Path) -> str:
     """A file's whole text. Raises UsageError."""
     try:
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: cannot be read: it is not UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 def read(path: str | Path, model: type[Model]) -> Model:
@@ -81,10 +83,10 @@ def load(path: str | Path) -> Document:
 class Document:
     """A text's values, as lists, mappings and scalars, and the line of each. Raises UsageError where it is no YAML."""
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, loader: type[Any] = yaml.SafeLoader) -> None:
         self.file = file
         try:
-            node = yaml.compose(text, yaml.SafeLoader)
+            node = yaml.compose(text, loader)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise UsageError(f"{file}:{line}: not YAML: {error.problem}") from None
@@ -106,8 +108,11 @@ class Document:
         said = f"{self.file}:{self.line(problem.at)}: {path + ': ' if path else ''}{problem.text}"
         return said.replace("\n", "\\n")  # one line each, whatever was written
 
-    def checked(self, model: type[Model]) -> Model:
-        """The values as the model has them. Raises UsageError that tells everything that is wrong, by line."""
+    def checked(self, model: type[Model], values: Any = None) -> Model:
+        """The values as the model has them. Raises UsageError that tells everything that is wrong, by line.
+
+        values: in place of the text's own, where the model has them somewhere else.
+        """
         from pydantic import ValidationError  # a tenth of a second, only where a file is read
 
         from replaykit.config.problems import problems
@@ -116,7 +121,7 @@ class Document:
         said = {p.at for p in wrong}
         found = None
         try:
-            found = model.model_validate(self.data)
+            found = model.model_validate(self.data if values is None else values)
         except ValidationError as error:
             wrong += [p for p in problems(error, self.data) if p.at not in said]
         if wrong or found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -169,8 +170,11 @@ def test_one_line_of_what_is_wrong(text: str, said: str) -> None:
     assert line.startswith(said), line
 
 
-def test_files_that_cannot_be_read(tmp_path: object) -> None:
-    with pytest.raises(UsageError, match=r"^/nowhere.yaml: cannot be read: No such file or directory$"):
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"m\.yaml: cannot be read: it is not UTF-8$"):
+        read(tmp_path / "m.yaml", Menu)
+    with pytest.raises(UsageError, match=r"^/nowhere.yaml: cannot be read: no such file or directory$"):
         read("/nowhere.yaml", Menu)
 
 
