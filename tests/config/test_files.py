@@ -22,6 +22,7 @@ from replaykit.errors import UsageError
 ROOT = Path(__file__).parents[2]
 BLOCKS = {
     "alerts.md": ["alerts"],
+    "configuration.md": ["rules"],
     "forward.md": ["forward"],
     "gate.md": ["gate"],
     "machines.md": ["machines"],
