@@ -14,7 +14,7 @@ class BudgetsFile(Open):
     """Bytes per request, by endpoint or pattern of endpoints: a line each, at the top or under `endpoints`."""
 
     model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra={"minProperties": 1})
-    __pydantic_extra__: dict[str, Size] = Field(init=False)
+    __pydantic_extra__: dict[str, Size]
 
     endpoints: dict[str, Size] = Field({}, description="The lines, in place of lines at the top")
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from replaykit.config.files import FILES
 from replaykit.errors import UsageError
-from replaykit.plain import emit, out
+from replaykit.plain import emit, json_text, out
 
 EXAMPLES = (
     "replaykit config schema rules > rules.schema.json",
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("config schema: takes a kind of file, and no file")
         from replaykit.config.schema import json_schema  # pydantic takes a tenth of a second
 
-        emit(json.dumps(json_schema(kind.load_model()), indent=2, ensure_ascii=False))
+        emit(json_text(json_schema(kind.load_model()), 2) + "\n")
         return 0
     if args.file is None:
         raise UsageError(f"config check {args.kind}: name the file")

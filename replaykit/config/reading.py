@@ -27,6 +27,10 @@ Model = TypeVar("Model", bound="BaseModel")
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
+MOST_LINES = 50
+"""So much that is wrong is told; a file that is worse is another kind of file."""
+_MOST_REPEATED = 100_000
+
 
 class Spelt:
     """A number that remembers how it was written: `007` as a text is no 7."""
@@ -85,15 +89,17 @@ class Document:
 
     def __init__(self, text: str, file: str, loader: type[Any] = yaml.SafeLoader) -> None:
         self.file = file
+        builder = _Builder()
         try:
             node = yaml.compose(text, loader)
+            self.data = None if node is None else builder.value(node, ())
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise UsageError(f"{file}:{line}: not YAML: {error.problem}") from None
         except yaml.YAMLError as error:
             raise UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-        builder = _Builder()
-        self.data = None if node is None else builder.value(node, ())
+        except RecursionError:
+            raise UsageError(f"{file}: lists and mappings stand in each other too deeply") from None
         self._lines, self._problems = builder.lines, builder.problems
 
     def line(self, at: Location) -> int:
@@ -131,7 +137,10 @@ class Document:
     def refused(self, found: Sequence[Problem]) -> UsageErrors:
         """All of them, by line."""
         ordered = sorted(found, key=lambda p: self.line(p.at))
-        return UsageErrors(list(dict.fromkeys(map(self.told, ordered))))
+        said = list(dict.fromkeys(map(self.told, ordered)))
+        if len(said) > MOST_LINES:
+            said[MOST_LINES:] = [f"{self.file}: and {len(said) - MOST_LINES:,} more"]
+        return UsageErrors(said)
 
 
 def made(values: Any, model: type[Model]) -> Model:
@@ -154,6 +163,8 @@ class _Builder:
         self.lines: dict[Location, int] = {}
         self.problems: list[Problem] = []
         self._open: set[int] = set()
+        self._known: set[int] = set()
+        self._repeated = 0
         self._constructor, self._resolver = SafeConstructor(), Resolver()
 
     def value(self, node: yaml.Node, at: Location) -> Any:
@@ -162,6 +173,12 @@ class _Builder:
             return self._scalar(node, at)
         if id(node) in self._open:
             return self._wrong(at, "this refers to what it is itself a part of")
+        self._repeated += id(node) in self._known
+        if (
+            self._repeated > _MOST_REPEATED
+        ):  # a few lines of references to references can stand for any number
+            raise yaml.YAMLError("too much is referred to again and again")
+        self._known.add(id(node))
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):

@@ -29,6 +29,8 @@ from replaykit.config.places import Problem
 from replaykit.config.reading import Document, made, parse, read
 from replaykit.errors import UsageError
 
+REPEATED = "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 8)}]\n" for n in range(8))
+
 
 class Dish(Section):
     name: Text = Field(description="What it is called")
@@ -158,6 +160,8 @@ def test_what_only_follows_from_something_wrong_is_not_told() -> None:
         ("dishes:\n", "m.yaml:1: dishes: a value is needed here"),
         ("dishes: []\nprices: 7\n", "m.yaml:2: prices: keys and values are needed here"),
         ("dishes: &a [*a]", "m.yaml:1: dishes[0]: this refers to what it is itself a part of"),
+        (f"a0: &a0 [x]\n{REPEATED}", "m.yaml: not YAML: too much is referred to again and again"),
+        ("[" * 5000, "m.yaml: lists and mappings stand in each other too deeply"),
         ("dishes: {name: !other x}", "m.yaml:1: dishes.name: the tag !other is not known here"),
         ("dishes: {name: 2026-99-99}\nx: 1", "m.yaml:2: x: this key is not known here"),
         ("dishes: {[a]: b, name: c}", "m.yaml:1: dishes: a key is one word or text"),
@@ -168,6 +172,11 @@ def test_what_only_follows_from_something_wrong_is_not_told() -> None:
 def test_one_line_of_what_is_wrong(text: str, said: str) -> None:
     (line,) = errors(text)
     assert line.startswith(said), line
+
+
+def test_a_file_that_is_all_wrong_is_told_in_part() -> None:
+    said = errors("".join(f"key{n}: 1\n" for n in range(1000)))
+    assert len(said) == 51 and said[-1] == "m.yaml: and 951 more"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class UserMap:
                 self.users = self._read()
                 self.trouble = ""
         except UsageError as error:
-            self.trouble = f"users not changed: {error}"
+            self.trouble = f"users not changed: {'; '.join(error.lines)}"
         return self.users
 
     def _stale(self) -> bool:
