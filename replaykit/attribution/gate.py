@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from replaykit.attribution.measured import Endpoint, Measured
+from replaykit.config.reading import read
 from replaykit.errors import UsageError
 from replaykit.units import parse_size, show_size
 
@@ -173,28 +174,9 @@ def _each(
 
 def read_budgets(path: str) -> list[tuple[str, int]]:
     """YAML: endpoint pattern to bytes per request. Raises UsageError."""
-    import yaml
+    from replaykit.attribution.budget_file import BudgetsFile  # pydantic takes a tenth of a second
 
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = yaml.safe_load(file)
-    except OSError as error:
-        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no readable YAML: {' '.join(str(error).split())}") from None
-    if isinstance(found, Mapping) and set(found) == {"endpoints"}:
-        found = found["endpoints"]
-    if not isinstance(found, Mapping) or not found:
-        raise UsageError(f"{path}: write a line for each endpoint: '/users/{{id}}': 20kB")
-    out = []
-    for pattern, limit in found.items():
-        if not isinstance(limit, int | str) or isinstance(limit, bool):
-            raise UsageError(f"{path}: {pattern}: {limit!r} is no size: write 20kB")
-        try:
-            out.append((str(pattern), parse_size(str(limit))))
-        except UsageError as error:
-            raise UsageError(f"{path}: {pattern}: {error}") from None
-    return out
+    return read(path, BudgetsFile).budgets
 
 
 def percent(flag: str, text: str | None, most: float = float("inf")) -> float | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from replaykit.archive.partitions import parse_time
 from replaykit.attribution.anomalies import Detector, forecast
 from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options
+from replaykit.config.options import Option, Options, Whole
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
 from replaykit.rules.sources import HOUR_NS, ElasticSource, ParquetSource, open_source
@@ -32,8 +32,8 @@ class AnomaliesOptions(Options):
         ),
     ]
     by: Annotated[Literal["endpoint", "host", "method", "status"], Option("what is judged")] = "endpoint"
-    top: Annotated[int, Option("only those with the most bytes (default 20)", "N")] = 20
-    days: Annotated[int, Option("of the past to learn from (default 28, at least 3)", "N")] = 28
+    top: Annotated[Whole, Option("only those with the most bytes (default 20)", "N")] = 20
+    days: Annotated[Whole, Option("of the past to learn from (default 28, at least 3)", "N")] = 28
     judge: Annotated[Text, Option("so much before --until is judged (default 24h)", "TIME")] = "24h"
     until: Annotated[Text, Option("default now", "TIME")] = "now"
     step: Annotated[Text, Option("default 5m", "TIME")] = "5m"

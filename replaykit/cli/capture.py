@@ -25,7 +25,7 @@ from replaykit.cli.options import GroupOptions, MeasureOptions, OutputOptions, Q
 from replaykit.cli.rewrites import RewriteOptions
 from replaykit.cli.watching import LiveAlerts
 from replaykit.config.kinds import Share, Text, Texts
-from replaykit.config.options import Option, Options
+from replaykit.config.options import Option, Options, Whole
 from replaykit.engine.options import Options as EngineSettings
 from replaykit.errors import UsageError
 from replaykit.outputs.output import load_outputs, open_output
@@ -67,7 +67,7 @@ class KernelOptions(Options):
         bool, Option("the kernel cuts bodies off; their sizes come from TCP and framing")
     ] = False
     buffer_size: Annotated[Text, Option("of each ring (default 128MiB)", "SIZE")] = "128MiB"
-    workers: Annotated[int | None, Option("threads that share the connections (default 1)", "N")] = None
+    workers: Annotated[Whole | None, Option("threads that share the connections (default 1)", "N")] = None
     tunnels: Annotated[bool, Option("also looks into VXLAN, GRE, Geneve, MPLS, GTP-U, IP in IP")] = False
     user: Annotated[Text | None, Option("becomes this user once the sockets are open", "NAME")] = None
 
@@ -84,7 +84,7 @@ class CaptureOptions(
             argument=True,
         ),
     ]
-    top: Annotated[int, Option("rows of the table, the rest as (other)", "N")] = 20
+    top: Annotated[Whole, Option("rows of the table, the rest as (other)", "N")] = 20
     stats: Annotated[bool, Option("JSON lines on standard output instead of the table")] = False
     interval: Annotated[Text, Option("between refreshes of table or stats (default 1s)", "TIME")] = "1s"
     duration: Annotated[Text | None, Option("ends by itself after so long", "TIME")] = None

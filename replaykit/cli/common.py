@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 
 import pyarrow as pa
 
@@ -37,7 +38,7 @@ def outputs_fit(args: OutputOptions, targets: Sequence[str]) -> None:
     """What is said of outputs has an output that follows it. Raises UsageError."""
     local = [t for t in targets if "://" not in t]
     gor = any(t.endswith((".gor", ".gor.gz")) for t in local)
-    of_messages = ["prettify", "no_responses", *RewriteOptions.model_fields]
+    of_messages = ["prettify", "no_responses", *(f.name for f in fields(RewriteOptions))]
     for names, there, what in (
         (of_messages, gor, "a .gor output"),
         (
@@ -102,7 +103,7 @@ _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "allow_header", "disallow_header", "redact", "tls_keys", "client_from", "protocol", "vxlan_port", "vni", "max_connections",
             "max_connection_buffer", "max_buffer", "max_message", "idle_timeout", "workers", "decode", "prettify", "savings",
-            *RewriteOptions.model_fields,
+            *(f.name for f in fields(RewriteOptions)),
         ),
     ),
     "gor": (

@@ -9,7 +9,7 @@ from replaykit.attribution.measured import fold
 from replaykit.cli import common
 from replaykit.cli.gate import MeasuredFiles, read
 from replaykit.config.kinds import Text
-from replaykit.config.options import Option
+from replaykit.config.options import Option, Whole
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
 from replaykit.reporting.render import records_as_csv
@@ -24,7 +24,7 @@ EXAMPLES = (
 class DiffOptions(MeasuredFiles):
     before: Annotated[Text, Option(".pcap, .pcapng (.gz, .zst), .gor or .parquet", "BEFORE", argument=True)]
     after: Annotated[Text, Option("", "AFTER", argument=True)]
-    top: Annotated[int, Option("rows shown; 0: all (default 20)", "N")] = 20
+    top: Annotated[Whole, Option("rows shown; 0: all (default 20)", "N")] = 20
     format: Annotated[Literal["table", "json", "csv"], Option("")] = "table"
 
 

@@ -11,7 +11,7 @@ from replaykit.atomic_files import write_whole
 from replaykit.cli.ledgers import open_ledger, selection
 from replaykit.cli.options import LedgerOptions, SelectionOptions
 from replaykit.config.kinds import Text
-from replaykit.config.options import Option
+from replaykit.config.options import Option, Whole
 from replaykit.errors import UsageError
 from replaykit.plain import say
 
@@ -36,7 +36,7 @@ class ExportOptions(LedgerOptions, SelectionOptions):
     until: Annotated[Text | None, Option("default: now", "TIME")] = None
     by: Annotated[Text, Option("subject (default), all, or label:NAME", "WHAT")] = "subject"
     direction: Annotated[Literal["both", "rx", "tx"], Option("what total and share are of")] = "both"
-    top: Annotated[int | None, Option("only the N largest of each bucket", "N")] = None
+    top: Annotated[Whole | None, Option("only the N largest of each bucket", "N")] = None
     format: Annotated[Literal["table", "json", "csv", "html", "png"], Option("", panel="result")] = "table"
     output: Annotated[Text | None, Option("default: standard output", "FILE", panel="result")] = None
     dark: Annotated[bool, Option("html and png: light on dark", panel="result")] = False

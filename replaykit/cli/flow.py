@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Tag
 
@@ -14,9 +14,10 @@ from replaykit.cli.capture import CaptureOptions, KernelOptions, settings_of
 from replaykit.cli.options import InputOptions, QuietOptions
 from replaykit.cli.rewrites import RewriteOptions
 from replaykit.config.kinds import Duration, Flag, Many, Number, Size, Text, Texts
-from replaykit.config.options import Option, Options
+from replaykit.config.options import Option, section
 from replaykit.config.places import Location, Problem
 from replaykit.config.reading import Document, load
+from replaykit.config.sections import Section
 from replaykit.errors import UsageError
 from replaykit.outputs.output import Rotation
 from replaykit.pipeline.options import EngineOptions, Filters, ProtocolOptions, RedactionOptions
@@ -28,13 +29,25 @@ class FileOptions(InputOptions, Filters, RewriteOptions, QuietOptions):
     are_flags: ClassVar[bool] = False
 
 
-class CaptureInput(KernelOptions, ProtocolOptions, EngineOptions):
+if TYPE_CHECKING:
+
+    class _CaptureSection(Section):
+        headers_only: bool = False
+
+    class _FilterSection(Section):
+        pass
+else:
+    _CaptureSection = section(KernelOptions, ProtocolOptions, EngineOptions)
+    _FilterSection = section(RedactionOptions, RewriteOptions)
+
+
+class CaptureInput(_CaptureSection):
     """A live capture."""
 
     capture: Annotated[Texts, Option("places, as `replaykit capture` takes them: :80, eth0:80,8000-8010")]
 
 
-class FilesInput(Options):
+class FilesInput(Section):
     """Files: captures, .gor, Parquet."""
 
     files: Annotated[Texts, Option("as `replaykit exchanges` takes them")]
@@ -47,11 +60,11 @@ class FilesInput(Options):
     speed: Annotated[Number | None, Option("messages at their own pace, so many times as fast")] = None
 
 
-class FilterSection(RedactionOptions, RewriteOptions):
+class FilterSection(_FilterSection):
     """What of it, and what is done to it on the way."""
 
 
-class OutputSection(Options):
+class OutputSection(Section):
     """An output, and what is said of files there."""
 
     to: Annotated[
@@ -66,14 +79,14 @@ class OutputSection(Options):
 
 
 def _kind_of_input(given: Any) -> str | None:
-    if isinstance(given, Options):
+    if isinstance(given, Section):
         return "live input" if isinstance(given, CaptureInput) else "files input"
     found = {"capture", "files"} & set(given) if isinstance(given, Mapping) else set()
     return {"capture": "live input", "files": "files input"}[found.pop()] if len(found) == 1 else None
 
 
 def _kind_of_output(given: Any) -> str:
-    return "output section" if isinstance(given, Mapping | Options) else "output place"
+    return "output section" if isinstance(given, Mapping | Section) else "output place"
 
 
 Input = Annotated[
@@ -90,7 +103,7 @@ Output = Annotated[
 ]
 
 
-class PipelineFile(Options):
+class PipelineFile(Section):
     """A pipeline as it is declared."""
 
     inputs: Annotated[Many[Input], Option("where traffic comes from")]
@@ -212,7 +225,7 @@ def _source(one: CaptureInput | FilesInput, filters: FilterSection, at: Location
     return Source(args, at, one.speed)
 
 
-def _given(options: Options) -> dict[str, Any]:
+def _given(options: Section) -> dict[str, Any]:
     return {name: getattr(options, name) for name in options.model_fields_set}
 
 

@@ -13,7 +13,7 @@ from replaykit.attribution.measured import Measured, columns, fold, measured
 from replaykit.cli import common
 from replaykit.cli.options import InputOptions, MeasureOptions, QuietOptions
 from replaykit.config.kinds import Text, Texts
-from replaykit.config.options import Option
+from replaykit.config.options import Option, Whole
 from replaykit.errors import UsageError
 from replaykit.pipeline.options import Filters
 from replaykit.plain import emit, say
@@ -42,7 +42,7 @@ class GateOptions(InputOptions, MeasuredFiles):
     summary: Annotated[
         Text | None, Option("appends a Markdown summary, e.g. $GITHUB_STEP_SUMMARY", "FILE", panel="")
     ] = None
-    top: Annotated[int, Option("endpoints shown (default 10)", "N", panel="")] = 10
+    top: Annotated[Whole, Option("endpoints shown (default 10)", "N", panel="")] = 10
     threshold: Annotated[Text | None, Option("of everything", "SIZE")] = None
     per_endpoint: Annotated[
         Texts, Option("of an endpoint in all", "[PATTERN=]SIZE", complete="endpoints")

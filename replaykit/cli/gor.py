@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ class Gor:
     def _rules(self) -> Rules:
         f = self.f
         chosen = rewrites.RewriteOptions.of(
-            {name: getattr(f, f"http_{name}") for name in rewrites.RewriteOptions.model_fields}
+            {name: getattr(f, f"http_{name}") for name in (f.name for f in fields(rewrites.RewriteOptions))}
         )
         filters = FilterOptions.of({
             "allow_header": f.http_allow_header, "disallow_header": f.http_disallow_header, "allow_method": f.http_allow_method,

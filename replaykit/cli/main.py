@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from replaykit import __version__, extras
 from replaykit.cli import sparing
-from replaykit.cli.typed import Command, Interrupted
+from replaykit.cli.typed import Command, Interrupted, as_given
 from replaykit.cli.typed import command as typed_command
 from replaykit.errors import UsageError
 from replaykit.plain import discard_output, emit, say, visible
@@ -107,7 +107,9 @@ def program() -> Any:
         cls=_Commands, rich_markup_mode="rich", no_args_is_help=False, invoke_without_command=True
     )
     app.callback()(_root)
-    return typer.main.get_command(app)
+    made = typer.main.get_command(app)
+    as_given(made.params)
+    return made
 
 
 def near(wrong: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from replaykit.attribution.summary import MEASURES, Summary, columns, parse_keys
 from replaykit.cli import common
 from replaykit.cli.options import GroupOptions, InputOptions, MeasureOptions, QuietOptions
 from replaykit.config.kinds import Text
-from replaykit.config.options import Option
+from replaykit.config.options import Option, Whole
 from replaykit.errors import UsageError
 from replaykit.pipeline import reading
 from replaykit.pipeline.options import Filters
@@ -31,7 +31,7 @@ EXAMPLES = (
 
 
 class ReportOptions(InputOptions, MeasureOptions, GroupOptions, Filters, QuietOptions):
-    top: Annotated[int, Option("rows shown, the rest as (other); 0: all", "N")] = 20
+    top: Annotated[Whole, Option("rows shown, the rest as (other); 0: all", "N")] = 20
     savings: Annotated[
         bool,
         Option(

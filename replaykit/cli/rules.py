@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from replaykit.cli.asking import warn_of_rules
 from replaykit.cli.ledgers import open_ledger
 from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options
+from replaykit.config.options import Option, Options, Whole
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
 
@@ -41,7 +41,7 @@ class RulesOptions(Options):
     at: Annotated[Text | None, Option("explain: as if it were then", "TIME")] = None
     dry_run: Annotated[bool, Option("run: logs what would be done, and does nothing")] = False
     once: Annotated[bool, Option("run: judges once, then ends")] = False
-    most: Annotated[int, Option("log: so many of the newest lines (default 100)", "N")] = 100
+    most: Annotated[Whole, Option("log: so many of the newest lines (default 100)", "N")] = 100
     format: Annotated[Literal["table", "json"], Option("log and effects: for people or programs")] = "table"
 
 

@@ -7,6 +7,7 @@ asks for them gets them. When first used: what many commands import and few use.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ LATER = frozenset(("pyarrow.compute", "pyarrow.parquet", "replaykit.reporting.te
 
 def begin() -> None:
     """From now on, for this process."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # it would look through all that is installed for them
     sys.meta_path.insert(0, _Finder)
 
 

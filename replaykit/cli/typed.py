@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from replaykit.config.options import Option, Options
+from replaykit.config.options import Described, Options
 
 M = TypeVar("M", bound=Options)
 
@@ -49,6 +49,23 @@ class Command(TyperCommand):
         parameter.opts = [flag for flag in parameter.opts if flag not in self.other_spellings]
 
 
+class _AsGiven:
+    """What Typer would make of a value: here nothing, for the model does, and in its own words.
+
+    Typer would load pydantic and build an adapter for each option, even of help.
+    """
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        several = param.multiple or param.nargs == -1
+        return () if several and value is None else value
+
+
+def as_given(parameters: Iterable[Any]) -> None:
+    """Leaves values to the model."""
+    for parameter in parameters:
+        parameter._runtime_param = _AsGiven()
+
+
 def escaped(text: str) -> str:
     """As markup that shows the text."""
     return re.sub(r"(\\*)(\[[a-z#/@?])", r"\1\1\\\2", text, flags=re.IGNORECASE)
@@ -66,7 +83,7 @@ def command(
             raise Interrupted from None
 
     described = list(model.described())
-    parameters = [_parameter(model, *one) for one in described]
+    parameters = [_parameter(one) for one in described]
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {p.name: p.annotation for p in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -76,15 +93,17 @@ def command(
     )(called)  # fmt: skip
     made = typer.main.get_command(app)
     assert isinstance(made, Command)
-    made.bare = {flag: o.bare for n, o, _ in described if o.bare is not None for flag in o.spellings(n)}
+    as_given(made.params)
+    made.bare = {
+        f: d.option.bare for d in described if d.option.bare is not None for f in d.option.spellings(d.name)
+    }
     made.examples = list(examples)
-    made.other_spellings = frozenset(flag for _, o, _ in described for flag in o.also)
+    made.other_spellings = frozenset(flag for d in described for flag in d.option.also)
     return made
 
 
-def _parameter(model: type[Options], name: str, option: Option, panel: str) -> inspect.Parameter:
-    field = model.model_fields[name]
-    annotation, default = _for_typer(field.annotation), field.get_default(call_default_factory=True)
+def _parameter(one: Described) -> inspect.Parameter:
+    option, annotation = one.option, _for_typer(one.annotation)
     choices = _choices(annotation)
     complete = None if option.complete is None else _completing(option.complete)
     if option.argument:
@@ -93,13 +112,14 @@ def _parameter(model: type[Options], name: str, option: Option, panel: str) -> i
         )
     else:
         info = typer.Option(
-            *option.spellings(name), metavar=option.metavar or _metavar(choices), help=_help(option.help, choices, default), rich_help_panel=panel or None,
-            hidden=option.hidden, show_default=False, autocompletion=complete,
+            *option.spellings(one.name), metavar=option.metavar or _metavar(choices),
+            help=_help(option.help, choices, one.default), rich_help_panel=one.panel or None, hidden=option.hidden,
+            show_default=False, autocompletion=complete,
         )  # fmt: skip
     return inspect.Parameter(
-        name,
+        one.name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if field.is_required() else default,
+        default=inspect.Parameter.empty if one.required else one.default,
         annotation=Annotated[annotation, info],
     )
 

@@ -14,7 +14,7 @@ from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.options import ApiOptions
 from replaykit.cli.serving import listen, origins, place, serve_beside, url
 from replaykit.config.kinds import Text, Texts
-from replaykit.config.options import Option
+from replaykit.config.options import Option, Whole
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import secret
 from replaykit.plain import emit, out, say, visible
@@ -80,9 +80,9 @@ class UsersOptions(ApiOptions):
             panel="our table of nftables",
         ),
     ] = False
-    size: Annotated[int, Option("addresses a family (default 65535)", "N", panel="our table of nftables")] = (
-        65535
-    )
+    size: Annotated[
+        Whole, Option("addresses a family (default 65535)", "N", panel="our table of nftables")
+    ] = 65535
     list_rules: Annotated[
         bool, Option("shows the rules, and ends", only=("--list",), panel="our table of nftables")
     ] = False

@@ -40,6 +40,31 @@ FILES = {
         "replaykit.cli.flow:PipelineFile",
         "replaykit.cli.flow:read_flow",
     ),
+    "alerts": FileKind(
+        "alert rules over traffic, for `replaykit alert` and `--alerts`",
+        "replaykit.rules.alerts_file:AlertsFile",
+        "replaykit.rules.alerts:read_rules",
+    ),
+    "gate": FileKind(
+        "budgets, for `replaykit gate --budget`",
+        "replaykit.attribution.budget_file:BudgetsFile",
+        "replaykit.attribution.gate:read_budgets",
+    ),
+    "machines": FileKind(
+        "the hypervisor and its rules, for `replaykit machines -config`",
+        "replaykit.vantages.hypervisor.config_file:MachinesFile",
+        "replaykit.vantages.hypervisor.config:read_config",
+    ),
+    "rules": FileKind(
+        "rules over the ledger, for `--rules`",
+        "replaykit.rules.limits_file:LimitsFile",
+        "replaykit.rules.limits:read_rules",
+    ),
+    "users": FileKind(
+        "the map of users, for `replaykit users --users`",
+        "replaykit.vantages.netfilter.user_file:UsersFile",
+        "replaykit.vantages.netfilter.users:UserMap",
+    ),
     "forward": FileKind(
         "mappings and clients, for `replaykit forward --config`",
         "replaykit.vantages.forwarder.config:ForwardFile",

@@ -1,4 +1,4 @@
-"""The kinds of value that files hold (sizes, durations, shares, choices, …), and the mapping that they stand in.
+"""The kinds of value that files hold (sizes, durations, shares, choices, …).
 
 Each reads what people write, says in its own words what is wrong, and describes itself for JSON Schema, by which
 editors complete and check a file while it is written.
@@ -7,86 +7,34 @@ editors complete and check a file while it is written.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import CoreSchema, core_schema
-
-from replaykit.config.places import Problem
-from replaykit.config.problems import all_wrong, near, raw_problems, unknown, wrong
-from replaykit.config.reading import Spelt
+from replaykit.config.spelling import Spelt
+from replaykit.config.wording import near, wrong
 from replaykit.errors import UsageError
 from replaykit.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core import CoreSchema, core_schema
 
 T = TypeVar("T")
 Description = Mapping[str, Any]
 
 
-class Section(BaseModel):
-    """Keys and values. A key that is not known is refused, with the ones that are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    def disagreements(self) -> Iterator[Problem]:
-        """What is wrong with values that are each right by themselves."""
-        yield from ()
-
-    @classmethod
-    def known(cls) -> list[str]:
-        """Its keys, as a file spells them."""
-        return sorted(f.alias or name for name, f in cls.model_fields.items())
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _whole(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if isinstance(given, cls):
-            return given
-        if not isinstance(given, Mapping):
-            raise wrong("keys and values are needed here")
-        known = cls.known()
-        strict = cls.model_config.get("extra") == "forbid"
-        found = [Problem((n,), unknown(n, known)) for n in given if strict and n not in known]
-        empty = {n for n, v in given.items() if v is None and n in known}
-        found += [Problem((n,), "a value is needed here") for n in empty]
-        left = {n: v for n, v in given.items() if n not in empty and (not strict or n in known)}
-        made = None
-        try:
-            made = handler(left)
-        except ValidationError as error:
-            absent = {f"the key {n!r} is missing" for n in empty}
-            found += [p for p in raw_problems(error) if p.at or p.text not in absent]
-        if made is not None:
-            found += made.disagreements()
-        if found or made is None:
-            raise all_wrong(found)
-        return made
-
-
-class Open(Section):
-    """Keys that are not known are left alone: `model_extra` has them."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """A value of one kind: what makes it of what was written (raising UsageError or `wrong`), and its JSON Schema."""
 
     read: Callable[[Any], Any]
-    schema: Description = field(default_factory=dict, compare=False)
+    schema: Description = field(default_factory=dict)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema  # pydantic is loaded where values are checked, and not before
+
         return core_schema.no_info_plain_validator_function(self._made)
 
     def __get_pydantic_json_schema__(
@@ -101,14 +49,16 @@ class Kind:
             raise wrong(str(error)) from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ByOthers:
     """A value whose kind depends on the keys before it, which `read` is given as they were understood."""
 
     read: Callable[[Any, Mapping[str, Any]], Any]
-    schema: Description = field(default_factory=dict, compare=False)
+    schema: Description = field(default_factory=dict)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema  # pydantic is loaded where values are checked, and not before
+
         return core_schema.with_info_plain_validator_function(self._made)
 
     def __get_pydantic_json_schema__(
@@ -127,6 +77,8 @@ class OneOrMany:
     """A list; one value is a list of one."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema  # pydantic is loaded where values are checked, and not before
+
         return core_schema.no_info_before_validator_function(_listed, handler(source))
 
     def __get_pydantic_json_schema__(

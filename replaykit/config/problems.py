@@ -5,14 +5,14 @@ pydantic's own phrases ("Input should be …") are for programmers; nobody who w
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from replaykit.config.places import Problem
+from replaykit.config.wording import missing, near
 
 _TEXTS = {
     "dict_type": "keys and values are needed here",
@@ -32,11 +32,6 @@ _TEXTS = {
 }
 
 
-def wrong(text: str) -> PydanticCustomError:
-    """To raise where one value is wrong."""
-    return PydanticCustomError("wrong", "{text}", {"text": text})
-
-
 def all_wrong(found: Iterable[Problem]) -> ValidationError:
     """To raise where several are; `at` from here on."""
     return ValidationError.from_exception_data("wrong", list(map(_detail, found)))
@@ -45,17 +40,6 @@ def all_wrong(found: Iterable[Problem]) -> ValidationError:
 def wrong_at(text: str, *at: str | int) -> ValidationError:
     """To raise where a part of this value is wrong."""
     return all_wrong([Problem(at, text)])
-
-
-def near(name: str, known: Sequence[str]) -> str:
-    """` (did you mean …?)`, or nothing."""
-    found = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {found[0]}?)" if found else ""
-
-
-def unknown(name: str, known: Sequence[str]) -> str:
-    """Of a key that nobody reads."""
-    return f"this key is not known here; there are {', '.join(known)}{near(name, known)}"
 
 
 def problems(error: ValidationError, data: Any) -> list[Problem]:
@@ -69,7 +53,7 @@ def raw_problems(error: ValidationError) -> list[Problem]:
     for one in error.errors(include_url=False):
         at, kind = one["loc"], one["type"]
         if kind == "missing":
-            found.append(Problem(at[:-1], f"the key {at[-1]!r} is missing"))
+            found.append(Problem(at[:-1], missing(str(at[-1]))))
         else:
             text = _TEXTS.get(kind) or one["msg"].removeprefix("Value error, ")
             if kind == "literal_error":
@@ -83,7 +67,9 @@ def raw_problems(error: ValidationError) -> list[Problem]:
 
 
 def _detail(problem: Problem) -> InitErrorDetails:
-    return InitErrorDetails(type=wrong(problem.text), loc=problem.at, input=None)
+    return InitErrorDetails(
+        type=PydanticCustomError("wrong", "{text}", {"text": problem.text}), loc=problem.at, input=None
+    )
 
 
 def _placed(problem: Problem, data: Any) -> Problem:

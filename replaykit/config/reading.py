@@ -18,6 +18,7 @@ from yaml.constructor import ConstructorError, SafeConstructor
 from yaml.resolver import Resolver
 
 from replaykit.config.places import Location, Problem, dotted
+from replaykit.config.spelling import SpeltFloat, SpeltInt
 from replaykit.errors import UsageError, UsageErrors
 
 if TYPE_CHECKING:
@@ -27,19 +28,9 @@ Model = TypeVar("Model", bound="BaseModel")
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
-
-class Spelt:
-    """A number that remembers how it was written: `007` as a text is no 7."""
-
-    spelling = ""
-
-
-class SpeltInt(Spelt, int):
-    """A whole number."""
-
-
-class SpeltFloat(Spelt, float):
-    """Any other."""
+MOST_LINES = 50
+"""So much that is wrong is told; a file that is worse is another kind of file."""
+_MOST_REPEATED = 100_000
 
 
 class Unreadable:
@@ -59,8 +50,10 @@ def read_text(path: str | Path) -> str:
     """A file's whole text. Raises UsageError."""
     try:
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: cannot be read: it is not UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 def read(path: str | Path, model: type[Model]) -> Model:
@@ -81,17 +74,19 @@ def load(path: str | Path) -> Document:
 class Document:
     """A text's values, as lists, mappings and scalars, and the line of each. Raises UsageError where it is no YAML."""
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, loader: type[Any] = yaml.SafeLoader) -> None:
         self.file = file
+        builder = _Builder()
         try:
-            node = yaml.compose(text, yaml.SafeLoader)
+            node = yaml.compose(text, loader)
+            self.data = None if node is None else builder.value(node, ())
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise UsageError(f"{file}:{line}: not YAML: {error.problem}") from None
         except yaml.YAMLError as error:
             raise UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-        builder = _Builder()
-        self.data = None if node is None else builder.value(node, ())
+        except RecursionError:
+            raise UsageError(f"{file}: lists and mappings stand in each other too deeply") from None
         self._lines, self._problems = builder.lines, builder.problems
 
     def line(self, at: Location) -> int:
@@ -106,8 +101,11 @@ class Document:
         said = f"{self.file}:{self.line(problem.at)}: {path + ': ' if path else ''}{problem.text}"
         return said.replace("\n", "\\n")  # one line each, whatever was written
 
-    def checked(self, model: type[Model]) -> Model:
-        """The values as the model has them. Raises UsageError that tells everything that is wrong, by line."""
+    def checked(self, model: type[Model], values: Any = None) -> Model:
+        """The values as the model has them. Raises UsageError that tells everything that is wrong, by line.
+
+        values: in place of the text's own, where the model has them somewhere else.
+        """
         from pydantic import ValidationError  # a tenth of a second, only where a file is read
 
         from replaykit.config.problems import problems
@@ -116,7 +114,7 @@ class Document:
         said = {p.at for p in wrong}
         found = None
         try:
-            found = model.model_validate(self.data)
+            found = model.model_validate(self.data if values is None else values)
         except ValidationError as error:
             wrong += [p for p in problems(error, self.data) if p.at not in said]
         if wrong or found is None:
@@ -126,7 +124,10 @@ class Document:
     def refused(self, found: Sequence[Problem]) -> UsageErrors:
         """All of them, by line."""
         ordered = sorted(found, key=lambda p: self.line(p.at))
-        return UsageErrors(list(dict.fromkeys(map(self.told, ordered))))
+        said = list(dict.fromkeys(map(self.told, ordered)))
+        if len(said) > MOST_LINES:
+            said[MOST_LINES:] = [f"{self.file}: and {len(said) - MOST_LINES:,} more"]
+        return UsageErrors(said)
 
 
 def made(values: Any, model: type[Model]) -> Model:
@@ -149,6 +150,8 @@ class _Builder:
         self.lines: dict[Location, int] = {}
         self.problems: list[Problem] = []
         self._open: set[int] = set()
+        self._known: set[int] = set()
+        self._repeated = 0
         self._constructor, self._resolver = SafeConstructor(), Resolver()
 
     def value(self, node: yaml.Node, at: Location) -> Any:
@@ -157,6 +160,12 @@ class _Builder:
             return self._scalar(node, at)
         if id(node) in self._open:
             return self._wrong(at, "this refers to what it is itself a part of")
+        self._repeated += id(node) in self._known
+        if (
+            self._repeated > _MOST_REPEATED
+        ):  # a few lines of references to references can stand for any number
+            raise yaml.YAMLError("too much is referred to again and again")
+        self._known.add(id(node))
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):

@@ -33,7 +33,9 @@ def _written(schema: Any) -> Any:
     """A schema and all that it is made of, without what is only of Python."""
     if not isinstance(schema, dict):
         return schema
-    out = {k: v for k, v in schema.items() if k != "title" and (k != "default" or v is not None)}
+    out = {k: v for k, v in schema.items() if k != "title"}
+    if "pattern" in out or not isinstance(out.get("default"), str | int | float):  # not as one would write it
+        out.pop("default", None)
     for name in ("properties", "patternProperties"):
         if name in out:
             out[name] = {n: _written(s) for n, s in out[name].items()}
@@ -42,7 +44,9 @@ def _written(schema: Any) -> Any:
             out[name] = _written(out[name])
     for name in _SEVERAL:
         if name in out:
-            out[name] = [_written(s) for s in out[name]]
+            out[name] = [_written(s) for s in out[name] if s != {"type": "null"}]
+    if len(out.get("anyOf", ())) == 1:  # what need not be there; but what is there has a value
+        out = {**out.pop("anyOf")[0], **out}
     return _or_variable(out) if _is_narrow(out) else out
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ValidationError, field_validator
-
 from replaykit.attribution.patterns import read_patterns
 from replaykit.capturing.places import parse_ports
-from replaykit.config.kinds import Text, Texts
-from replaykit.config.options import Option, Options, Port, Positive
+from replaykit.config.kinds import Kind, Many, Text, Texts
+from replaykit.config.options import Option, Options, Port, Positive, Whole
+from replaykit.config.wording import wrong
 from replaykit.engine.options import Options as EngineSettings
 from replaykit.engine.options import header_rule
 from replaykit.errors import UsageError
@@ -88,21 +87,19 @@ class ProtocolOptions(Options):
         ),
     ] = None
     vxlan_port: Annotated[
-        tuple[Port, ...], Option("UDP port that carries VXLAN (default 4789 and 8472)", "PORT")
+        Many[Port], Option("UDP port that carries VXLAN (default 4789 and 8472)", "PORT")
     ] = ()
-    vni: Annotated[tuple[int, ...], Option("only this VXLAN network; -N: all but this one", "N")] = ()
+    vni: Annotated[Many[Whole], Option("only this VXLAN network; -N: all but this one", "N")] = ()
+
+
+def _removed(given: object) -> None:
+    raise wrong("there is one engine now, the compiled one; leave the option out")
 
 
 class RemovedOptions(Options):
     """Of earlier versions: they say what became of them."""
 
-    engine: Annotated[None, Option("", hidden=True)] = None
-
-    @field_validator("engine", mode="before")
-    @classmethod
-    def _removed(cls, given: object) -> None:
-        if given is not None:
-            raise ValueError("there is one engine now, the compiled one; leave the option out")
+    engine: Annotated[None, Kind(_removed, {"not": {}}), Option("", hidden=True)] = None
 
 
 class EngineOptions(RemovedOptions):
@@ -169,12 +166,6 @@ class Filters(TrafficOptions):
     port: Annotated[
         Text | None, Option("only connections to these ports, e.g. 80,8000-8010", "PORTS", panel="")
     ] = None
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise self.refused(error, values) from None
 
     @property
     def only_ports(self) -> str | None:

@@ -9,7 +9,7 @@ from replaykit.attribution.patterns import read_patterns
 from replaykit.capturing import keylog
 from replaykit.capturing.places import parse_ports
 from replaykit.config.kinds import Text, Texts
-from replaykit.config.options import Option, Options
+from replaykit.config.options import Option, Options, Real, Whole
 from replaykit.engine.options import Options as EngineSettings
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
@@ -43,21 +43,21 @@ class ReplayOptions(Options):
     ] = None
     tls_keys: Annotated[Text | None, Option("of captures: key log to read TLS with", "FILE", panel="")] = None
     speed: Annotated[Text, Option("1x as recorded (default), 2x, 50%, or max", "FACTOR", panel="pace")] = "1x"
-    rate: Annotated[float | None, Option("so many requests a second, evenly", "N", panel="pace")] = None
+    rate: Annotated[Real | None, Option("so many requests a second, evenly", "N", panel="pace")] = None
     ramp: Annotated[Text | None, Option("a rate that changes: 10-1000/60s", "FROM-TO/TIME", panel="pace")] = (
         None
     )
     max_wait: Annotated[Text | None, Option("no pause between requests is longer", "TIME", panel="pace")] = (
         None
     )
-    loop: Annotated[int, Option("so many times; without N until stopped", "N", panel="pace", bare="0")] = 1
-    limit: Annotated[int | None, Option("ends after so many requests", "N", panel="pace")] = None
+    loop: Annotated[Whole, Option("so many times; without N until stopped", "N", panel="pace", bare="0")] = 1
+    limit: Annotated[Whole | None, Option("ends after so many requests", "N", panel="pace")] = None
     duration: Annotated[Text | None, Option("ends after so long", "TIME", panel="pace")] = None
-    read_depth: Annotated[int, Option("records sorted by time at once (default 100)", "N", panel="pace")] = (
-        100
-    )
+    read_depth: Annotated[
+        Whole, Option("records sorted by time at once (default 100)", "N", panel="pace")
+    ] = 100
     connections: Annotated[
-        int | None, Option("at most so many at a time (default 32 with --speed max, else 10000)", "N")
+        Whole | None, Option("at most so many at a time (default 32 with --speed max, else 10000)", "N")
     ] = None
     sessions: Annotated[
         bool | None,
@@ -69,8 +69,8 @@ class ReplayOptions(Options):
     http2: Annotated[bool, Option("speaks HTTP/2 to the target")] = False
     timeout: Annotated[Text, Option("for an answer (default 5s)", "TIME")] = "5s"
     connect_timeout: Annotated[Text, Option("for a connection (default 5s)", "TIME")] = "5s"
-    retries: Annotated[int, Option("of requests that failed and are idempotent (default 0)", "N")] = 0
-    redirects: Annotated[int, Option("followed on the same target (default 0)", "N")] = 0
+    retries: Annotated[Whole, Option("of requests that failed and are idempotent (default 0)", "N")] = 0
+    redirects: Annotated[Whole, Option("followed on the same target (default 0)", "N")] = 0
     insecure: Annotated[bool, Option("does not verify the target's certificate")] = False
     ca: Annotated[Text | None, Option("CA certificate to verify the target with", "FILE")] = None
     keep_host: Annotated[

@@ -1,6 +1,6 @@
 """Alert rules: what is watched, when it is too much, and what then.
 
-Owns the YAML of rules and what a rule makes of a window of statistics. No state, no clock, no I/O.
+Owns what a rule makes of a window of statistics. No state, no clock, no I/O.
 """
 
 from __future__ import annotations
@@ -10,28 +10,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, tzinfo
-from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from replaykit.config.declared import Section, Value, load, parse
-from replaykit.rules.metrics import BYTES, COUNTS, DURATIONS, METRICS, SHARES
+from replaykit.config.reading import Document, load
+from replaykit.rules.metrics import BEFORE, BYTES, COUNTS
+from replaykit.rules.metrics import GROUPS as GROUPS
 
-DAY_S = 86_400.0
-BEFORE = {"yesterday": DAY_S, "last_week": 7 * DAY_S}
-GROUPS = ("endpoint", "host", "method", "status")
-
-CHANGES = (
-    "sample",
-    "headers_only",
-    "allow_url",
-    "disallow_url",
-    "allow_header",
-    "disallow_header",
-    "allow_method",
-    "disallow_method",
-)
+if TYPE_CHECKING:
+    from replaykit.rules.alerts_file import AlertRule, Quiet
 
 
 @dataclass(frozen=True)
@@ -117,155 +105,42 @@ class Verdict:
 
 
 def read_rules(path: str) -> Rules:
-    """Raises UsageError that names file, line and key."""
+    """Raises UsageError that names file, lines and keys."""
     return _rules(load(path))
 
 
 def parse_rules(text: str, file: str = "rules.yaml") -> Rules:
-    return _rules(parse(text, file))
+    """As `read_rules`, of a text."""
+    return _rules(Document(text, file))
 
 
-def _rules(top: Section) -> Rules:
-    from replaykit.rules.notify import read_notifiers
-
-    notify = read_notifiers(top.get("notify"))
-    zone: tzinfo = UTC
-    named = top.get("time_zone")
-    if named is not None:
-        try:
-            zone = ZoneInfo(named.text())
-        except (ZoneInfoNotFoundError, ValueError):
-            raise named.error(f"{named.text()!r} is no time zone; write Europe/Berlin or UTC") from None
-    interval = top.get("interval")
-    rules: list[Rule] = []
-    for item in top.need("rules").items():
-        section = item.section()
-        rule = _rule(section, zone)
-        if any(r.name == rule.name for r in rules):
-            raise section.error(f"there are two rules named {rule.name!r}")
-        for name in rule.notify:
-            if name not in notify:
-                raise section.error(f"notify: there is no {name!r}; there are {', '.join(notify) or 'none'}")
-        rules.append(rule)
-    top.done()
-    return Rules(rules, notify, zone, 60.0 if interval is None else max(interval.duration(), 1.0))
-
-
-def _rule(s: Section, zone: tzinfo) -> Rule:
-    name, metric = s.need("name").text(), s.need("metric").choice(METRICS)
-    by, where = s.get("by"), s.get("where")
-    window, above, share, growth = (s.get(k) for k in ("window", "above", "share", "growth"))
-    at_least, held, recover = s.get("at_least"), s.get("for"), s.get("recover")
-    recover_for, silence, notify = s.get("recover_for"), s.get("silence"), s.get("notify")
-    change, severity, enabled = s.get("change"), s.get("severity"), s.get("enabled")
-    s.done()
-    if sum(v is not None for v in (above, share, growth)) != 1:
-        raise s.error("give one of above, share and growth")
-    if share is not None and by is None:
-        raise s.error("share needs `by`: a share of the whole that each endpoint, host or the like may have")
-    if (share or growth) is not None and metric not in (*BYTES, *COUNTS):
-        raise s.error(f"share and growth are of sums, not of {metric}")
-    if metric == "loss" and (by or where):
-        raise s.error("loss is the kernel's: it knows neither `by` nor `where`")
-    window_s = 300.0 if window is None else window.duration()
-    if window_s < 60 and window is not None:
-        raise window.error("statistics are by minute: give 1m or more")
-    relative = share is not None or growth is not None
-    return Rule(
-        name,
-        metric,
-        None if by is None else by.choice(GROUPS),
-        {} if where is None else _where(where.section()),
-        window_s,
-        None if above is None else _amount(above, metric),
-        None if share is None else share.share(),
-        None if growth is None else _growth(growth),
-        0.0 if at_least is None else _amount(at_least, metric),
-        0.0 if held is None else held.duration(),
-        None if recover is None else (recover.share() if relative else _amount(recover, metric)),
-        0.0 if recover_for is None else recover_for.duration(),
-        () if silence is None else tuple(_silence(i, zone) for i in silence.items()),
-        () if notify is None else tuple(notify.texts()),
-        {} if change is None else _change(change.section()),
-        "warning" if severity is None else severity.text(),
-        enabled is None or enabled.flag(),
+def _rules(document: Document) -> Rules:
+    from replaykit.rules.alerts_file import (
+        AlertsFile,  # pydantic takes a tenth of a second, only where a file is read
     )
+    from replaykit.rules.notifiers import settings
+
+    found = document.checked(AlertsFile)
+    zone = found.time_zone or UTC
+    rules = [_rule(one, zone) for one in found.rules]
+    return Rules(rules, settings(found.notify), zone, max(found.interval, 1.0))
 
 
-def _amount(value: Value, metric: str) -> float:
-    if metric in BYTES:
-        return float(value.size())
-    if metric in DURATIONS:
-        return value.duration() * 1e9
-    return value.share() if metric in SHARES else value.number()
+def _rule(one: AlertRule, zone: tzinfo) -> Rule:
+    growth = None if one.growth is None else Growth(one.growth.than, one.growth.by)
+    return Rule(
+        one.name, one.metric, one.by, one.where.patterns(), one.window, one.above, one.share, growth, one.at_least, one.held, one.recover,
+        one.recover_for, tuple(_silence(each, zone) for each in one.silence), one.notify, one.change.settings(), one.severity,
+        one.enabled,
+    )  # fmt: skip
 
 
-def _growth(value: Value) -> Growth:
-    s = value.section()
-    than, by = s.need("than"), s.need("by").share()
-    names = tuple(item.choice(tuple(BEFORE)) for item in than.items())
-    s.done()
-    if by <= 0:
-        raise value.error("by: give a share above 0, such as 50%")
-    return Growth(names, by)
-
-
-def _where(s: Section) -> dict[str, tuple[str, ...]]:
-    out = {}
-    for name, value in s.pairs():
-        if name not in GROUPS:
-            raise value.error(f"choose from {', '.join(GROUPS)}")
-        out[name] = tuple(value.texts())
-        for text in out[name]:
-            if text.startswith("~"):
-                try:
-                    re.compile(text[1:])
-                except re.error as error:
-                    raise value.error(f"{text!r}: not a regular expression: {error}") from None
-    return out
-
-
-_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-
-
-def _silence(value: Value, zone: tzinfo) -> Silence:
-    s = value.section()
-    begin, end = s.need("from"), s.need("to")
-    days = s.get("days")
-    s.done()
-    ends = [_moment(v, zone) for v in (begin, end)]
-    if isinstance(ends[0], time) != isinstance(ends[1], time):
-        raise value.error("from and to: both a time of day, or both a moment")
-    chosen = range(7) if days is None else [_DAYS.index(d.choice(_DAYS)) for d in days.items()]
-    return Silence(ends[0], ends[1], frozenset(chosen))
-
-
-def _moment(value: Value, zone: tzinfo) -> time | datetime:
-    text = value.text()
-    try:
-        return time.fromisoformat(text)
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise value.error(f"{text!r}: write '22:00' (in quotes) or 2026-11-25T08:00") from None
-    return found if found.tzinfo else found.replace(tzinfo=zone)
-
-
-def _change(s: Section) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in s.pairs():
-        key = name.replace("-", "_")
-        if key not in CHANGES:
-            raise value.error(f"choose from {', '.join(CHANGES)}")
-        if key == "sample":
-            out[key] = value.share()
-            if not 0 < out[key] <= 1:
-                raise value.error("give a share above 0 and up to 1")
-        else:
-            out[key] = value.flag() if key == "headers_only" else tuple(value.texts())
-    return out
+def _silence(one: Quiet, zone: tzinfo) -> Silence:
+    begin, end = (
+        at.replace(tzinfo=zone) if isinstance(at, datetime) and at.tzinfo is None else at
+        for at in (one.begin, one.end)
+    )
+    return Silence(begin, end, frozenset(one.days))
 
 
 def _matches(patterns: Iterable[str], text: str) -> bool:

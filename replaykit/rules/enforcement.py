@@ -24,9 +24,9 @@ from replaykit.ledger import calendar, schema
 from replaykit.ledger.done import Entry
 from replaykit.ledger.selection import Key, Subject
 from replaykit.ledger.store import Ledger
-from replaykit.rules.actions import installed
+from replaykit.rules.actions import EFFECTS, Action, installed
 from replaykit.rules.evaluate import Wanted, verdicts, wanted
-from replaykit.rules.limits import EFFECTS, Action, Rule, Rules, Threshold, Verdict, read_rules
+from replaykit.rules.limits import Rule, Rules, Threshold, Verdict, read_rules
 from replaykit.rules.shown import iso, show, top
 
 GIVE_UP_S = 86_400

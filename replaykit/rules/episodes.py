@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from replaykit.atomic_files import write_whole
 from replaykit.errors import UsageError
-from replaykit.rules.alerts import BEFORE, Rule, Rules, Verdict, judge
+from replaykit.rules.alerts import Rule, Rules, Verdict, judge
+from replaykit.rules.metrics import BEFORE
 
 TOP = 5
 MAX_GROUPS = 1000

@@ -15,7 +15,8 @@ from replaykit.ledger.selection import Key, Selection, Subject, literally
 from replaykit.ledger.states import State
 from replaykit.ledger.store import Ledger
 from replaykit.records.usage import COUNTERS
-from replaykit.rules.limits import EFFECTS, Rule, Verdict, judge
+from replaykit.rules.actions import EFFECTS
+from replaykit.rules.limits import Rule, Verdict, judge
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ COUNTS = {
 }
 DURATIONS = ("duration_mean", "duration_max")
 SHARES = ("error_share", "slow_share", "loss")
+GROUPS = ("endpoint", "host", "method", "status")
+"""By what traffic can be told apart, and chosen."""
+BEFORE = {"yesterday": 86_400.0, "last_week": 7 * 86_400.0}
+"""With what it can be compared: seconds ago."""
 METRICS = (*BYTES, *COUNTS, *DURATIONS, *SHARES)
 
 

@@ -24,58 +24,13 @@ from email.message import EmailMessage
 from typing import Any
 from urllib.parse import quote_plus, urlsplit
 
-from replaykit.config.declared import Section, Value
 from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.plain import visible
 from replaykit.rules.metrics import shown
 from replaykit.units import show_size
 
-KINDS = ("webhook", "slack", "dingtalk", "feishu", "wecom", "alertmanager", "email", "command", "apprise")
 _LONGEST_S = 30
-
-
-def read_notifier(section: Section) -> dict[str, Any]:
-    """One entry under `notify:`, such as `slack: https://…`. Raises UsageError."""
-    found: dict[str, Any] = {}
-    for kind in KINDS:
-        value = section.get(kind)
-        if value is None:
-            continue
-        if found:
-            raise value.error(f"one kind a name; there is {found['kind']} already")
-        if kind == "command":
-            found = {"kind": kind, "arguments": value.texts()}
-        elif kind == "apprise":
-            found = {"kind": kind, "url": value.text()}
-            if _service(found["url"]) is None:
-                raise value.error("no URL of Apprise's, such as tgram://TOKEN/CHAT or msteams://…")
-        elif kind == "email":
-            found = {"kind": kind, "to": value.texts()}
-            for name in ("smtp", "from"):
-                found[name] = section.need(name).text()
-            for name in ("user", "password"):
-                given = section.get(name)
-                found[name] = None if given is None else given.text()
-            tls = section.get("starttls")
-            found["starttls"] = tls is not None and tls.flag()
-        else:
-            url = value.text()
-            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-                raise value.error("write a URL with http:// or https://")
-            found = {"kind": kind, "url": url}
-            secret = section.get("secret") if kind in ("dingtalk", "feishu") else None
-            if secret is not None:
-                found["secret"] = secret.text()
-    if not found:
-        raise section.error(f"give one of {', '.join(KINDS)}")
-    section.done()
-    return found
-
-
-def read_notifiers(declared: Value | None) -> dict[str, dict[str, Any]]:
-    """What stands under `notify:`, by name. Raises UsageError."""
-    return {} if declared is None else {n: read_notifier(v.section()) for n, v in declared.section().pairs()}
 
 
 def headline(event: Mapping[str, Any]) -> str:
@@ -132,7 +87,7 @@ def send(notifier: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         _check(kind, answer)
 
 
-def _service(url: str) -> Any:
+def service(url: str) -> Any:
     """Apprise's service for a URL; None where it knows none. Raises UsageError where Apprise is not installed."""
     try:
         import apprise
@@ -145,13 +100,13 @@ def _service(url: str) -> Any:
 def _by_apprise(url: str, event: Mapping[str, Any]) -> None:
     import apprise
 
-    service = _service(url)
+    reached = service(url)
     kind = apprise.NotifyType.WARNING if event["kind"] == "firing" else apprise.NotifyType.SUCCESS
     title, _, said = text(event).partition("\n")
     sender = apprise.Apprise()
-    sender.add(service)
+    sender.add(reached)
     if not sender.notify(body=said, title=title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT):
-        raise OSError(f"{service.service_name}: it was not taken")
+        raise OSError(f"{reached.service_name}: it was not taken")
 
 
 def _shaped(notifier: Mapping[str, Any], event: Mapping[str, Any]) -> tuple[str, Any]:

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from ci.servers import nginx
+from replaykit.attribution.gate import read_budgets
+from replaykit.errors import UsageError
 from tests.target import Rec, get, gor
 
 ROOT = Path(__file__).parents[2]
@@ -156,6 +158,23 @@ def test_budgets_that_are_none(tmp_path: Path) -> None:
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(budget) in done.stderr, (
             done.stderr
         )
+
+
+def test_all_that_is_wrong_with_budgets_is_told_at_once(tmp_path: Path) -> None:
+    budget = tmp_path / "b.yaml"
+    budget.write_text("/a: 2kB\n/b: lots\n'/c/{id}': [1]\n/a: 3kB\n")
+    with pytest.raises(UsageError) as caught:
+        read_budgets(str(budget))
+    assert [line.removeprefix(f"{budget}:") for line in caught.value.lines] == [
+        "2: /b: 'lots' is no size: write 500MB (10^6) or 500MiB (2^20)",
+        "3: /c/{id}: one value is needed here, not a list or a mapping",
+        "4: /a: this key stands here twice",
+    ]
+    budget.write_text("/a: 2kB\nendpoints: {/b: 1kB}\n")
+    with pytest.raises(
+        UsageError, match=r"b\.yaml:2: endpoints: lines under `endpoints`, or lines at the top"
+    ):
+        read_budgets(str(budget))
 
 
 def test_nothing_measured_never_passes(tmp_path: Path) -> None:

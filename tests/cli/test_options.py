@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -111,10 +112,10 @@ def ask(command: str, kind: str, files: dict[str, str], run: Run, tmp_path: Path
         def pipeline(*options: str) -> Outcome:
             to, flow = tmp_path / f"{next(times)}.jsonl", tmp_path / "flow.yaml"
             given = {o[2:].replace("-", "_"): v for o, v in zip(options[::2], options[1::2], strict=True)}
-            filters = {n: v for n, v in given.items() if n in RedactionOptions.model_fields}
+            filters = {n: v for n, v in given.items() if n in {f.name for f in fields(RedactionOptions)}}
             source = {
                 "files": [name],
-                **{n: v for n, v in given.items() if n not in RedactionOptions.model_fields},
+                **{n: v for n, v in given.items() if n not in {f.name for f in fields(RedactionOptions)}},
             }
             declared = {"inputs": [source], "outputs": [str(to)], **({"filters": filters} if filters else {})}
             flow.write_text(json.dumps(declared))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -13,9 +14,7 @@ from replaykit.config.kinds import (
     Flag,
     Many,
     Number,
-    Open,
     Rate,
-    Section,
     Share,
     Size,
     Text,
@@ -26,7 +25,10 @@ from replaykit.config.kinds import (
 )
 from replaykit.config.places import Problem
 from replaykit.config.reading import Document, made, parse, read
+from replaykit.config.sections import Open, Section
 from replaykit.errors import UsageError
+
+REPEATED = "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 8)}]\n" for n in range(8))
 
 
 class Dish(Section):
@@ -113,7 +115,7 @@ dishes:
   - taste: sour
     hot: true
     name: b
-    colour: red
+    tags: red
     name: c
   - 7
   - {size: [1], link: ftp://x, tags: [a, true, {b: c}]}
@@ -128,7 +130,6 @@ prizes: {}
         "m.yaml:6: dishes[0].taste: 'swete': choose from sweet, sour, salty (did you mean sweet?)",
         "m.yaml:7: dishes[0].hot: a value is needed here",
         "m.yaml:8: dishes[1].taste: nothing hot is sour",
-        f"m.yaml:11: dishes[1].colour: this key is not known here; there are {known}",
         "m.yaml:12: dishes[1].name: this key stands here twice",
         "m.yaml:13: dishes[2]: keys and values are needed here",
         "m.yaml:14: dishes[3]: the key 'name' is missing",
@@ -139,6 +140,11 @@ prizes: {}
         "m.yaml:15: prices.b: 'lots' is no size: write 500MB (10^6) or 500MiB (2^20)",
         "m.yaml:16: prizes: this key is not known here; there are dishes, prices (did you mean prices?)",
     ]
+
+
+def test_what_only_follows_from_something_wrong_is_not_told() -> None:
+    (line,) = errors("dishes: {nam: a, hot: true, taste: sour}")
+    assert line.startswith("m.yaml:1: dishes.nam: this key") and line.endswith("(did you mean name?)")
 
 
 @pytest.mark.parametrize(
@@ -153,6 +159,8 @@ prizes: {}
         ("dishes:\n", "m.yaml:1: dishes: a value is needed here"),
         ("dishes: []\nprices: 7\n", "m.yaml:2: prices: keys and values are needed here"),
         ("dishes: &a [*a]", "m.yaml:1: dishes[0]: this refers to what it is itself a part of"),
+        (f"a0: &a0 [x]\n{REPEATED}", "m.yaml: not YAML: too much is referred to again and again"),
+        ("[" * 5000, "m.yaml: lists and mappings stand in each other too deeply"),
         ("dishes: {name: !other x}", "m.yaml:1: dishes.name: the tag !other is not known here"),
         ("dishes: {name: 2026-99-99}\nx: 1", "m.yaml:2: x: this key is not known here"),
         ("dishes: {[a]: b, name: c}", "m.yaml:1: dishes: a key is one word or text"),
@@ -165,8 +173,16 @@ def test_one_line_of_what_is_wrong(text: str, said: str) -> None:
     assert line.startswith(said), line
 
 
-def test_files_that_cannot_be_read(tmp_path: object) -> None:
-    with pytest.raises(UsageError, match=r"^/nowhere.yaml: cannot be read: No such file or directory$"):
+def test_a_file_that_is_all_wrong_is_told_in_part() -> None:
+    said = errors("".join(f"key{n}: 1\n" for n in range(1000)))
+    assert len(said) == 51 and said[-1] == "m.yaml: and 951 more"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"m\.yaml: cannot be read: it is not UTF-8$"):
+        read(tmp_path / "m.yaml", Menu)
+    with pytest.raises(UsageError, match=r"^/nowhere.yaml: cannot be read: no such file or directory$"):
         read("/nowhere.yaml", Menu)
 
 

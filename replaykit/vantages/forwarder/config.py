@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from replaykit.config.kinds import Many, Section
+from replaykit.config.kinds import Many
 from replaykit.config.places import Problem
 from replaykit.config.reading import read
+from replaykit.config.sections import Section
 from replaykit.vantages.forwarder.mapping import Client, Mapping
 
 

@@ -15,7 +15,6 @@ from replaykit.config.kinds import (
     Flag,
     Kind,
     Many,
-    Section,
     Text,
     as_choice,
     as_rate,
@@ -24,8 +23,10 @@ from replaykit.config.kinds import (
     one_of,
 )
 from replaykit.config.places import Problem
-from replaykit.config.problems import wrong, wrong_at
+from replaykit.config.problems import wrong_at
 from replaykit.config.reading import made
+from replaykit.config.sections import Section
+from replaykit.config.wording import missing, wrong
 from replaykit.errors import UsageError
 
 PROTOCOLS = ("tcp", "udp", "host")
@@ -70,8 +71,8 @@ Port = Annotated[int, number(1, 65_535, whole=True)]
 Host = Annotated[str, Kind(_named, {"type": "string", "minLength": 1})]
 Address = Annotated[str, Kind(_address, {"type": "string", "examples": ["127.0.0.1", "0.0.0.0", "::"]})]
 Networks = Many[Annotated[str, Kind(_network, {"type": "string", "examples": ["192.0.2.0/24"]})]]
-Count = Annotated[int | None, number(0, _MOST, whole=True)]
-Rate = Annotated[int | None, Kind(_rate, RATE_SCHEMA)]
+Count = Annotated[int, number(0, _MOST, whole=True)]
+Rate = Annotated[int, Kind(_rate, RATE_SCHEMA)]
 
 _TARGET = {
     "type": "string",
@@ -96,9 +97,9 @@ class Mapping(Section):
     )
     client: Text = Field("", description="Who owns it: its limits are over all that it owns")
     use_tunnel: Flag = Field(False, description="The target is behind the client's tunnel")
-    flow_limit_mb: Count = Field(None, description="MB of 2^20, both directions, ever; 0: no limit")
-    max_connections: Count = Field(None, description="Connections at a time; 0: no limit")
-    rate_limit: Rate = Field(None, description="Bytes a second, both directions together")
+    flow_limit_mb: Count | None = Field(None, description="MB of 2^20, both directions, ever; 0: no limit")
+    max_connections: Count | None = Field(None, description="Connections at a time; 0: no limit")
+    rate_limit: Rate | None = Field(None, description="Bytes a second, both directions together")
     allow: Networks = Field((), description="Networks that visitors may come from")
     deny: Networks = Field((), description="Networks that visitors may not come from")
     proxy_protocol: Annotated[str, Kind(_version, {"enum": ["", "v1", "v2"]})] = Field(
@@ -138,7 +139,7 @@ class Mapping(Section):
                 raise wrong_at("write HOST:PORT, such as 127.0.0.1:22", "target")
             values |= {"target_host": host.strip("[]"), "target_port": int(port)}
         elif not {"target_host", "target_port"} & set(values):
-            raise wrong("give target: HOST:PORT, or target_host and target_port")
+            raise wrong(missing("target"))
         return values
 
     @classmethod
@@ -156,10 +157,10 @@ class Client(Section):
     """Who owns mappings; its limits are over all of them together."""
 
     name: Host = Field(description="As mappings name it")
-    flow_limit_mb: Count = Field(None, description="MB of 2^20, both directions, ever; 0: no limit")
-    max_connections: Count = Field(None, description="Connections at a time; 0: no limit")
-    rate_limit: Rate = Field(None, description="Bytes a second, both directions together")
-    max_mappings: Annotated[int | None, number(0, 2**31, whole=True)] = Field(
+    flow_limit_mb: Count | None = Field(None, description="MB of 2^20, both directions, ever; 0: no limit")
+    max_connections: Count | None = Field(None, description="Connections at a time; 0: no limit")
+    rate_limit: Rate | None = Field(None, description="Bytes a second, both directions together")
+    max_mappings: Annotated[int, number(0, 2**31, whole=True)] | None = Field(
         None, description="So many mappings at most"
     )
     remark: Text = Field("", description="A note of your own")

@@ -1,6 +1,6 @@
 """Who is behind a mark or an address: the map of users, from YAML, CSV or JSON, by file, command or HTTP.
 
-Owns the reading of it, and the reading again: a file when it changes, the others every EVERY_S. A map that cannot be read
+Owns reading it, and reading it again: a file when it changes, the others every EVERY_S. A map that cannot be read
 any more stays as it was, and that is said once.
 """
 
@@ -16,8 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from replaykit.config.reading import stamp
+import yaml
+
+from replaykit.config.reading import Document, made, stamp
 from replaykit.errors import UsageError
+from replaykit.vantages.netfilter.user_file import UserEntry, UsersFile
 
 EVERY_S = 60.0
 _LONGEST = 64 << 20
@@ -76,22 +79,15 @@ def parse(text: str, where: str) -> Users:
     """YAML or JSON (`users:` with `code`, `name`, `addresses`, `marks`, or code to address), or CSV with a head. Raises UsageError."""
     first = text.lstrip("\ufeff").lstrip().partition("\n")[0]
     if "," in first and ":" not in first and not first.startswith(("[", "{")):
-        return Users.of([_user(row, f"{where}, line {n + 2}") for n, row in enumerate(_rows(text, where))])
-    import yaml
-
-    try:
-        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{where}{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
-    if isinstance(found, dict) and "users" in found:
-        found = found["users"]
-    if isinstance(found, dict):  # code to address, as simple as it gets
-        found = [{"code": str(code), "addresses": value} for code, value in found.items()]
-    if not isinstance(found, list):
-        raise UsageError(f"{where}: write users: with a list of code, name, addresses, marks")
-    return Users.of([_user(one, f"{where}, user {n + 1}") for n, one in enumerate(found)])
+        return Users.of(
+            [_user(_row(row, f"{where}, line {n + 2}")) for n, row in enumerate(_rows(text, where))]
+        )
+    # libyaml, since there may be very many.
+    document = Document(text, where, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if not isinstance(document.data, dict | list):
+        raise UsageError(f"{where}:1: write users: with a list of code, name, addresses, marks")
+    found = document.checked(UsersFile, {"users": document.data} if isinstance(document.data, list) else None)
+    return Users.of(list(map(_user, found.entries)))
 
 
 def _rows(text: str, where: str) -> list[dict[str, Any]]:
@@ -101,41 +97,17 @@ def _rows(text: str, where: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _user(given: Any, where: str) -> User:
-    if not isinstance(given, dict):
-        raise UsageError(f"{where}: write code, name, addresses, marks")
-    values = {str(k).strip(): v for k, v in given.items() if k is not None}
-    code = str(values.get("code", values.get("user_code")) or "").strip()
-    if not code:
-        raise UsageError(f"{where}: has no code")
-    addresses, networks = [], []
-    for name in ("address", "addresses", "user_intra_ip", "ip"):
-        for text in _many(values.get(name)):
-            try:
-                network = ipaddress.ip_network(text, strict=False)
-            except ValueError:
-                raise UsageError(f"{where}: {text!r} is no address") from None
-            if network.num_addresses == 1:
-                addresses.append(str(network.network_address))
-            else:
-                networks.append(network)
-    marks = []
-    for name in ("mark", "marks", "mark_id"):
-        for text in _many(values.get(name)):
-            try:
-                marks.append(int(text, 0))
-            except ValueError:
-                raise UsageError(f"{where}: {text!r} is no mark, such as 0x10") from None
-    return User(code, str(values.get("name") or "").strip(), tuple(addresses), tuple(networks), tuple(marks))
+def _row(row: Mapping[Any, Any], where: str) -> UserEntry:
+    try:
+        return made({str(n).strip(): v for n, v in row.items() if n is not None}, UserEntry)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
-def _many(value: Any) -> list[str]:
-    """A list, or a text with blanks, commas or semicolons between."""
-    if value is None:
-        return []
-    if isinstance(value, list | tuple):
-        return [str(v).strip() for v in value]
-    return str(value).replace(",", " ").replace(";", " ").split()
+def _user(entry: UserEntry) -> User:
+    single = tuple(str(n.network_address) for n in entry.prefixes if n.num_addresses == 1)
+    several = tuple(n for n in entry.prefixes if n.num_addresses > 1)
+    return User(entry.called, entry.name.strip(), single, several, entry.numbers)
 
 
 class UserMap:
@@ -159,7 +131,7 @@ class UserMap:
                 self.users = self._read()
                 self.trouble = ""
         except UsageError as error:
-            self.trouble = f"users not changed: {error}"
+            self.trouble = f"users not changed: {'; '.join(error.lines)}"
         return self.users
 
     def _stale(self) -> bool:

@@ -58,7 +58,6 @@ mappings:
         "4: mappings[0].source_port: 99999: give a whole number from 1 to 65535",
         "5: mappings[1].target: write HOST:PORT, such as 127.0.0.1:22",
         "6: mappings[2].tarket: this key is not known here",
-        "6: mappings[2]: give target: HOST:PORT, or target_host and target_port",
         "7: mappings[3].deny: '300.0.0.1' is no network; write 192.0.2.0/24",
         "8: mappings[4].host: give the host's name with protocol host, and only there",
     ]

@@ -704,6 +704,54 @@ def test_wrong_configurations(old: str, new: str, said: str, keys: Path, tmp_pat
     assert SECRET not in str(caught.value)
 
 
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("""{
+  // a comment
+  "pve": {"host": "", "port": 0, "tls": true},
+  "monitor": {"interval_seconds": 0.5, "colour": "red"},
+  "storage": {"type": "file"},
+  "rules": [
+    {"name": "a", "period": "week", "limit_gb": "1", "action": "explode", "traffic_direction": "sideways"},
+    {"name": "b", "period": "day", "limit_gb": 1, "action": "stop"},
+    {"name": "b", "period": "day", "limit_gb": 1, "action": "rate_limit"}
+  ]
+}""")
+    with pytest.raises(UsageError) as caught:
+        read_config(str(path))
+    said = [line.removeprefix(f"{path}:").partition("; there are")[0] for line in caught.value.lines]
+    assert said == [
+        "3: pve.tls: this key is not known here",
+        "3: pve.host: is empty",
+        "3: pve.port: 0: give a whole number from 1 to 65535",
+        "4: monitor.interval_seconds: 0.5: give a number of 1 or more",
+        "7: rules[0].period: 'week': choose from hour, day, month",
+        "7: rules[0].traffic_direction: 'sideways': choose from both, upload, tx, download, rx",
+        "7: rules[0].limit_gb: '1' is no number",
+        "7: rules[0].action: 'explode': choose from shutdown, stop, disconnect, rate_limit",
+        "9: rules[2]: rate_limit_mb: more than nothing, with action rate_limit",
+    ]
+    path.write_text("""{
+  "pve": {"host": "a"},
+  "colour": "red",
+  "storage": {"type": "mysql", "dsn": "nonsense"}
+}""")
+    with pytest.raises(UsageError) as caught:
+        read_config(str(path))
+    assert [line.removeprefix(f"{path}:") for line in caught.value.lines] == [
+        "2: pve: api_token_id and api_token_secret: give both, or PVE_API_TOKEN_ID and PVE_API_TOKEN_SECRET",
+        "4: storage.dsn: write user:password@tcp(host:3306)/database",
+    ]
+    path.write_text(
+        '{"libvirt": {"uri": "qemu:///system"}, "ledger": "a.db", "api": {"prot": 1},\n"storage": {"type": "mysql"}}'
+    )
+    config = read_config(str(path))
+    assert (config.hypervisor["kind"], config.ledger, len(config.warnings)) == ("libvirt", "a.db", 1)
+    assert config.warnings[0].startswith(
+        f"{path}:1: api.prot: this key is not known here; there are allow_origins, "
+    )
+
+
 def test_the_file_as_it_is(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = configured(tmp_path, keys, 8006)
     config = read_config(str(path))

@@ -119,14 +119,16 @@ def test_maps_of_users(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("users: [{name: x}]", "user 1: has no code"),
+        ("users: [{name: x}]", "users:1: users[0]: has no code"),
         ("users: [{code: a, addresses: nowhere}]", "'nowhere' is no address"),
         ("users: [{code: a, marks: much}]", "'much' is no mark"),
         ("users: [{code: a, address: 10.0.0.1}, {code: b, address: 10.0.0.1}]", "of a and of b"),
         ("code,ip\n,10.0.0.1\n", "line 2: has no code"),
         ("who,where\na,b\n", "names the columns"),
-        ("users: [", "users, line"),
-        ("7", "write users:"),
+        ("users: [", "users:2: not YAML"),
+        ("7", "users:1: write users:"),
+        ("alice: 10.0.0.1\nbob: nowhere\n", "users:2: bob: 'nowhere' is no address"),
+        ("- {code: a}\n- {code: b, marks: [1, x]}\n", "users:2: [1].marks: 'x' is no mark"),
     ],
 )
 def test_wrong_maps(text: str, said: str) -> None:
