@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from replaykit import _core
-from replaykit.cli.exchanges import ExchangesOptions, run
+from replaykit.cli.exchanges import run
+from replaykit.cli.options.looking import ExchangesOptions
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "shop.pcap.gz"
 

@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from replaykit.archive.partitions import parse_time
 from replaykit.atomic_files import exclusive
 from replaykit.cli.asking import warn_of_rules
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options
+from replaykit.cli.options.shipping import AlertOptions
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_of
 from replaykit.plain import emit, json_text, out, say
@@ -24,35 +23,6 @@ from replaykit.rules.alerts import Rules, read_rules
 from replaykit.rules.episodes import Source, Watch
 from replaykit.rules.sources import open_source
 from replaykit.units import parse_duration
-
-EXAMPLES = (
-    "replaykit alert rules.yaml --source elasticsearch://127.0.0.1:9200",
-    "replaykit alert rules.yaml --source archive/ --since 2026-11-20 --until 2026-11-21",
-    "replaykit alert rules.yaml --check",
-)
-
-
-class AlertOptions(Options):
-    rules: Annotated[Text, Option("", "RULES.yaml", argument=True)]
-    source: Annotated[
-        Text | None,
-        Option(
-            "elasticsearch://HOST:9200/NAME, a directory or s3://bucket/prefix/ of Parquet, or a file; a live capture watches itself: replaykit capture --alerts RULES.yaml",
-            "PLACE",
-        ),
-    ] = None
-    check: Annotated[bool, Option("only reads the rules")] = False
-    since: Annotated[
-        Text | None,
-        Option("evaluates the past from then on, tells nobody, prints the events, and ends", "TIME"),
-    ] = None
-    until: Annotated[Text | None, Option("with --since: to then (default now)", "TIME")] = None
-    once: Annotated[bool, Option("evaluates what is due, sends word, and ends")] = False
-    delay: Annotated[Text, Option("evaluates so late, for data under way (default 30s)", "TIME")] = "30s"
-    state: Annotated[
-        Text | None, Option("where episodes are kept (default below ~/.local/state/replaykit)", "FILE")
-    ] = None
-    quiet: Annotated[bool, Option("prints no events")] = False
 
 
 def run(args: AlertOptions) -> int:

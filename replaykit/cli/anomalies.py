@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from replaykit.archive.partitions import parse_time
 from replaykit.attribution.anomalies import Detector, forecast
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options, Whole
+from replaykit.cli.options.over_time import AnomaliesOptions
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
 from replaykit.rules.sources import HOUR_NS, ElasticSource, ParquetSource, open_source
 from replaykit.units import parse_duration, rfc3339, show_size
 
-EXAMPLES = (
-    "replaykit anomalies archive/ --days 28",
-    "replaykit anomalies elasticsearch://127.0.0.1:9200 --by host",
-    "replaykit anomalies s3://traffic/web/ --by host --until 2026-11-21 --format json",
-)
 DAY_NS = 24 * HOUR_NS
-
-
-class AnomaliesOptions(Options):
-    place: Annotated[
-        Text,
-        Option(
-            "a directory or s3://bucket/prefix/ of Parquet, a file, or elasticsearch://HOST:9200/NAME",
-            "PLACE",
-            argument=True,
-        ),
-    ]
-    by: Annotated[Literal["endpoint", "host", "method", "status"], Option("what is judged")] = "endpoint"
-    top: Annotated[Whole, Option("only those with the most bytes (default 20)", "N")] = 20
-    days: Annotated[Whole, Option("of the past to learn from (default 28, at least 3)", "N")] = 28
-    judge: Annotated[Text, Option("so much before --until is judged (default 24h)", "TIME")] = "24h"
-    until: Annotated[Text, Option("default now", "TIME")] = "now"
-    step: Annotated[Text, Option("default 5m", "TIME")] = "5m"
-    forecast: Annotated[Literal["seasonal", "median", "lstm"], Option("what is expected by")] = "seasonal"
-    format: Annotated[Literal["table", "json"], Option("")] = "table"
 
 
 def run(args: AnomaliesOptions) -> int:

@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Annotated
 
 from replaykit.archive.compaction import compact, expire
 from replaykit.archive.store import open_store
 from replaykit.cli.asking import agreed
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options
+from replaykit.cli.options.over_time import ArchiveOptions
 from replaykit.errors import UsageError
 from replaykit.plain import out
 from replaykit.units import parse_duration, show_size
-
-EXAMPLES = (
-    "replaykit archive archive/ --compact --keep 90d",
-    "replaykit archive s3://traffic/web/ --keep 400d --dry-run",
-)
-
-
-class ArchiveOptions(Options):
-    place: Annotated[Text, Option("a directory, or s3://bucket/prefix/", "PLACE", argument=True)]
-    compact: Annotated[bool, Option("joins the files of each hour that has several")] = False
-    keep: Annotated[Text | None, Option("deletes hours older than this, such as 90d", "TIME")] = None
-    dry_run: Annotated[bool, Option("says what would be done, and changes nothing")] = False
-    yes: Annotated[bool, Option("deletes without asking")] = False
-    quiet: Annotated[bool, Option("says nothing")] = False
 
 
 def run(args: ArchiveOptions) -> int:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Group
@@ -21,16 +21,12 @@ from replaykit.attribution.summary import Summary, parse_keys
 from replaykit.capturing.live import Capture, Settings, Totals, changed_options
 from replaykit.capturing.places import parse_place
 from replaykit.cli import common, sparing
-from replaykit.cli.options import GroupOptions, MeasureOptions, OutputOptions, QuietOptions
-from replaykit.cli.rewrites import RewriteOptions
+from replaykit.cli.options.looking import CaptureOptions
 from replaykit.cli.watching import LiveAlerts
-from replaykit.config.kinds import Share, Text, Texts
-from replaykit.config.options import Option, Options, Whole
 from replaykit.engine.options import Options as EngineSettings
 from replaykit.errors import UsageError
 from replaykit.outputs.output import load_outputs, open_output
 from replaykit.pipeline import writing
-from replaykit.pipeline.options import TrafficOptions
 from replaykit.plain import emit, out, say
 from replaykit.records.message import Messages
 from replaykit.reporting import render
@@ -38,70 +34,12 @@ from replaykit.reporting.conservation import conservation
 from replaykit.reporting.terminal import LiveView, show, width
 from replaykit.units import parse_duration, parse_size, show_size
 
-EXAMPLES = (
-    "replaykit capture :8080",
-    "replaykit capture eth0:80 --to traffic.gor --to traffic.parquet --duration 60s",
-    "replaykit capture :80,443 --headers-only --sample 0.1 --stats",
-)
-
-
 OBSERVE_S = 10.0
 _LINES_BESIDE_ROWS = 9
 """Of the screen: two of heads, (other), the columns left out (up to three), the status line and one that stays free."""
 
 _RUNNERS, _LEAST_ROWS = 5, 3
 """Exchanges in flight that have a line of their own, and rows that the table keeps beside them."""
-
-
-class KernelOptions(Options):
-    """What the kernel does of it."""
-
-    panel: ClassVar[str] = "in the kernel"
-
-    filter: Annotated[Text | None, Option("a tcpdump expression, beside ports and hosts", "EXPR")] = None
-    host: Annotated[Texts, Option("only traffic of this address", "ADDRESS")] = ()
-    sample: Annotated[
-        Share, Option("keeps this share of the connections, 0.1 for a tenth; totals are weighted", "SHARE")
-    ] = 1.0
-    headers_only: Annotated[
-        bool, Option("the kernel cuts bodies off; their sizes come from TCP and framing")
-    ] = False
-    buffer_size: Annotated[Text, Option("of each ring (default 128MiB)", "SIZE")] = "128MiB"
-    workers: Annotated[Whole | None, Option("threads that share the connections (default 1)", "N")] = None
-    tunnels: Annotated[bool, Option("also looks into VXLAN, GRE, Geneve, MPLS, GTP-U, IP in IP")] = False
-    user: Annotated[Text | None, Option("becomes this user once the sockets are open", "NAME")] = None
-
-
-class CaptureOptions(
-    MeasureOptions, GroupOptions, OutputOptions, KernelOptions, TrafficOptions, RewriteOptions, QuietOptions
-):
-    places: Annotated[
-        Texts,
-        Option(
-            "interface (default any) and ports: :80, eth0:80,8000-8010; vxlan://ADDRESS:4789/80 listens for mirrored traffic",
-            "[IFACE]:PORT",
-            complete="places",
-            argument=True,
-        ),
-    ]
-    top: Annotated[Whole, Option("rows of the table, the rest as (other)", "N")] = 20
-    stats: Annotated[bool, Option("JSON lines on standard output instead of the table")] = False
-    interval: Annotated[Text, Option("between refreshes of table or stats (default 1s)", "TIME")] = "1s"
-    duration: Annotated[Text | None, Option("ends by itself after so long", "TIME")] = None
-    alerts: Annotated[
-        Text | None,
-        Option(
-            "evaluates these rules while it runs; they may change the capture (docs/alerts.md)",
-            "RULES.yaml",
-        ),
-    ] = None
-    alert_state: Annotated[
-        Text | None,
-        Option(
-            "where their episodes and hours are kept (default below ~/.local/state/replaykit)",
-            "DIR",
-        ),
-    ] = None
 
 
 def settings_of(args: CaptureOptions) -> Settings:

@@ -4,59 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, ClassVar
 
 from replaykit.cli.asking import agreed
 from replaykit.cli.ledgers import open_ledger, selection
-from replaykit.cli.options import LedgerOptions, SelectionOptions
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option
+from replaykit.cli.options.over_time import CleanupOptions
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
 from replaykit.units import parse_duration, show_size
 
-EXAMPLES = (
-    "replaykit cleanup usage.db --before 2026-01-01 --dry-run",
-    "replaykit cleanup usage.db --subject 30009 --since 2026-11-01 --until 2026-11-02 --yes",
-    "replaykit cleanup usage.db --keep-minutes 14d --keep-hours 400d",
-)
 _KEEP = ("minutes", "hours", "days", "months")
-
-
-class CleanupOptions(LedgerOptions, SelectionOptions):
-    panel: ClassVar[str] = "which time (in the ledger's time zone)"
-
-    dry_run: Annotated[bool, Option("says what would be deleted, and deletes nothing", panel="")] = False
-    yes: Annotated[bool, Option("deletes without asking", panel="")] = False
-    quiet: Annotated[bool, Option("says nothing", panel="")] = False
-    since: Annotated[Text | None, Option("from this time on", "TIME")] = None
-    until: Annotated[Text | None, Option("before this time", "TIME")] = None
-    before: Annotated[Text | None, Option("everything before this date", "DATE")] = None
-    all: Annotated[bool, Option("of the selected subjects, everything")] = False
-    keep_minutes: Annotated[
-        Text | None,
-        Option(
-            "deletes minutes that are older", "TIME", panel="retention: the small buckets go, their sums stay"
-        ),
-    ] = None
-    keep_hours: Annotated[
-        Text | None,
-        Option(
-            "deletes hours that are older", "TIME", panel="retention: the small buckets go, their sums stay"
-        ),
-    ] = None
-    keep_days: Annotated[
-        Text | None,
-        Option(
-            "deletes days that are older", "TIME", panel="retention: the small buckets go, their sums stay"
-        ),
-    ] = None
-    keep_months: Annotated[
-        Text | None,
-        Option(
-            "deletes months that are older", "TIME", panel="retention: the small buckets go, their sums stay"
-        ),
-    ] = None
 
 
 def run(args: CleanupOptions) -> int:

@@ -15,14 +15,14 @@ from replaykit.attribution.folding import Folding, KeptFolding
 from replaykit.capturing.files import CaptureFile
 from replaykit.capturing.reader import open_reader
 from replaykit.cli import rewrites
-from replaykit.cli.options import ExistingOptions, OutputOptions, QuietOptions
-from replaykit.cli.rewrites import RewriteOptions
+from replaykit.cli.options.shared import ExistingOptions, OutputOptions, QuietOptions
 from replaykit.config.options import Options
 from replaykit.engine.engine import Engine
 from replaykit.engine.options import Options as EngineSettings
 from replaykit.errors import UsageError
 from replaykit.outputs.output import Rotation
 from replaykit.outputs.settings import state_folder
+from replaykit.pipeline.options import RewriteOptions
 from replaykit.pipeline.reading import Reader, readable
 from replaykit.plain import say, visible
 from replaykit.records.message import Messages

@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
 
+from replaykit.cli.options.shipping import ConfigOptions
 from replaykit.config.files import FILES
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options
 from replaykit.config.schema import json_schema
 from replaykit.errors import UsageError
 from replaykit.plain import emit, out
-
-EXAMPLES = (
-    "replaykit config schema rules > rules.schema.json",
-    "replaykit config check forward forward.yaml",
-)
-
-
-class ConfigOptions(Options):
-    what: Annotated[
-        Literal["schema", "check"],
-        Option(
-            "schema: prints the JSON Schema of a kind of file; check: whether a file is right",
-            "WHAT",
-            argument=True,
-        ),
-    ]
-    kind: Annotated[
-        Text,
-        Option(
-            "; ".join(f"{name}: {kind.about}" for name, kind in FILES.items()),
-            "KIND",
-            argument=True,
-            complete="kinds",
-        ),
-    ]
-    file: Annotated[Text | None, Option("for check: the file (YAML or JSON)", "FILE", argument=True)] = None
 
 
 def run(args: ConfigOptions) -> int:

@@ -14,15 +14,11 @@ import socketserver
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
 
 from replaykit.capturing.ring import PRIVILEGE, Ring
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options
+from replaykit.cli.options.looking import DemoOptions
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
-
-EXAMPLES = ("replaykit demo --directory demo",)
 
 _SECONDS = 4
 
@@ -85,10 +81,6 @@ def _visit(port: int, until: float, seed: int) -> None:
         connection.getresponse().read()
         time.sleep(0.01)
     connection.close()
-
-
-class DemoOptions(Options):
-    directory: Annotated[Text, Option("for the files (default demo)", "DIR")] = "demo"
 
 
 def run(args: DemoOptions) -> int:

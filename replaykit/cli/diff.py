@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 from replaykit.attribution.differences import Difference, differences
 from replaykit.attribution.measured import fold
 from replaykit.cli import common
-from replaykit.cli.gate import MeasuredFiles, read
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Whole
+from replaykit.cli.gate import read
+from replaykit.cli.options.replaying import DiffOptions
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out
 from replaykit.reporting.render import records_as_csv
 from replaykit.units import show_size
-
-EXAMPLES = (
-    "replaykit diff monday.parquet tuesday.parquet",
-    "replaykit diff before.gor after.gor --top 5 --format json",
-)
-
-
-class DiffOptions(MeasuredFiles):
-    before: Annotated[Text, Option(".pcap, .pcapng (.gz, .zst), .gor or .parquet", "BEFORE", argument=True)]
-    after: Annotated[Text, Option("", "AFTER", argument=True)]
-    top: Annotated[Whole, Option("rows shown; 0: all (default 20)", "N")] = 20
-    format: Annotated[Literal["table", "json", "csv"], Option("")] = "table"
 
 
 def _record(d: Difference) -> dict[str, object]:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
 
 import pyarrow as pa
 
 from replaykit.cli import common
-from replaykit.cli.options import InputOptions, OutputOptions, QuietOptions
-from replaykit.cli.rewrites import RewriteOptions
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option
+from replaykit.cli.options.looking import ExchangesOptions
 from replaykit.errors import UsageError
 from replaykit.outputs.files import CsvOutput, JsonlOutput
 from replaykit.outputs.output import Output, Rotation
 from replaykit.pipeline import writing
-from replaykit.pipeline.options import Filters
 from replaykit.plain import emit, say, visible
 from replaykit.records.message import Messages
 from replaykit.reporting.conservation import conservation
-
-EXAMPLES = (
-    "replaykit exchanges traffic.pcap --to traffic.parquet",
-    "replaykit exchanges traffic.pcap --to traffic.gor --to traffic.csv",
-    "replaykit exchanges traffic.pcap --format jsonl | head",
-)
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
 TABLE = (
@@ -39,14 +28,6 @@ TABLE = (
     "response_wire_bytes",
     "duration_ns",
 )
-
-
-class ExchangesOptions(InputOptions, OutputOptions, Filters, RewriteOptions, QuietOptions):
-    format: Annotated[
-        Literal["table", "jsonl", "csv", "parquet"] | None,
-        Option("of standard output or --output"),
-    ] = None
-    output: Annotated[Text | None, Option("writes there in --format", "FILE")] = None
 
 
 def run(args: ExchangesOptions) -> int:

@@ -5,41 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
 
 from replaykit.atomic_files import write_whole
 from replaykit.cli.ledgers import open_ledger, selection
-from replaykit.cli.options import LedgerOptions, SelectionOptions
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Whole
+from replaykit.cli.options.over_time import ExportOptions
 from replaykit.errors import UsageError
 from replaykit.plain import say
 
-EXAMPLES = (
-    "replaykit export usage.db --period day --since 2026-11-01",
-    "replaykit export usage.db --kind mapping --period hour --format html --output report.html --dark",
-    "replaykit export usage.db --period total --by label:client --format csv",
-)
 FORMATS = ("table", "json", "csv", "html", "png")
 DIRECTIONS = ("both", "rx", "tx")
 _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400, "total": 30 * 86_400}
-
-
-class ExportOptions(LedgerOptions, SelectionOptions):
-    period: Annotated[
-        Literal["minute", "hour", "day", "month", "total"],
-        Option("buckets; total: the whole span"),
-    ] = "day"
-    since: Annotated[
-        Text | None, Option("default: the last hour of minutes, day of hours, 30 days, 12 months", "TIME")
-    ] = None
-    until: Annotated[Text | None, Option("default: now", "TIME")] = None
-    by: Annotated[Text, Option("subject (default), all, or label:NAME", "WHAT")] = "subject"
-    direction: Annotated[Literal["both", "rx", "tx"], Option("what total and share are of")] = "both"
-    top: Annotated[Whole | None, Option("only the N largest of each bucket", "N")] = None
-    format: Annotated[Literal["table", "json", "csv", "html", "png"], Option("", panel="result")] = "table"
-    output: Annotated[Text | None, Option("default: standard output", "FILE", panel="result")] = None
-    dark: Annotated[bool, Option("html and png: light on dark", panel="result")] = False
 
 
 def run(args: ExportOptions) -> int:

@@ -10,9 +10,9 @@ from pydantic import Discriminator, Tag
 
 from replaykit.atomic_files import Existing
 from replaykit.cli import common
-from replaykit.cli.capture import CaptureOptions, KernelOptions, settings_of
-from replaykit.cli.options import InputOptions, QuietOptions
-from replaykit.cli.rewrites import RewriteOptions
+from replaykit.cli.capture import settings_of
+from replaykit.cli.options.looking import CaptureOptions, KernelOptions
+from replaykit.cli.options.shared import InputOptions, QuietOptions
 from replaykit.config.kinds import Duration, Flag, Many, Number, Size, Text, Texts
 from replaykit.config.options import Option, section
 from replaykit.config.places import Location, Problem
@@ -20,7 +20,13 @@ from replaykit.config.reading import Document, load
 from replaykit.config.sections import Section
 from replaykit.errors import UsageError
 from replaykit.outputs.output import Rotation
-from replaykit.pipeline.options import EngineOptions, Filters, ProtocolOptions, RedactionOptions
+from replaykit.pipeline.options import (
+    EngineOptions,
+    Filters,
+    ProtocolOptions,
+    RedactionOptions,
+    RewriteOptions,
+)
 
 
 class FileOptions(InputOptions, Filters, RewriteOptions, QuietOptions):

@@ -11,17 +11,15 @@ import ssl
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from replaykit.cli.asking import warn_of_readers, warn_of_rules
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.ledgers import place as ledger_url
-from replaykit.cli.options import ApiOptions
+from replaykit.cli.options.vantages import ForwardOptions
 from replaykit.cli.serving import listen, origins, place, url, uvicorn_server
 from replaykit.config.declared import stamp
-from replaykit.config.kinds import Text, Texts
-from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_folder
 from replaykit.plain import say
@@ -31,61 +29,6 @@ if TYPE_CHECKING:
     from replaykit.rules.enforcement import Guard
     from replaykit.vantages.forwarder.config import Config
     from replaykit.vantages.forwarder.server import Forwarder
-
-EXAMPLES = (
-    "replaykit forward --map 30009:127.0.0.1:22",
-    "replaykit forward --map 5300:127.0.0.1:53/udp --ledger usage.db --api 127.0.0.1:8080",
-    "replaykit forward --config forward.yaml --rules rules.yaml",
-)
-
-
-class ForwardOptions(ApiOptions):
-    map: Annotated[
-        Texts,
-        Option(
-            "hands on this port; on 127.0.0.1 unless an address is given", "[ADDRESS:]PORT:HOST:PORT[/udp]"
-        ),
-    ] = ()
-    config: Annotated[
-        Text | None, Option("mappings, hosts and clients (YAML); read again when it changes", "FILE")
-    ] = None
-    ledger: Annotated[
-        Text | None, Option("a file or a database's URL (default: usage.db in the state folder)", "LEDGER")
-    ] = None
-    state: Annotated[
-        Text | None,
-        Option(
-            "keeps what the API makes (default: beside the ledger, such as usage.db.forward.json)", "FILE"
-        ),
-    ] = None
-    rules: Annotated[Text | None, Option("rules (YAML); see replaykit rules", "FILE")] = None
-    time_zone: Annotated[
-        Text | None, Option("of a new ledger: where its days begin (default: this machine's)", "ZONE")
-    ] = None
-    quiet: Annotated[bool, Option("says nothing but troubles")] = False
-    tunnel: Annotated[
-        Text | None,
-        Option(
-            "takes tunnels here; needs the next three",
-            "ADDRESS:PORT",
-            panel="tunnels from behind a NAT (see replaykit tunnel)",
-        ),
-    ] = None
-    tunnel_certificate: Annotated[
-        Text | None,
-        Option("this server's, PEM", "FILE", panel="tunnels from behind a NAT (see replaykit tunnel)"),
-    ] = None
-    tunnel_key: Annotated[
-        Text | None, Option("its key, PEM", "FILE", panel="tunnels from behind a NAT (see replaykit tunnel)")
-    ] = None
-    tunnel_ca: Annotated[
-        Text | None,
-        Option(
-            "who signed the certificates of those that may come, PEM",
-            "FILE",
-            panel="tunnels from behind a NAT (see replaykit tunnel)",
-        ),
-    ] = None
 
 
 def run(args: ForwardOptions) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
 
 import pyarrow as pa
 
@@ -11,50 +10,10 @@ from replaykit.atomic_files import cannot_write
 from replaykit.attribution.gate import Limits, judge
 from replaykit.attribution.measured import Measured, columns, fold, measured
 from replaykit.cli import common
-from replaykit.cli.options import InputOptions, MeasureOptions, QuietOptions
-from replaykit.config.kinds import Text, Texts
-from replaykit.config.options import Option, Whole
+from replaykit.cli.options.replaying import GateOptions, MeasuredFiles
 from replaykit.errors import UsageError
-from replaykit.pipeline.options import Filters
 from replaykit.plain import emit, say
 from replaykit.reporting import gate as shown
-
-EXAMPLES = (
-    "replaykit gate traffic.gor --threshold 500MB",
-    "replaykit gate new.parquet --baseline main.parquet --max-increase 10%",
-    "replaykit gate traffic.gor --budget bandwidth.yaml --format junit --output gate.xml",
-)
-
-
-class MeasuredFiles(MeasureOptions, Filters, QuietOptions):
-    """Files whose exchanges are measured."""
-
-
-class GateOptions(InputOptions, MeasuredFiles):
-    panel: ClassVar[str] = "limits, of both directions together, by --measure"
-
-    format: Annotated[
-        Literal["table", "json", "junit", "sarif", "github", "markdown"], Option("", panel="")
-    ] = "table"
-    output: Annotated[
-        Text | None, Option("writes there in --format; the table is still printed", "FILE", panel="")
-    ] = None
-    summary: Annotated[
-        Text | None, Option("appends a Markdown summary, e.g. $GITHUB_STEP_SUMMARY", "FILE", panel="")
-    ] = None
-    top: Annotated[Whole, Option("endpoints shown (default 10)", "N", panel="")] = 10
-    threshold: Annotated[Text | None, Option("of everything", "SIZE")] = None
-    per_endpoint: Annotated[
-        Texts, Option("of an endpoint in all", "[PATTERN=]SIZE", complete="endpoints")
-    ] = ()
-    per_request: Annotated[Text | None, Option("of any one exchange", "SIZE")] = None
-    max_share: Annotated[Text | None, Option("of an endpoint in the total", "PERCENT")] = None
-    budget: Annotated[Texts, Option("YAML: endpoint pattern to bytes per request", "FILE")] = ()
-    baseline: Annotated[Texts, Option("what it was before", "FILE")] = ()
-    max_increase: Annotated[
-        Text | None, Option("of an endpoint's bytes per request against the baseline", "PERCENT")
-    ] = None
-    max_total_increase: Annotated[Text | None, Option("of everything against the baseline", "PERCENT")] = None
 
 
 def _limits(args: GateOptions) -> Limits:

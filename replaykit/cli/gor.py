@@ -23,7 +23,7 @@ from replaykit.goreplay import flags as goflags
 from replaykit.goreplay.inputs.file import FileInput
 from replaykit.goreplay.limiter import Limiter, parse_percent, split_limit
 from replaykit.goreplay.pipeline import Echo, Input, Log, Output, Route, Settings, run
-from replaykit.pipeline.options import FilterOptions
+from replaykit.pipeline.options import FilterOptions, RewriteOptions
 from replaykit.plain import emit, say
 from replaykit.replaying.own import OwnConnections
 
@@ -47,8 +47,8 @@ class Gor:
 
     def _rules(self) -> Rules:
         f = self.f
-        chosen = rewrites.RewriteOptions.of(
-            {name: getattr(f, f"http_{name}") for name in (f.name for f in fields(rewrites.RewriteOptions))}
+        chosen = RewriteOptions.of(
+            {name: getattr(f, f"http_{name}") for name in (f.name for f in fields(RewriteOptions))}
         )
         filters = FilterOptions.of({
             "allow_header": f.http_allow_header, "disallow_header": f.http_disallow_header, "allow_method": f.http_allow_method,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replaykit.cli.options import SelectionOptions
+from replaykit.cli.options.shared import SelectionOptions
 from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.outputs.settings import state_folder

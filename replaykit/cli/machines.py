@@ -9,15 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from replaykit.cli import cleanup, export
 from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.ledgers import open_ledger, place
+from replaykit.cli.options.over_time import CleanupOptions, ExportOptions
+from replaykit.cli.options.vantages import MachinesOptions
 from replaykit.cli.serving import NeedsToken, listen, serve_beside, url
 from replaykit.config.declared import stamp
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options
 from replaykit.errors import UsageError
 from replaykit.plain import say
 from replaykit.units import show_size
@@ -29,54 +29,7 @@ if TYPE_CHECKING:
     from replaykit.vantages.hypervisor.machine import Hypervisor, Machine
     from replaykit.vantages.hypervisor.watch import Watch
 
-EXAMPLES = (
-    "replaykit machines config",
-    "replaykit machines -config config.json",
-    "replaykit machines list -config config.json",
-    "replaykit machines -config config.json -export 100 -period day -format html",
-    "replaykit machines -config config.json -cleanup before -before 2026-01-01 -dry-run",
-)
 _RETAIN_S = 3600
-
-
-class MachinesOptions(Options):
-    panel: ClassVar[str] = "export, as pve-traffic-monitor spells it"
-
-    what: Annotated[
-        Literal["run", "list", "config", "import", "service"],
-        Option(
-            "run (default): polls, counts, enforces; list: the machines now; config: asks, tries and writes the file; import: the data folder of pve-traffic-monitor into the ledger; service: install, start, stop, enable, status, logs, … by systemd",
-            argument=True,
-            panel="",
-        ),
-    ] = "run"
-    folder: Annotated[
-        Text | None, Option("of import, of service", "FOLDER|ACTION", argument=True, panel="")
-    ] = None
-    config: Annotated[
-        Text, Option("JSON or YAML (default config.json)", "FILE", also=("-config",), panel="")
-    ] = "config.json"
-    dry_run_rules: Annotated[bool, Option("judges and logs, does nothing to any machine", panel="")] = False
-    quiet: Annotated[bool, Option("says nothing but troubles", panel="")] = False
-    export: Annotated[Text | None, Option("", "VMID|all", also=("-export",))] = None
-    format: Annotated[Literal["json", "png", "html", "csv"], Option("", also=("-format",))] = "html"
-    period: Annotated[Literal["minute", "hour", "day", "month"], Option("", also=("-period",))] = "hour"
-    direction: Annotated[
-        Literal["both", "rx", "tx", "download", "upload"], Option("", also=("-direction",))
-    ] = "both"
-    start: Annotated[Text | None, Option("", "TIME", also=("-start",))] = None
-    end: Annotated[Text | None, Option("", "TIME", also=("-end",))] = None
-    date: Annotated[Text | None, Option("", "DATE", also=("-date",))] = None
-    dark: Annotated[bool, Option("", also=("-dark",))] = False
-    cleanup: Annotated[
-        Literal["range", "vm", "before"] | None, Option("", also=("-cleanup",), panel="cleanup")
-    ] = None
-    vmid: Annotated[Text | None, Option("", "VMID", also=("-vmid",), panel="cleanup")] = None
-    before: Annotated[Text | None, Option("", "DATE", also=("-before",), panel="cleanup")] = None
-    dry_run: Annotated[bool, Option("says what would be deleted", also=("-dry-run",), panel="cleanup")] = (
-        False
-    )
-    yes: Annotated[bool, Option("deletes without asking", also=("-yes",), panel="cleanup")] = False
 
 
 def run(args: MachinesOptions) -> int:
@@ -306,7 +259,7 @@ def _export(args: MachinesOptions, config: Config) -> int:
     if args.export is not None and args.export != "all":
         _one(config, args.export)
         chosen["label"] = [f"vmid={args.export}"]
-    status = export.run(export.ExportOptions.of(chosen))
+    status = export.run(ExportOptions.of(chosen))
     if not args.quiet:
         say(f"wrote {target}")
     return status
@@ -345,7 +298,7 @@ def _cleanup(args: MachinesOptions, config: Config) -> int:
     chosen |= {
         "dry_run": args.dry_run, "yes": args.yes or not sys.stdin.isatty(), "quiet": args.quiet,
     }  # fmt: skip
-    return cleanup.run(cleanup.CleanupOptions.of(chosen))
+    return cleanup.run(CleanupOptions.of(chosen))
 
 
 def _import(args: MachinesOptions, config: Config) -> int:

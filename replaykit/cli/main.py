@@ -6,7 +6,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -52,6 +52,15 @@ GROUPS = {
         "serve": "the live page and the API over all vantages, from a ledger",
     },
 }
+OPTIONS = {
+    "capture and look": "looking",
+    "replay and compare": "replaying",
+    "ship and alert": "shipping",
+    "over time": "over_time",
+    "vantages": "vantages",
+}
+"""Where the options of a group's commands are."""
+
 COMMANDS = {name: text for commands in GROUPS.values() for name, text in commands.items()}
 
 
@@ -79,12 +88,15 @@ class _Commands(TyperGroup):
 
 
 def load(name: str) -> Command:
-    """A command, its module loaded."""
-    module = importlib.import_module(f"replaykit.cli.{name}")
+    """A command with its options; what it runs is loaded when it does."""
     group = next(g for g, names in GROUPS.items() if name in names)
-    return typed_command(
-        name, COMMANDS[name], get_type_hints(module.run)["args"], module.run, module.EXAMPLES, group
-    )
+    module = importlib.import_module(f"replaykit.cli.options.{OPTIONS[group]}")
+
+    def run(args: Any) -> int:
+        return int(importlib.import_module(f"replaykit.cli.{name}").run(args))
+
+    options = getattr(module, f"{name.capitalize()}Options")
+    return typed_command(name, COMMANDS[name], options, run, module.EXAMPLES[name], group)
 
 
 def _version(asked: bool) -> None:

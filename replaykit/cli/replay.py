@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 from replaykit.cli import common, rewrites
 from replaykit.cli.event_loop import event_loops
-from replaykit.cli.options import ExistingOptions, QuietOptions
-from replaykit.cli.rewrites import RewriteOptions
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option
+from replaykit.cli.options.replaying import ReplayOptions
 from replaykit.errors import UsageError
 from replaykit.outputs.gor import GorOutput
 from replaykit.outputs.output import Rotation
-from replaykit.pipeline.options import FilterOptions, RemovedOptions
 from replaykit.plain import emit, json_text, out, say
 from replaykit.replaying.compare import Comparison
-from replaykit.replaying.options import ReplayOptions
 from replaykit.replaying.outgoing import CUT, NOT_SENT
 from replaykit.replaying.reading import Read
 from replaykit.replaying.runner import Plan, Replay
@@ -29,22 +24,8 @@ from replaykit.units import show_size
 if TYPE_CHECKING:
     from replaykit.reporting.terminal import PlainTable
 
-EXAMPLES = (
-    "replaykit replay traffic.gor --to http://127.0.0.1:8080",
-    "replaykit replay traffic.gor --to http://staging.example --speed 2x --all-methods",
-    "replaykit replay traffic.gor --to http://127.0.0.1:8080 --speed max --connections 64",
-    "replaykit replay traffic.gor --to http://127.0.0.1:8080 --compare --body json --ignore 'meta.time'",
-)
 
-
-class ReplayArguments(
-    ReplayOptions, ExistingOptions, FilterOptions, RewriteOptions, RemovedOptions, QuietOptions
-):
-    save: Annotated[Text | None, Option("what was sent and answered, as .gor", "FILE")] = None
-    format: Annotated[Literal["table", "json"], Option("")] = "table"
-
-
-def run(args: ReplayArguments) -> int:
+def run(args: ReplayOptions) -> int:
     read = Read()
     chosen = rewrites.filter_rules(rewrites.rules(args), args)
     plan = args.plan(read, chosen, rewrites.sets_host(chosen))
@@ -68,7 +49,7 @@ def run(args: ReplayArguments) -> int:
     return show(replay, args, read)
 
 
-async def _go(plan: Plan, args: ReplayArguments) -> Replay:
+async def _go(plan: Plan, args: ReplayOptions) -> Replay:
     replay = Replay(plan)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -107,7 +88,7 @@ async def _watch(replay: Replay) -> None:
         live.stop()
 
 
-def show(replay: Replay, args: ReplayArguments, read: Read) -> int:
+def show(replay: Replay, args: ReplayOptions, read: Read) -> int:
     """Prints what came of it; returns the exit status."""
     stats, comparison = replay.stats, replay.plan.comparison
     if args.format == "json":

@@ -4,48 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Annotated, Literal
 
 import pyarrow as pa
 
 from replaykit.attribution.over_time import OverTime
 from replaykit.attribution.summary import MEASURES, Summary, columns, parse_keys
 from replaykit.cli import common
-from replaykit.cli.options import GroupOptions, InputOptions, MeasureOptions, QuietOptions
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Whole
+from replaykit.cli.options.looking import ReportOptions
 from replaykit.errors import UsageError
 from replaykit.pipeline import reading
-from replaykit.pipeline.options import Filters
 from replaykit.plain import emit, json_text, out, say
 from replaykit.reporting import render, terminal
 from replaykit.reporting.conservation import conservation
 from replaykit.units import parse_duration
-
-EXAMPLES = (
-    "replaykit report traffic.pcap",
-    "replaykit report monday.parquet --by host,endpoint --top 10",
-    "replaykit report traffic.pcap --over 1s --top 5",
-    "tcpdump -w - port 80 | replaykit report -",
-)
-
-
-class ReportOptions(InputOptions, MeasureOptions, GroupOptions, Filters, QuietOptions):
-    top: Annotated[Whole, Option("rows shown, the rest as (other); 0: all", "N")] = 20
-    savings: Annotated[
-        bool,
-        Option(
-            "what could be spared per endpoint: compression, answers sent again unchanged, repeated requests"
-        ),
-    ] = False
-    over: Annotated[
-        Text | None,
-        Option(
-            "in slices of so long (1s, 1m): what moved in each, also of exchanges that were still running",
-            "TIME",
-        ),
-    ] = None
-    format: Annotated[Literal["table", "json", "csv"], Option("")] = "table"
 
 
 def run(args: ReportOptions) -> int:

@@ -4,62 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Annotated, ClassVar
 
-from replaykit.config.kinds import Texts
-from replaykit.config.options import Option, Options
 from replaykit.engine.options import header_rule
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
-from replaykit.pipeline.options import FilterOptions
-
-
-class RewriteOptions(Options):
-    """What is done to messages on the move."""
-
-    panel: ClassVar[str] = "rules over messages (GoReplay's; with --http- in front too)"
-
-    set_header: Annotated[
-        Texts, Option("sets this header in every request", "NAME:VALUE", also=("--http-set-header",))
-    ] = ()
-    set_param: Annotated[
-        Texts,
-        Option("sets this query parameter in every request", "NAME=VALUE", also=("--http-set-param",)),
-    ] = ()
-    rewrite_url: Annotated[
-        Texts,
-        Option(
-            "rewrites targets; $1 is the pattern's first group", "REGEX:TARGET", also=("--http-rewrite-url",)
-        ),
-    ] = ()
-    rewrite_header: Annotated[
-        Texts,
-        Option("rewrites the values of this header", "NAME:REGEX,VALUE", also=("--http-rewrite-header",)),
-    ] = ()
-    basic_auth_filter: Annotated[
-        Texts,
-        Option(
-            "only requests whose user:password matches, or that have none",
-            "REGEX",
-            also=("--http-basic-auth-filter",),
-        ),
-    ] = ()
-    header_limiter: Annotated[
-        Texts,
-        Option(
-            "that share of requests, by the hash of this header",
-            "NAME:PERCENT",
-            also=("--http-header-limiter",),
-        ),
-    ] = ()
-    param_limiter: Annotated[
-        Texts,
-        Option(
-            "that share of requests, by the hash of this parameter",
-            "NAME:PERCENT",
-            also=("--http-param-limiter",),
-        ),
-    ] = ()
+from replaykit.pipeline.options import FilterOptions, RewriteOptions
 
 
 def split(flag: str, text: str, by: str, example: str) -> tuple[str, str]:

@@ -7,42 +7,14 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
 
 from replaykit.cli.asking import warn_of_rules
 from replaykit.cli.ledgers import open_ledger
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options, Whole
+from replaykit.cli.options.over_time import RulesOptions
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
 
-EXAMPLES = (
-    "replaykit rules check --rules rules.yaml",
-    "replaykit rules explain 30009 --rules rules.yaml --ledger usage.db",
-    "replaykit rules run --rules rules.yaml --ledger usage.db --dry-run --once",
-    "replaykit rules log --ledger usage.db --format json",
-)
 WHAT = ("check", "explain", "run", "log", "effects")
-
-
-class RulesOptions(Options):
-    what: Annotated[
-        Literal["check", "explain", "run", "log", "effects"],
-        Option(
-            "check: whether the file is right; explain: why a subject is restricted, or is not; run: judges and acts until it is stopped; log: what was done; effects: what holds now",
-            argument=True,
-        ),
-    ]
-    subject: Annotated[
-        Text | None, Option("for explain and log: its name, or a glob for explain", "SUBJECT", argument=True)
-    ] = None
-    rules: Annotated[Text | None, Option("the rules (YAML)", "FILE")] = None
-    ledger: Annotated[Text | None, Option("a file such as usage.db, or a database's URL", "LEDGER")] = None
-    at: Annotated[Text | None, Option("explain: as if it were then", "TIME")] = None
-    dry_run: Annotated[bool, Option("run: logs what would be done, and does nothing")] = False
-    once: Annotated[bool, Option("run: judges once, then ends")] = False
-    most: Annotated[Whole, Option("log: so many of the newest lines (default 100)", "N")] = 100
-    format: Annotated[Literal["table", "json"], Option("log and effects: for people or programs")] = "table"
 
 
 def run(args: RulesOptions) -> int:

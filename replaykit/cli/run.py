@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,10 +19,10 @@ from replaykit.capturing.live import Capture, Result, changed_options
 from replaykit.cli import capture as capture_command
 from replaykit.cli import common, sparing
 from replaykit.cli.flow import FileOptions, Flow, Source, Target, read_flow
+from replaykit.cli.options.looking import CaptureOptions
+from replaykit.cli.options.shipping import RunOptions
 from replaykit.cli.rewrites import filter_rules, rules
 from replaykit.cli.watching import LiveAlerts
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option, Options
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
 from replaykit.goreplay import pipeline
@@ -35,16 +35,7 @@ from replaykit.records.message import Messages
 from replaykit.rules.alerts import read_rules
 from replaykit.web.health import Health, place
 
-EXAMPLES = (
-    "replaykit run pipelines/capture-to-elasticsearch.yaml",
-    "replaykit run pipeline.yaml --check",
-)
 OBSERVE_S = 10.0
-
-
-class RunOptions(Options):
-    pipeline: Annotated[Text, Option("", "PIPELINE.yaml", argument=True)]
-    check: Annotated[bool, Option("only reads the pipeline and says what it would do")] = False
 
 
 def run(args: RunOptions) -> int:
@@ -188,8 +179,8 @@ class Running:
         self.say(0, f"ended: {self._exchanges:,} exchanges", exchanges=self._exchanges)
         return 2 if troubles or self._troubles or lost else 0
 
-    def _open_capture(self, args: capture_command.CaptureOptions | FileOptions) -> None:
-        assert isinstance(args, capture_command.CaptureOptions)
+    def _open_capture(self, args: CaptureOptions | FileOptions) -> None:
+        assert isinstance(args, CaptureOptions)
         wants = self._wants
         options = args.options(wants, wants and self.flow.declared.responses)
         settings = capture_command.settings_of(args)

@@ -6,33 +6,18 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import open_ledger
-from replaykit.cli.options import ApiOptions, LedgerOptions
+from replaykit.cli.options.vantages import ServeOptions
 from replaykit.cli.serving import listen, origins, url, uvicorn_server
-from replaykit.config.kinds import Text
-from replaykit.config.options import Option
 from replaykit.errors import UsageError
 from replaykit.plain import say
 
 if TYPE_CHECKING:
     from replaykit.rules.enforcement import Guard
     from replaykit.rules.limits import Rule
-
-EXAMPLES = (
-    "replaykit serve usage.db",
-    "replaykit serve postgresql://replaykit@db/usage --exchanges day/ --api 127.0.0.1:8080",
-)
-
-
-class ServeOptions(LedgerOptions, ApiOptions):
-    rules: Annotated[
-        Text | None,
-        Option("rules (YAML), to show what is left of their limits; nothing is enforced here", "FILE"),
-    ] = None
-    quiet: Annotated[bool, Option("says nothing but troubles")] = False
 
 
 def _shown(guard: Guard) -> Callable[[], Sequence[Rule]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from replaykit.cli.options import ApiOptions
+from replaykit.cli.options.shared import ApiOptions
 from replaykit.errors import UsageError
 from replaykit.extras import needs
 from replaykit.outputs.settings import secret

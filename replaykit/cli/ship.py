@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from replaykit.cli import common
-from replaykit.cli.options import QuietOptions
-from replaykit.config.kinds import Texts
-from replaykit.config.options import Option
+from replaykit.cli.options.shipping import ShipOptions
 from replaykit.errors import UsageError
 from replaykit.outputs.elastic_place import connect, parse_place
 from replaykit.outputs.elastic_setup import set_up
 from replaykit.outputs.output import Rotation
 from replaykit.pipeline import writing
-from replaykit.pipeline.options import Filters
 from replaykit.plain import out
-
-EXAMPLES = (
-    "replaykit ship --setup --to elasticsearch://127.0.0.1:9200",
-    "replaykit ship traffic.parquet --to elasticsearch://127.0.0.1:9200",
-    "replaykit ship archive/ --to kafka://127.0.0.1:9092/replaykit-exchanges",
-)
-
-
-class ShipOptions(Filters, QuietOptions):
-    files: Annotated[
-        Texts,
-        Option(".pcap, .pcapng (.gz, .zst), .gor, .parquet, an archive, or -", "FILE", argument=True),
-    ] = ()
-    to: Annotated[
-        Texts,
-        Option(
-            "elasticsearch://HOST:9200[/NAME][?spool=DIR], kafka://, influxdb://, otlp://, s3://", "STORE"
-        ),
-    ]
-    setup: Annotated[bool, Option("installs templates, and ILM where the server has it; may be repeated")] = (
-        False
-    )
 
 
 def run(args: ShipOptions) -> int:

@@ -21,7 +21,9 @@ LATER = frozenset(("pyarrow.compute", "pyarrow.parquet", "replaykit.reporting.te
 
 def begin() -> None:
     """From now on, for this process."""
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # it would look through all that is installed for them
+    os.environ.setdefault(
+        "PYDANTIC_DISABLE_PLUGINS", "1"
+    )  # it would look through all that is installed for them
     sys.meta_path.insert(0, _Finder)
 
 

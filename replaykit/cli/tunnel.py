@@ -5,48 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
-from typing import Annotated
 
 from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.event_loop import event_loops
-from replaykit.config.kinds import Text, Texts
-from replaykit.config.options import Option, Options
+from replaykit.cli.options.vantages import TunnelOptions
 from replaykit.errors import UsageError
 from replaykit.plain import out, say
-
-EXAMPLES = (
-    "replaykit tunnel --make-keys keys/ --server tunnel.example.org --client home",
-    "replaykit forward --tunnel 0.0.0.0:7000 --tunnel-certificate keys/server.pem --tunnel-key keys/server.key --tunnel-ca keys/ca.pem",
-    "replaykit tunnel tunnel.example.org:7000 --certificate home.pem --key home.key --ca ca.pem",
-)
-
-
-class TunnelOptions(Options):
-    place: Annotated[Text | None, Option("where a forwarder takes tunnels", "SERVER:PORT", argument=True)] = (
-        None
-    )
-    certificate: Annotated[
-        Text | None, Option("this client's, PEM; its common name is the client's name", "FILE")
-    ] = None
-    key: Annotated[Text | None, Option("its key, PEM", "FILE")] = None
-    ca: Annotated[Text | None, Option("who signed the server's certificate, PEM", "FILE")] = None
-    allow: Annotated[
-        Texts,
-        Option(
-            "what the server may ask for, a glob such as 192.168.1.*:22 (default: this machine only); may be repeated",
-            "HOST:PORT",
-        ),
-    ] = ()
-    make_keys: Annotated[
-        Text | None,
-        Option(
-            "makes an authority, unless DIR has one, and what --server and --client name", "DIR", panel="keys"
-        ),
-    ] = None
-    server: Annotated[
-        Texts, Option("the server's name or address; may be repeated", "NAME", panel="keys")
-    ] = ()
-    client: Annotated[Texts, Option("a client's name; may be repeated", "NAME", panel="keys")] = ()
 
 
 def run(args: TunnelOptions) -> int:

@@ -7,14 +7,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from replaykit.cli.asking import agreed, warn_of_rules
 from replaykit.cli.ledgers import own_ledger
-from replaykit.cli.options import ApiOptions
+from replaykit.cli.options.vantages import UsersOptions
 from replaykit.cli.serving import listen, origins, place, serve_beside, url
-from replaykit.config.kinds import Text, Texts
-from replaykit.config.options import Option, Whole
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import secret
 from replaykit.plain import emit, out, say, visible
@@ -24,72 +22,8 @@ if TYPE_CHECKING:
     from replaykit.vantages.netfilter.counters import Source
     from replaykit.vantages.netfilter.watch import Watch
 
-EXAMPLES = (
-    "replaykit users --interface wg0 --install",
-    "replaykit users --interface wg0 --users users.yaml --ledger usage.db --prometheus 127.0.0.1:9901",
-    "replaykit users --interface wg0 --source ebpf --rules rules.yaml",
-)
 SOURCES = ("auto", "nftables", "ebpf", "iptables", "tc")
 TOP = 20
-
-
-class UsersOptions(ApiOptions):
-    interface: Annotated[Texts, Option("may be repeated", "NAME", complete="interfaces")] = ()
-    users: Annotated[
-        Text | None,
-        Option(
-            "who has which address or mark: a file (YAML, CSV, JSON), cmd:COMMAND, or http(s)://…", "PLACE"
-        ),
-    ] = None
-    source: Annotated[
-        Literal["auto", "nftables", "ebpf", "iptables", "tc"],
-        Option(
-            "nftables: our own table (--install); ebpf: programs of our own, as long as this runs; iptables: rules that set marks; tc: filters; auto: the table if it is installed, else mark rules if there are any, else ebpf"
-        ),
-    ] = "auto"
-    every: Annotated[Text, Option("how often counters are read (default 10s)", "TIME")] = "10s"
-    once: Annotated[bool, Option("reads once, prints what counters stand at, and ends")] = False
-    check: Annotated[
-        bool,
-        Option(
-            "says which rules that set marks (with --source tc: which filters) count a packet twice, and ends: 0 where none does, else 1"
-        ),
-    ] = False
-    ledger: Annotated[
-        Text | None, Option("a file or a database's URL (default: usage.db in the state folder)", "LEDGER")
-    ] = None
-    prometheus: Annotated[
-        Text | None,
-        Option(
-            "serves /metrics there; beyond this machine with the token in REPLAYKIT_TOKEN", "ADDRESS:PORT"
-        ),
-    ] = None
-    rules: Annotated[Text | None, Option("rules (YAML); see replaykit rules", "FILE")] = None
-    limit_by: Annotated[
-        Literal["auto", "tc", "nftables"],
-        Option(
-            "what limits a user's rate: tc lets packets wait, nftables drops them; auto: tc, unless the interface's qdisc is somebody's or has several queues"
-        ),
-    ] = "auto"
-    time_zone: Annotated[Text | None, Option("of a new ledger (default: this machine's)", "ZONE")] = None
-    quiet: Annotated[bool, Option("no table")] = False
-    install: Annotated[
-        bool,
-        Option(
-            "makes it, counting on --interface, and ends; it outlives this program",
-            panel="our table of nftables",
-        ),
-    ] = False
-    size: Annotated[
-        Whole, Option("addresses a family (default 65535)", "N", panel="our table of nftables")
-    ] = 65535
-    list_rules: Annotated[
-        bool, Option("shows the rules, and ends", only=("--list",), panel="our table of nftables")
-    ] = False
-    remove: Annotated[
-        bool, Option("takes it and all limits away, and ends", panel="our table of nftables")
-    ] = False
-    yes: Annotated[bool, Option("--remove: without asking", panel="our table of nftables")] = False
 
 
 def run(args: UsersOptions) -> int:

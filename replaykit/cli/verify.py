@@ -4,34 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from replaykit.cli import common
-from replaykit.cli.options import QuietOptions
-from replaykit.config.kinds import Texts
-from replaykit.config.options import Option
+from replaykit.cli.options.looking import VerifyOptions
 from replaykit.engine.options import Options
 from replaykit.extras import needs
-from replaykit.pipeline.options import EngineOptions
 from replaykit.plain import emit, json_text, out, visible
 
-EXAMPLES = (
-    "replaykit verify traffic.pcap",
-    "replaykit verify traffic.pcap --with tshark",
-    "replaykit verify samples/shop.pcap.gz --format json",
-)
 _SHOWN = 20
-
-
-class VerifyOptions(EngineOptions, QuietOptions):
-    files: Annotated[Texts, Option(".pcap or .pcapng, gzip too", "FILE", argument=True)]
-    third: Annotated[
-        Literal["tshark"] | None,
-        Option("a third reading, of requests and statuses: tshark's", only=("--with",)),
-    ] = None
-    format: Annotated[Literal["text", "json"], Option("")] = "text"
 
 
 def run(args: VerifyOptions) -> int:
