@@ -19,11 +19,14 @@ _VARIABLE = {
 
 
 def json_schema(model: type[BaseModel]) -> JsonSchemaValue:
-    """Of a file that this model checks, as people write it: what is filled in from the environment is right anywhere."""
+    """Of a file that this model checks, as people write it: what is filled in from the environment is right anywhere.
+
+    Of draft 7, which every editor knows.
+    """
     found = model.model_json_schema(by_alias=True)
     parts = {name: _written(part) for name, part in found.pop("$defs", {}).items()}
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": "http://json-schema.org/draft-07/schema#",
         **_written(found),
         "$defs": {**parts, "Variable": _VARIABLE},
     }

@@ -377,8 +377,7 @@ def watch(guard: Guard, say: Callable[[str], None], stop: threading.Event) -> No
     """Steps at the rules' interval until told to stop; a ledger that is away is tried again."""
     trouble = ""
     while not stop.is_set():
-        problem = guard.reload()
-        for line in problem.splitlines() if problem else ():
+        for line in (guard.reload() or "").splitlines():
             say(line)
         try:
             for entry in guard.step(int(time.time())):

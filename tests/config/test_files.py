@@ -50,13 +50,13 @@ def schema(kind: str) -> dict[str, Any]:
 
 def valid(kind: str, text: str) -> bool:
     """The values as an editor sees them: nothing is filled in from the environment."""
-    return bool(jsonschema.Draft202012Validator(schema(kind)).is_valid(yaml.safe_load(text)))
+    return bool(jsonschema.Draft7Validator(schema(kind)).is_valid(yaml.safe_load(text)))
 
 
 @pytest.mark.parametrize("kind", FILES)
 def test_a_schema_describes_every_key(kind: str) -> None:
     found = schema(kind)
-    jsonschema.Draft202012Validator.check_schema(found)
+    jsonschema.Draft7Validator.check_schema(found)
     assert found["description"] and kind in {k for k, _ in examples()}
     for name, part in {"": found, **found["$defs"]}.items():
         for key, value in part.get("properties", {}).items():
@@ -67,9 +67,7 @@ def test_a_schema_describes_every_key(kind: str) -> None:
 def test_the_examples_are_right(
     kind: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert valid(kind, text), next(
-        jsonschema.Draft202012Validator(schema(kind)).iter_errors(yaml.safe_load(text))
-    )
+    assert valid(kind, text), next(jsonschema.Draft7Validator(schema(kind)).iter_errors(yaml.safe_load(text)))
     for name in re.findall(r"\$\{(\w+)\}", text):
         monkeypatch.setenv(
             name, "https://example.org/hook" if "URL" in name else "123456789:abcdefg_hijklmnop"

@@ -38,6 +38,9 @@ def _addresses(given: Any) -> tuple[Network, ...]:
 
 def _marks(given: Any) -> tuple[int, ...]:
     found = []
+    numbers = given if isinstance(given, list | tuple) else [given]
+    if all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
+        return tuple(map(int, numbers))
     for text in _texts(given):
         try:
             found.append(int(text, 0))

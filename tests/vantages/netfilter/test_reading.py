@@ -101,6 +101,7 @@ def test_filters_of_tc() -> None:
     "text",
     [
         "users:\n- {code: alice, name: Alice, addresses: [10.0.0.2], marks: [0x10]}\n- {code: bob, address: 10.1.0.0/16}\n",
+        "- {code: alice, name: Alice, ip: 10.0.0.2, mark: 020}\n- {code: bob, addresses: [10.1.0.0/16], name: , other: [1]}\n",
         '{"users": [{"user_code": "alice", "name": "Alice", "user_intra_ip": "10.0.0.2", "mark_id": "16"}, {"code": "bob", "ip": "10.1.0.0/16"}]}',
         "code,name,addresses,marks\nalice,Alice,10.0.0.2,0x10\nbob,,10.1.0.0/16,\n",
         "\ufeffuser_code,user_intra_ip,name,mark\nalice,10.0.0.2,Alice,16\nbob,10.1.0.0/16,,\n",
