@@ -4,6 +4,6 @@ import sys
 
 sys.modules["numpy"] = None  # type: ignore[assignment]
 
-from replaykit.cli.main import command  # noqa: E402
+from replaykit.cli.start import command  # noqa: E402
 
 sys.exit(command())

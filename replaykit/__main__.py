@@ -2,6 +2,6 @@
 
 import sys
 
-from replaykit.cli.main import command
+from replaykit.cli.start import command
 
 sys.exit(command())

@@ -284,7 +284,8 @@ def replay(
 
     Works where an event loop runs already, such as in a notebook. Raises UsageError.
     """
-    from replaykit.replaying.options import ReplayOptions  # loaded only here: most programs send nothing
+    from replaykit.replaying.options import ReplayOptions
+    from replaykit.replaying.plan import plan  # loaded only here: most programs send nothing
     from replaykit.replaying.reading import Read
     from replaykit.replaying.runner import Replay
 
@@ -293,15 +294,15 @@ def replay(
         "files": files, "to": to, "speed": speed, "rate": rate, "limit": limit, "duration": duration,
         "connections": connections, "timeout": timeout, "http2": http2, "all_methods": all_methods, "compare": compare,
     })  # fmt: skip
-    plan = asked.plan(read, Rules())
+    todo = plan(asked, read, Rules())
 
     begun: list[tuple[asyncio.AbstractEventLoop, Replay]] = []
 
     async def send() -> Replayed:
-        run = Replay(plan)
+        run = Replay(todo)
         begun.append((asyncio.get_running_loop(), run))
         stats = await run.run()
-        return Replayed(stats, run.seconds, plan.comparison, read.troubles)
+        return Replayed(stats, run.seconds, todo.comparison, read.troubles)
 
     with ThreadPoolExecutor(1) as alone:  # a loop may run in this thread
         sending = alone.submit(lambda: asyncio.run(send()))

@@ -45,7 +45,7 @@ def _distribution() -> metadata.Distribution | None:
 
     for name in metadata.packages_distributions().get(__package__, ()):
         found = metadata.distribution(name)
-        if "replaykit.cli.main" in (found.read_text("entry_points.txt") or ""):
+        if "replaykit.cli.start" in (found.read_text("entry_points.txt") or ""):
             return found
     return None
 

@@ -55,17 +55,17 @@ def _readable(names: Iterable[str]) -> list[str]:
 
 def _counted(name: str) -> dict[str, int]:
     """Endpoints of a file; nothing where it cannot be read: who runs the command is told."""
-    from replaykit.api import read
+    from replaykit.pipeline.options import Filters
+    from replaykit.pipeline.reading import Reader
+    from replaykit.records.message import Messages
 
+    found: dict[str, int] = {}
     try:
-        column = read(name).exchanges["endpoint"]
+        for piece in Reader(Filters().options(False, False), columns={"endpoint"}).read([name]):
+            if not isinstance(piece, Messages):
+                for row in piece["endpoint"].value_counts().to_pylist():
+                    found[row["values"]] = found.get(row["values"], 0) + row["counts"]
     except UsageError:
         return {}
-    return {row["values"]: row["counts"] for row in column.value_counts().to_pylist() if row["values"]}
-
-
-def kinds(said: Mapping[str, Any], begun: str) -> list[str]:
-    """Of files that `replaykit config` knows."""
-    from replaykit.config.files import FILES
-
-    return list(FILES)
+    found.pop(None, None)  # type: ignore[call-overload]
+    return found

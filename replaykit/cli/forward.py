@@ -19,7 +19,7 @@ from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.ledgers import place as ledger_url
 from replaykit.cli.options.vantages import ForwardOptions
 from replaykit.cli.serving import listen, origins, place, url, uvicorn_server
-from replaykit.config.declared import stamp
+from replaykit.config.reading import stamp
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_folder
 from replaykit.plain import say

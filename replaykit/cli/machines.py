@@ -17,7 +17,7 @@ from replaykit.cli.ledgers import open_ledger, place
 from replaykit.cli.options.over_time import CleanupOptions, ExportOptions
 from replaykit.cli.options.vantages import MachinesOptions
 from replaykit.cli.serving import NeedsToken, listen, serve_beside, url
-from replaykit.config.declared import stamp
+from replaykit.config.reading import stamp
 from replaykit.errors import UsageError
 from replaykit.plain import say
 from replaykit.units import show_size

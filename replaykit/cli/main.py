@@ -12,7 +12,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from replaykit import __version__, extras
-from replaykit.cli import sparing
 from replaykit.cli.typed import Command, Interrupted, as_given
 from replaykit.cli.typed import command as typed_command
 from replaykit.errors import UsageError
@@ -67,6 +66,9 @@ COMMANDS = {name: text for commands in GROUPS.values() for name, text in command
 class _Commands(TyperGroup):
     """The commands, of which only the one that is called is loaded."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        return as_given(super().get_params(ctx))
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
@@ -119,9 +121,7 @@ def program() -> Any:
         cls=_Commands, rich_markup_mode="rich", no_args_is_help=False, invoke_without_command=True
     )
     app.callback()(_root)
-    made = typer.main.get_command(app)
-    as_given(made.params)
-    return made
+    return typer.main.get_command(app)
 
 
 def near(wrong: str, known: Iterable[str]) -> str:
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(program().main(arguments, prog_name="replaykit", standalone_mode=False) or 0)
     except UsageError as error:
-        say(*(f"replaykit: {line}" for line in str(error).splitlines()))
+        say(*(f"replaykit: {line}" for line in error.lines))
         return 2
     except typer.TyperException as error:
         say(_refused(error))
@@ -165,13 +165,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Interrupted):
         say("replaykit: interrupted; what was finished is written")
         return 130
-
-
-def command() -> int:
-    """The program."""
-    sparing.begin()
-    return main()
-
-
-if __name__ == "__main__":
-    sys.exit(command())

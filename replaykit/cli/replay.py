@@ -16,6 +16,7 @@ from replaykit.outputs.output import Rotation
 from replaykit.plain import emit, json_text, out, say
 from replaykit.replaying.compare import Comparison
 from replaykit.replaying.outgoing import CUT, NOT_SENT
+from replaykit.replaying.plan import plan as planned
 from replaykit.replaying.reading import Read
 from replaykit.replaying.runner import Plan, Replay
 from replaykit.replaying.target import Target
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def run(args: ReplayOptions) -> int:
     read = Read()
     chosen = rewrites.filter_rules(rewrites.rules(args), args)
-    plan = args.plan(read, chosen, rewrites.sets_host(chosen))
+    plan = planned(args, read, chosen, rewrites.sets_host(chosen))
     saved = None
     for name in ("append", "overwrite"):
         if getattr(args, name) and args.save is None:

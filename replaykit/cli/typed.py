@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
@@ -25,6 +25,9 @@ class Command(TyperCommand):
     bare: dict[str, str]
     examples: list[str]
     other_spellings: frozenset[str]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return as_given(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list(args)
@@ -60,10 +63,11 @@ class _AsGiven:
         return () if several and value is None else value
 
 
-def as_given(parameters: Iterable[Any]) -> None:
+def as_given(parameters: list[Any]) -> list[Any]:
     """Leaves values to the model."""
     for parameter in parameters:
         parameter._runtime_param = _AsGiven()
+    return parameters
 
 
 def escaped(text: str) -> str:
@@ -93,7 +97,6 @@ def command(
     )(called)  # fmt: skip
     made = typer.main.get_command(app)
     assert isinstance(made, Command)
-    as_given(made.params)
     made.bare = {
         f: d.option.bare for d in described if d.option.bare is not None for f in d.option.spellings(d.name)
     }

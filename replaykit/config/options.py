@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, dataclass_tran
 
 from replaykit.config.kinds import Kind, as_text
 from replaykit.config.wording import wrong
-from replaykit.errors import UsageError
+from replaykit.errors import UsageErrors
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler, ValidationError
@@ -118,7 +118,7 @@ class Options:
         return cls(**{name: getattr(checked, name) for name in checked.model_fields_set})
 
     @classmethod
-    def _refused(cls, error: ValidationError, values: Mapping[str, Any]) -> UsageError:
+    def _refused(cls, error: ValidationError, values: Mapping[str, Any]) -> UsageErrors:
         from replaykit.config.problems import raw_problems  # as above
 
         spelt = {d.name: d.spelling if cls.are_flags else d.name for d in cls.described()}
@@ -130,7 +130,7 @@ class Options:
                 given = given[part] if isinstance(given, Sequence) and isinstance(part, int) else given
             shown = "" if given is None or repr(given) in problem.text else f" {given}"
             lines.append(f"{spelt.get(name, name)}{shown}: {problem.text}" if name else problem.text)
-        return UsageError("\n".join(lines))
+        return UsageErrors(lines)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from samples.make import OUT
 
 PROGRAM = """
 import sys
-from replaykit.cli.main import command
+from replaykit.cli.start import command
 sys.argv = ["replaykit", *sys.argv[1:]]
 status = command()
 compute = vars(sys.modules["pyarrow.compute"]).get("add") is not None
