@@ -89,9 +89,10 @@ $(VENV)/.installed: $(VENV)/.base
 
 # What the kernel runs, for a checkout that was installed before clang was, or that has changed since.
 programs: $(PROGRAMS:.c=.o)
+	@:
 
 %.bpf.o: %.bpf.c setup.py | base
-	@$(BIN)/python setup.py --quiet build_bpf --inplace
+	@PYTHONWARNINGS=ignore $(BIN)/python setup.py --quiet build_bpf --inplace
 
 # Real servers for the tests. Without root the tests that need them skip, saying so.
 servers:
