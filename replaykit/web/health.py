@@ -8,11 +8,16 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from replaykit.consent import Consent, consent
 from replaykit.errors import UsageError
+from replaykit.extras import needs
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 
 class Health:
@@ -48,9 +53,7 @@ class Health:
                     body = json.dumps({k: v for k, v in found.items() if k != "metrics"}).encode()
                     self._say(200 if found["ok"] else 503, "application/json", body)
                 elif self.path == "/metrics":
-                    self._say(
-                        200, "text/plain; version=0.0.4; charset=utf-8", exposition(found["metrics"]).encode()
-                    )
+                    self._say(*exposition(found["metrics"], self.headers.get("Accept", "")))
                 else:
                     self._say(404, "text/plain", b"there are /health and /metrics\n")
 
@@ -91,19 +94,30 @@ def place(address: str, token: str | None, everybody: bool) -> tuple[str, int, C
     return host, int(port), consent(f"health: {address}", host, token, everybody, "health_open: true")
 
 
-def exposition(metrics: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]) -> str:
-    """Prometheus' text format 0.0.4; names that end in _total are counters."""
-    lines: list[str] = []
-    named: set[str] = set()
-    for (name, labels), value in sorted(metrics.items()):
-        if name not in named:
-            named.add(name)
-            lines.append(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}")
-        shown = ",".join(f'{k}="{_escaped(v)}"' for k, v in labels)
-        number = repr(float(value)) if isinstance(value, float) else int(value)  # a flag is 0 or 1
-        lines.append(f"{name}{{{shown}}} {number}" if shown else f"{name} {number}")
-    return "\n".join([*lines, ""])
+def exposition(
+    metrics: Mapping[tuple[str, tuple[tuple[str, str], ...]], float], accepted: str
+) -> tuple[int, str, bytes]:
+    """Status, kind and page in the format of Prometheus that is asked for; names that end in _total are counters.
 
+    Where its client is not installed, what to install: `/health` needs none, so that is said only here.
+    """
+    try:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.exposition import choose_encoder
+        from prometheus_client.registry import Collector
+    except ImportError:
+        said = str(needs("/metrics needs its client", "prometheus"))
+        return 501, "text/plain; charset=utf-8", f"{said}\n".encode()
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    class Given(Collector):
+        def collect(self) -> Iterator[Metric]:
+            for name, group in groupby(sorted(metrics.items()), lambda item: item[0][0]):
+                made = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                rows = [(dict(labels), value) for (_, labels), value in group]
+                family = made(name, "", labels=list(rows[0][0]))
+                for labels, value in rows:
+                    family.add_metric(list(labels.values()), value)
+                yield family
+
+    encode, kind = choose_encoder(accepted)
+    return 200, kind, encode(Given())

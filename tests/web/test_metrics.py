@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from replaykit.errors import UsageError
+from replaykit.extras import install
 from replaykit.ledger.store import Ledger
 from replaykit.outputs.output import Rotation
 from replaykit.outputs.prometheus import PrometheusOutput
@@ -53,6 +54,22 @@ def test_of_a_pipeline() -> None:
         page = read(health.port)
         assert rejected(page) == "" and "False" not in page and "replaykit_output_waiting_bytes 1.5" in page
         assert rejected("a_b False\n")  # the check itself can fail
+        for line in ("# TYPE replaykit_output_failed gauge", "# TYPE replaykit_output_sent_total counter"):
+            assert line in page.splitlines()
+        kind = "application/openmetrics-text; version=1.0.0"
+        status, page = asked(health.port, Accept=kind)
+        assert status == 200 and page.endswith("# EOF\n") and "\nreplaykit_output_sent_total{" in page
+    finally:
+        health.close()
+
+
+def test_of_a_pipeline_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes need none; who asks for metrics is told in one line what to install."""
+    monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
+    health = Health("127.0.0.1:0", lambda: {"ok": True, "metrics": {}})
+    try:
+        assert asked(health.port, "/health") == (200, '{"ok": true}')
+        assert asked(health.port) == (501, f"/metrics needs its client: {install('prometheus')}\n")
     finally:
         health.close()
 

@@ -108,6 +108,8 @@ class Net:
     @contextmanager
     def watching(self, source: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
         """The command in the host's namespace, until it has read once."""
+        if source == "ebpf":
+            needs("clang")  # which compiled it
         command = [
             *self.host, sys.executable, "-m", "replaykit", "users", "--interface", self.interface, "--users", str(self.root / "users.yaml"), "--ledger",
             str(self.root / "usage.db"), "--time-zone", "UTC", "--every", "300ms", "--source", source, *more,
@@ -679,6 +681,7 @@ def test_wrong_use(net: Net, arguments: tuple[str, ...], said: str) -> None:
 
 
 def test_a_port_that_is_taken(net: Net) -> None:
+    needs("clang")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = [
             sys.executable, "-m", "replaykit", "users", "--interface", "lo", "--source", "ebpf", "--ledger", str(net.root / "u.db"), "--prometheus",
