@@ -1,11 +1,13 @@
-"""Values that a shell offers: interfaces, keys of tables, protocols, and the endpoints of the files that were named."""
+"""Values that a shell offers: interfaces, keys of tables, protocols, and the endpoints of the files that were named.
+
+Each function takes the words before, and what was begun.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from replaykit.errors import UsageError
 
@@ -13,7 +15,7 @@ LARGEST = 64 << 20
 """Of a file that is read for its endpoints: nobody waits longer for a completion."""
 
 
-def interfaces(said: Mapping[str, Any], begun: str) -> list[str]:
+def interfaces(words: Sequence[str], begun: str) -> list[str]:
     """Of this machine."""
     try:
         return sorted(os.listdir("/sys/class/net"))
@@ -21,12 +23,12 @@ def interfaces(said: Mapping[str, Any], begun: str) -> list[str]:
         return []
 
 
-def places(said: Mapping[str, Any], begun: str) -> list[str]:
+def places(words: Sequence[str], begun: str) -> list[str]:
     """`eth0:`, to which ports are added."""
-    return [f"{name}:" for name in ("any", *interfaces(said, begun))] if ":" not in begun else []
+    return [f"{name}:" for name in ("any", *interfaces(words, begun))] if ":" not in begun else []
 
 
-def keys(said: Mapping[str, Any], begun: str) -> list[str]:
+def keys(words: Sequence[str], begun: str) -> list[str]:
     """Of `--by`, the last of those with commas between."""
     from replaykit.attribution.summary import KEYS
 
@@ -34,16 +36,16 @@ def keys(said: Mapping[str, Any], begun: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in KEYS]
 
 
-def protocols(said: Mapping[str, Any], begun: str) -> list[str]:
+def protocols(words: Sequence[str], begun: str) -> list[str]:
     from importlib.metadata import entry_points
 
     return ["raw", *(found.name for found in entry_points(group="replaykit.protocols"))]
 
 
-def endpoints(said: Mapping[str, Any], begun: str) -> list[str]:
+def endpoints(words: Sequence[str], begun: str) -> list[str]:
     """`/users/{id}=`, of the files that the command line names, those with the most exchanges first."""
     found: dict[str, int] = {}
-    for name in _readable(said.get("files") or ()):
+    for name in _readable(words):
         for endpoint, count in _counted(name).items():
             found[endpoint] = found.get(endpoint, 0) + count
     return [f"{name}=" for name in sorted(found, key=lambda e: -found[e])]

@@ -12,6 +12,9 @@ from typer.core import TyperArgument, TyperCommand
 
 from replaykit.config.options import Described, Options
 
+WORDS = "replaykit.words"
+"""Under which a context keeps a command's words, for completion."""
+
 M = TypeVar("M", bound=Options)
 
 
@@ -31,6 +34,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given = list(args)
+        ctx.meta[WORDS] = tuple(args)  # which the parser takes apart
         for place, word in enumerate(given):
             following = given[place + 1] if place + 1 < len(given) else ""
             if word in self.bare and not re.fullmatch(r"-?[0-9]+", following):
@@ -163,7 +167,7 @@ def _completing(name: str) -> Callable[[typer.Context, str], list[str]]:
     def fitting(ctx: typer.Context, incomplete: str) -> list[str]:
         from replaykit.cli import completing
 
-        found: list[str] = getattr(completing, name)(ctx.params, incomplete)
+        found: list[str] = getattr(completing, name)(ctx.meta[WORDS], incomplete)
         return [value for value in found if value.startswith(incomplete)]
 
     return fitting
