@@ -47,13 +47,16 @@ class Gor:
 
     def _rules(self) -> Rules:
         f = self.f
-        chosen = RewriteOptions.of(
-            {name: getattr(f, f"http_{name}") for name in (f.name for f in fields(RewriteOptions))}
+        chosen = RewriteOptions(
+            **{one.name: tuple(getattr(f, f"http_{one.name}")) for one in fields(RewriteOptions)}
         )
-        filters = FilterOptions.of({
-            "allow_header": f.http_allow_header, "disallow_header": f.http_disallow_header, "allow_method": f.http_allow_method,
-            "allow_url": f.http_allow_url, "disallow_url": [*f.http_disallow_url, *f.http_black_list],
-        })  # fmt: skip
+        filters = FilterOptions(
+            allow_header=tuple(f.http_allow_header),
+            disallow_header=tuple(f.http_disallow_header),
+            allow_method=tuple(f.http_allow_method),
+            allow_url=tuple(f.http_allow_url),
+            disallow_url=(*f.http_disallow_url, *f.http_black_list),
+        )
         made = rewrites.filter_rules(rewrites.rules(chosen, prefix="--http-"), filters)
         return replace(made, first_field_only=True)
 

@@ -150,7 +150,7 @@ class RemovedOptions(Options):
     engine: Annotated[None, Kind(_removed, {"not": {}}), Option("", hidden=True)] = None
 
 
-class EngineOptions(RemovedOptions):
+class EngineOptions(Options):
     """What the engine may keep; sizes and times as people write them, such as `16MiB` and `5m`."""
 
     panel: ClassVar[str] = "engine and bounds"
@@ -166,7 +166,7 @@ class EngineOptions(RemovedOptions):
     idle_timeout: Annotated[Text | None, Option("ends silent connections (default 5m)", "TIME")] = None
 
 
-class TrafficOptions(RedactionOptions, ProtocolOptions, EngineOptions):
+class TrafficOptions(RedactionOptions, ProtocolOptions, EngineOptions, RemovedOptions):
     """All of them, as the engine takes them."""
 
     @property

@@ -13,7 +13,7 @@ from replaykit.cli.options.shared import (
 )
 from replaykit.config.kinds import Share, Text, Texts
 from replaykit.config.options import Option, Options, Whole
-from replaykit.pipeline.options import EngineOptions, Filters, RewriteOptions, TrafficOptions
+from replaykit.pipeline.options import EngineOptions, Filters, RemovedOptions, RewriteOptions, TrafficOptions
 
 
 class KernelOptions(Options):
@@ -93,7 +93,7 @@ class ExchangesOptions(InputOptions, OutputOptions, Filters, RewriteOptions, Qui
     output: Annotated[Text | None, Option("writes there in --format", "FILE")] = None
 
 
-class VerifyOptions(EngineOptions, QuietOptions):
+class VerifyOptions(EngineOptions, RemovedOptions, QuietOptions):
     files: Annotated[Texts, Option(".pcap or .pcapng, gzip too", "FILE", argument=True)]
     third: Annotated[
         Literal["tshark"] | None,
