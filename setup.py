@@ -1,4 +1,6 @@
-"""Everything is said in pyproject.toml; this compiles what the kernel runs, and says in one line what a build lacks."""
+"""Everything is said in pyproject.toml; this compiles what the kernel runs, and says in one line what a build
+lacks.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ class BuildPrograms(Command):
 def compiled(clang: str, source: Path, made: Path) -> str:
     """Compiles it; gives why that could not be."""
     made.parent.mkdir(parents=True, exist_ok=True)
-    # Debian keeps asm/types.h in a folder of each machine, where clang looks only for programs of that machine.
+    # Debian keeps asm/types.h in a folder of each machine, where clang looks only for programs of that
+    # machine.
     headers = f"/usr/include/{platform.machine()}-linux-gnu"
     command = [
         clang, "-O2", "-g", "-Wall", "-fdebug-compilation-dir=.", "-idirafter", headers, "-target", "bpf",
@@ -73,8 +76,8 @@ def compiled(clang: str, source: Path, made: Path) -> str:
 
 if which("cargo") is None:
     raise SystemExit(
-        "replaykit's core is compiled here and there is no Rust toolchain: install one (rustup, or the distribution's cargo), "
-        "or install a wheel that is made for this platform"
+        "replaykit's core is compiled here and there is no Rust toolchain: install one (rustup, or the"
+        " distribution's cargo), or install a wheel that is made for this platform"
     )
 build.sub_commands.append(("build_bpf", None))
 setup(cmdclass={"build_bpf": BuildPrograms})

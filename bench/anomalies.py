@@ -1,8 +1,10 @@
-"""Which forecast finds anomalies of bandwidth best: precision, recall and delay on a synthetic set with labels.
+"""Which forecast finds anomalies of bandwidth best: precision, recall and delay on a synthetic set with
+labels.
 
-Eight endpoints, four weeks of history and one to judge, steps of five minutes. Shaped like public sets of web traffic
-(Numenta's NAB, Yahoo S5): a day's curve, weekends, growth, bursts that follow a gamma distribution. Labelled anomalies:
-a spike (x 1.9 for 20 minutes), a plateau (x 1.4 for 4 hours), a drop (x 0.5 for an hour), a batch job at a wrong hour.
+Eight endpoints, four weeks of history and one to judge, steps of five minutes. Shaped like public sets of web
+traffic (Numenta's NAB, Yahoo S5): a day's curve, weekends, growth, bursts that follow a gamma distribution.
+Labelled anomalies: a spike (x 1.9 for 20 minutes), a plateau (x 1.4 for 4 hours), a drop (x 0.5 for an hour),
+a batch job at a wrong hour.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def series(number: int) -> tuple[list[float], list[tuple[int, int, str]]]:
 
 
 def score(name: str, numbers: Sequence[int]) -> list[str]:
-    """Precision (of stretches that were flagged), recall (of labelled ones), mean delay in minutes, seconds of CPU a series."""
+    """Precision (of stretches that were flagged), recall (of labelled ones), mean delay in minutes, seconds
+    of CPU a series.
+    """
     found = wanted = right = flagged = 0
     delays: list[int] = []
     begun = time.process_time()
@@ -93,7 +97,10 @@ def results(names: Sequence[str] = ("median", "seasonal", "lstm")) -> tuple[str,
         series_of = range(2 if name == "lstm" else 8)
         rows.append([name, str(len(series_of)), *score(name, series_of)])
     return (
-        "Five minutes a step, four weeks learned, one judged; labelled anomalies (`bench/anomalies.py`). The default is `seasonal`.\n\n",
+        (
+            "Five minutes a step, four weeks learned, one judged; labelled anomalies (`bench/anomalies.py`)."
+            " The default is `seasonal`.\n\n"
+        ),
         rows,
     )
 

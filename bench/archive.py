@@ -1,8 +1,9 @@
 """A day of 100 million exchanges in Parquet: bytes an exchange, and reports over an hour and over the day.
 
-Synthetic, of the shape of a busy API: 200 endpoints of uneven weight, ids in paths, 50,000 clients, connections that
-carry some 20 exchanges each, sizes and durations spread as such things are, a tenth answered with 304, times to the
-nanosecond. Files are written by the same writer that a capture uses, five minutes each, and compacted.
+Synthetic, of the shape of a busy API: 200 endpoints of uneven weight, ids in paths, 50,000 clients,
+connections that carry some 20 exchanges each, sizes and durations spread as such things are, a tenth answered
+with 304, times to the nanosecond. Files are written by the same writer that a capture uses, five minutes
+each, and compacted.
 """
 
 from __future__ import annotations
@@ -75,19 +76,28 @@ def batches(hour: int, rows: int, seed: int = 7) -> Iterator[pa.RecordBatch]:
         ]
         stream = positions[slot]
         text: dict[str, Any] = {
-            "protocol": _constant("http/1.1", n), "client_ip": _chosen(clients, owner[slot]), "server_ip": _chosen(["10.200.0.10", "10.200.0.11"], owner[slot] % 2),
-            "method": _chosen(["GET", "POST"], (which % 5 == 0).astype(np.int32)), "scheme": _constant("http", n), "host": _chosen(["api.example.com", "www.example.com"], which % 2),
-            "target": pa.array(targets).dictionary_encode(), "endpoint": _chosen(endpoints, which), "content_type": _constant("application/json", n),
-            "content_encoding": _chosen(["gzip", None], (which % 3 == 0).astype(np.int32)), "trace_id": _nothing(n), "anomaly": _nothing(n), "alpn": _nothing(n),
+            "protocol": _constant("http/1.1", n), "client_ip": _chosen(clients, owner[slot]),
+            "server_ip": _chosen(["10.200.0.10", "10.200.0.11"], owner[slot] % 2),
+            "method": _chosen(["GET", "POST"], (which % 5 == 0).astype(np.int32)),
+            "scheme": _constant("http", n),
+            "host": _chosen(["api.example.com", "www.example.com"], which % 2),
+            "target": pa.array(targets).dictionary_encode(), "endpoint": _chosen(endpoints, which),
+            "content_type": _constant("application/json", n),
+            "content_encoding": _chosen(["gzip", None], (which % 3 == 0).astype(np.int32)),
+            "trace_id": _nothing(n), "anomaly": _nothing(n), "alpn": _nothing(n),
         }  # fmt: skip
         text["path"] = text["target"]
         numbers: dict[str, Any] = {
-            "time": started, "response_time": started + first, "duration_ns": took, "first_byte_ns": first, "connection": open_connections[slot].astype(np.uint64),
-            "stream": stream, "client_port": ports[slot].astype(np.uint16), "server_port": np.full(n, 80, np.uint16), "status": status,
-            "request_header_bytes": request_head, "response_header_bytes": response_head, "request_body_bytes": request_body, "response_body_bytes": body,
-            "request_wire_bytes": request_head + request_body, "response_wire_bytes": response_head + body, "request_packets": np.ones(n, np.int64), "response_packets": packets,
-            "link_bytes": request_head + request_body + response_head + body + 66 * (packets + 1), "retransmitted_bytes": np.zeros(n, np.int64),
-            "missing_bytes": np.zeros(n, np.int64), "complete": np.ones(n, bool), "weight": np.ones(n),
+            "time": started, "response_time": started + first, "duration_ns": took, "first_byte_ns": first,
+            "connection": open_connections[slot].astype(np.uint64), "stream": stream,
+            "client_port": ports[slot].astype(np.uint16), "server_port": np.full(n, 80, np.uint16),
+            "status": status, "request_header_bytes": request_head, "response_header_bytes": response_head,
+            "request_body_bytes": request_body, "response_body_bytes": body,
+            "request_wire_bytes": request_head + request_body, "response_wire_bytes": response_head + body,
+            "request_packets": np.ones(n, np.int64), "response_packets": packets,
+            "link_bytes": request_head + request_body + response_head + body + 66 * (packets + 1),
+            "retransmitted_bytes": np.zeros(n, np.int64), "missing_bytes": np.zeros(n, np.int64),
+            "complete": np.ones(n, bool), "weight": np.ones(n),
         }  # fmt: skip
         columns = []
         for field in BATCH_SCHEMA:
@@ -170,7 +180,10 @@ def day(rows: int = 100_000_000) -> tuple[str, list[list[str]]]:
             report(folder, *arguments) for _ in range(1 if name == "the day" else 3)
         )
         table.append([name, f"{wall:.2f} s", f"{cpu:.2f} s", f"{memory:.0f} MB", f"{found:,}"])
-    text = f"{rows:,} synthetic exchanges of one day (`bench/archive.py`), Parquet with zstd: {size / 1e9:.2f} GB, **{size / rows:.1f} bytes an exchange**.\n\n"
+    text = (
+        f"{rows:,} synthetic exchanges of one day (`bench/archive.py`), Parquet with zstd: {size / 1e9:.2f}"
+        f" GB, **{size / rows:.1f} bytes an exchange**.\n\n"
+    )
     return text, table
 
 

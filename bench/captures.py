@@ -177,9 +177,27 @@ def tls(requests: int = 20_000) -> tuple[Recorded, Path]:
     with tempfile.TemporaryDirectory() as root:
         pem = Path(root) / "pem"
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", "/CN=localhost", "-keyout", str(pem), "-out", f"{pem}.crt"], check=True, capture_output=True,
-        )  # fmt: skip
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+                "-keyout",
+                str(pem),
+                "-out",
+                f"{pem}.crt",
+            ],
+            check=True,
+            capture_output=True,
+        )
         files = Path(root)
         (files / "16k.bin").write_bytes(bytes(range(256)) * 64)
         with nghttpd(files, str(pem), f"{pem}.crt") as port:

@@ -87,7 +87,9 @@ listen far
   server s 127.0.0.1:{target}
 """
 Starter = Callable[[Path, str, int, int], list[str]]
-"""The command of a proxy: a folder for its files, where it listens, the port, and the target's port on 127.0.0.1."""
+"""The command of a proxy: a folder for its files, where it listens, the port, and the target's port on
+127.0.0.1.
+"""
 
 
 def tunnelled(root: Path, listen: str, port: int, target: int) -> list[str]:
@@ -97,9 +99,20 @@ def tunnelled(root: Path, listen: str, port: int, target: int) -> list[str]:
 
 def replaykit(root: Path, listen: str, port: int, target: int) -> list[str]:
     return [
-        sys.executable, "-m", "replaykit", "forward", "--map", f"{listen}:{port}:127.0.0.1:{target}", "--api", "none", "--quiet",
-        "--ledger", str(root / f"{port}.db"), "--state", str(root / f"{port}.json"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "replaykit",
+        "forward",
+        "--map",
+        f"{listen}:{port}:127.0.0.1:{target}",
+        "--api",
+        "none",
+        "--quiet",
+        "--ledger",
+        str(root / f"{port}.db"),
+        "--state",
+        str(root / f"{port}.json"),
+    ]
 
 
 def limited(root: Path, listen: str, port: int, target: int) -> list[str]:
@@ -107,7 +120,8 @@ def limited(root: Path, listen: str, port: int, target: int) -> list[str]:
     config = root / f"{port}.yaml"
     limits = "flow_limit_mb: 100000000, max_connections: 100000, rate_limit: 100GB/s"
     config.write_text(
-        f"clients: [{{ name: c, {limits} }}]\nmappings: [{{ listen: {listen}, source_port: {port}, target: '127.0.0.1:{target}', client: c, {limits} }}]\n"
+        f"clients: [{{ name: c, {limits} }}]\nmappings: [{{ listen: {listen}, source_port: {port}, target:"
+        f" '127.0.0.1:{target}', client: c, {limits} }}]\n"
     )
     plain = replaykit(root, listen, port, target)
     return [*plain[:4], "--config", str(config), *plain[6:]]
@@ -128,7 +142,9 @@ def haproxy(root: Path, listen: str, port: int, target: int) -> list[str]:
 
 
 def haproxy_tls(root: Path, listen: str, port: int, target: int) -> list[str]:
-    """Two of its listeners with mutual TLS between them, in one process: what a tunnel does, one connection each."""
+    """Two of its listeners with mutual TLS between them, in one process: what a tunnel does, one connection
+    each.
+    """
     keys = root / "haproxy-keys"
     if not keys.exists():
         make(keys, ["127.0.0.1"], ["home"])
@@ -148,8 +164,9 @@ def socat(root: Path, listen: str, port: int, target: int) -> list[str]:
 
 
 PROXIES: dict[str, Starter] = {
-    "replaykit": replaykit, "replaykit, all limits set": limited, "replaykit, through a tunnel, both ends": tunnelled,
-    "Go's io.Copy": go, "HAProxy, TCP mode, one thread": haproxy, TLS: haproxy_tls, "socat": socat,
+    "replaykit": replaykit, "replaykit, all limits set": limited,
+    "replaykit, through a tunnel, both ends": tunnelled, "Go's io.Copy": go,
+    "HAProxy, TCP mode, one thread": haproxy, TLS: haproxy_tls, "socat": socat,
 }  # fmt: skip
 
 
@@ -197,9 +214,16 @@ def measured(
 
 
 def throughput(
-    root: Path, wanted: list[str], listen: str = "127.0.0.1", client: Sequence[str] = (), server: Sequence[str] = ()
-) -> dict[str, tuple[float, float]]:  # fmt: skip
-    """Gbit/s and seconds of CPU per GB; the best of the rounds. client, server: what runs a program in a namespace."""
+    root: Path,
+    wanted: list[str],
+    listen: str = "127.0.0.1",
+    client: Sequence[str] = (),
+    server: Sequence[str] = (),
+) -> dict[str, tuple[float, float]]:
+    """Gbit/s and seconds of CPU per GB; the best of the rounds.
+
+    client, server: what runs a program in a namespace.
+    """
     best: dict[str, tuple[float, float]] = {}
     target = free_port()
     with started([*server, "iperf3", "-s", "-B", "127.0.0.1", "-p", str(target)], target):
@@ -223,9 +247,19 @@ def connections(root: Path, wanted: list[str]) -> dict[str, float]:
                 port = free_port()
                 with started(PROXIES[name](root, "127.0.0.1", port, web.port), port):
                     done = subprocess.run(
-                        ["wrk", "-t1", "-c64", f"-d{SECONDS}s", "-H", "Connection: close", f"http://127.0.0.1:{port}/api/item"],
-                        capture_output=True, check=True, text=True,
-                    )  # fmt: skip
+                        [
+                            "wrk",
+                            "-t1",
+                            "-c64",
+                            f"-d{SECONDS}s",
+                            "-H",
+                            "Connection: close",
+                            f"http://127.0.0.1:{port}/api/item",
+                        ],
+                        capture_output=True,
+                        check=True,
+                        text=True,
+                    )
                     rate = float(done.stdout.partition("Requests/sec:")[2].split()[0])
                     found[name] = max(found.get(name, 0.0), rate)
     return found
@@ -233,7 +267,11 @@ def connections(root: Path, wanted: list[str]) -> dict[str, float]:
 
 def idle(root: Path, wanted: list[str]) -> dict[str, float]:
     """MB that it holds with so many connections that have moved a little and are silent."""
-    echo = "import asyncio\nasync def e(r, w):\n    while d := await r.read(9): w.write(d)\nasync def m():\n    s = await asyncio.start_server(e, '127.0.0.1', {port}, backlog=4096)\n    await s.serve_forever()\nasyncio.run(m())"
+    echo = (
+        "import asyncio\nasync def e(r, w):\n    while d := await r.read(9): w.write(d)\nasync def m():\n   "
+        " s = await asyncio.start_server(e, '127.0.0.1', {port}, backlog=4096)\n    await"
+        " s.serve_forever()\nasyncio.run(m())"
+    )
     found: dict[str, float] = {}
     for name in wanted:
         server, port = free_port(), free_port()
@@ -281,13 +319,21 @@ def results() -> tuple[str, list[list[str]]]:
     ]
     for proxy in wanted:
         rate, cost = speed[proxy]
-        rows.append([
-            proxy, f"{rate:.1f}", f"{cost:.2f}", "{:.1f} Gbit/s, {:.2f} s".format(*apart[proxy]) if proxy in apart else "",
-            f"{new[proxy]:,.0f}" if proxy in new else "",
-            f"{held[proxy]:,.0f} MB, {IDLE[proxy]:,}" if proxy in held else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                proxy,
+                f"{rate:.1f}",
+                f"{cost:.2f}",
+                "{:.1f} Gbit/s, {:.2f} s".format(*apart[proxy]) if proxy in apart else "",
+                f"{new[proxy]:,.0f}" if proxy in new else "",
+                f"{held[proxy]:,.0f} MB, {IDLE[proxy]:,}" if proxy in held else "",
+            ]
+        )
     return (
-        f"On loopback, and from a network namespace to another over veth; client, server and proxy on two cores; the best of {ROUNDS} rounds in turn of {SECONDS} s each.\n\n",
+        (
+            "On loopback, and from a network namespace to another over veth; client, server and proxy on two"
+            f" cores; the best of {ROUNDS} rounds in turn of {SECONDS} s each.\n\n"
+        ),
         rows,
     )
 

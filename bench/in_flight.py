@@ -1,4 +1,7 @@
-"""What very many exchanges in flight cost: a slice's end, the list of them, and memory. `python -m bench.run --only "In flight"`."""
+"""What very many exchanges in flight cost: a slice's end, the list of them, and memory.
+
+`python -m bench.run --only "In flight"`.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,9 @@ def _ms(work: Callable[[], object]) -> float:
 
 
 def _slices(count: int) -> list[tuple[float, float, float]]:
-    """Ends of slices in which all moved and in which one did, and the list of those in flight; ms, some times."""
+    """Ends of slices in which all moved and in which one did, and the list of those in flight; ms, some
+    times.
+    """
     engine, found = _open(count, True), []
     for turn in range(1, 5):
         now, at = START_NS + 2 * turn * SECOND_NS, 1 + len(ANSWER) + (turn - 1) * 100

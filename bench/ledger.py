@@ -76,7 +76,10 @@ def results() -> tuple[str, list[list[str]]]:
         size = sum(p.stat().st_size for p in Path(name).iterdir())
         ledger.close()
     return (
-        f"SQLite, 10,000 subjects, {DAYS} days of which one with minutes; the file has {size / 1e6:,.0f} MB.\n\n",
+        (
+            f"SQLite, 10,000 subjects, {DAYS} days of which one with minutes; the file has {size / 1e6:,.0f}"
+            " MB.\n\n"
+        ),
         rows,
     )
 

@@ -1,4 +1,6 @@
-"""A thousand machines: what polling them every 10 s costs, and how long the page takes to show them over 90 days."""
+"""A thousand machines: what polling them every 10 s costs, and how long the page takes to show them over 90
+days.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,16 @@ MACHINES, DAYS, POLL_S, MEASURED_S = 1_000, 90, 10, 60
 def polling(root: Path) -> tuple[float, float]:
     """Share of a core, and MB."""
     make(root / "keys", ["127.0.0.1"], ["x"])
-    cluster = Cluster({
-        100 + n: Guest(name=f"web-{n}", node=f"pve{n % 5}", config={"net0": f"virtio=BC:24:11:00:{n >> 8:02X}:{n & 255:02X},bridge=vmbr0", "tags": "vps"})
-        for n in range(MACHINES)
-    })  # fmt: skip
+    cluster = Cluster(
+        {
+            100 + n: Guest(
+                name=f"web-{n}",
+                node=f"pve{n % 5}",
+                config={"net0": f"virtio=BC:24:11:00:{n >> 8:02X}:{n & 255:02X},bridge=vmbr0", "tags": "vps"},
+            )
+            for n in range(MACHINES)
+        }
+    )
     stop = threading.Event()
 
     def move() -> None:
@@ -40,14 +48,30 @@ def polling(root: Path) -> tuple[float, float]:
 
     threading.Thread(target=move, daemon=True).start()
     rules = [
-        {"name": period, "enabled": True, "period": period, "limit_gb": 10_000, "action": "rate_limit", "rate_limit_mb": 10, "vm_tags": ["vps"]}
+        {
+            "name": period,
+            "enabled": True,
+            "period": period,
+            "limit_gb": 10_000,
+            "action": "rate_limit",
+            "rate_limit_mb": 10,
+            "vm_tags": ["vps"],
+        }
         for period in ("hour", "day", "month")
-    ]  # fmt: skip
+    ]
     with pve(root / "keys", cluster) as port:
         config = {
-            "pve": {"host": "127.0.0.1", "port": port, "api_token_id": TOKEN, "api_token_secret": SECRET, "ca_file": str(root / "keys" / "ca.pem")},
-            "monitor": {"interval_seconds": POLL_S}, "storage": {"type": "sqlite", "dsn": str(root / "polled.db")}, "rules": rules,
-        }  # fmt: skip
+            "pve": {
+                "host": "127.0.0.1",
+                "port": port,
+                "api_token_id": TOKEN,
+                "api_token_secret": SECRET,
+                "ca_file": str(root / "keys" / "ca.pem"),
+            },
+            "monitor": {"interval_seconds": POLL_S},
+            "storage": {"type": "sqlite", "dsn": str(root / "polled.db")},
+            "rules": rules,
+        }
         (root / "config.json").write_text(json.dumps(config))
         process = subprocess.Popen(
             [sys.executable, "-m", "replaykit", "machines", "-config", str(root / "config.json"), "--quiet"],
@@ -69,7 +93,9 @@ def polling(root: Path) -> tuple[float, float]:
 
 
 def drawing(root: Path) -> tuple[float, float]:
-    """Seconds until the dashboard and the list of machines are drawn: at first, or for a month, whichever is longer; the median of five."""
+    """Seconds until the dashboard and the list of machines are drawn: at first, or for a month, whichever is
+    longer; the median of five.
+    """
     from statistics import median
 
     from selenium import webdriver
@@ -79,10 +105,19 @@ def drawing(root: Path) -> tuple[float, float]:
     with closing(Ledger(f"sqlite:///{root / 'shown.db'}", "UTC")) as ledger:
         for day in range(DAYS):
             ledger.write(
-                Usage(now - 86_400 * day + 60 * h, 60, "hypervisor", "machine", str(100 + n), {"vmid": str(100 + n), "name": f"web-{n}", "status": "running", "tags": "vps"}, 1000 * n + 600 + h, 500 * n)
+                Usage(
+                    now - 86_400 * day + 60 * h,
+                    60,
+                    "hypervisor",
+                    "machine",
+                    str(100 + n),
+                    {"vmid": str(100 + n), "name": f"web-{n}", "status": "running", "tags": "vps"},
+                    1000 * n + 600 + h,
+                    500 * n,
+                )
                 for n in range(MACHINES)
                 for h in (0, -600)
-            )  # fmt: skip
+            )
     port = free_port()
     server = subprocess.Popen(
         [
@@ -131,14 +166,19 @@ def results() -> tuple[str, list[list[str]]]:
         share, memory = polling(root)
         overview, listed = drawing(root)
     return (
-        f"{MACHINES:,} machines of a test server of Proxmox VE's API, three rules on each, a poll every {POLL_S} s into SQLite; then the page over a "
-        f"ledger of {DAYS} days of as many, in headless Chromium on the same two cores.\n\n",
+        (
+            f"{MACHINES:,} machines of a test server of Proxmox VE's API, three rules on each, a poll every"
+            f" {POLL_S} s into SQLite; then the page over a ledger of {DAYS} days of as many, in headless"
+            " Chromium on the same two cores.\n\n"
+        ),
         [
             ["", "", "wanted"],
-            ["polling: share of a core", f"{share:.1%}", "5%"], ["polling: memory", f"{memory:.0f} MB", "150 MB"],
-            ["dashboard drawn, and drawn again for a month", f"{overview:.2f} s", "1 s"], ["list of machines, the same", f"{listed:.2f} s", "1 s"],
+            ["polling: share of a core", f"{share:.1%}", "5%"],
+            ["polling: memory", f"{memory:.0f} MB", "150 MB"],
+            ["dashboard drawn, and drawn again for a month", f"{overview:.2f} s", "1 s"],
+            ["list of machines, the same", f"{listed:.2f} s", "1 s"],
         ],
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -26,8 +26,14 @@ Rows = list[list[str]]
 
 def request(n: int) -> bytes:
     """As wrk sends them in the other parts."""
-    head = f"GET /api/users/{n % 997} HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n"
-    rest = "Accept: application/json\r\nAuthorization: Bearer 0123456789abcdef0123456789abcdef\r\nCookie: session=8c3d1e2f\r\n\r\n"
+    head = (
+        f"GET /api/users/{n % 997} HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux"
+        " x86_64)\r\n"
+    )
+    rest = (
+        "Accept: application/json\r\nAuthorization: Bearer 0123456789abcdef0123456789abcdef\r\nCookie:"
+        " session=8c3d1e2f\r\n\r\n"
+    )
     return (head + rest).encode()
 
 
@@ -114,9 +120,10 @@ def fast(goreplay: str) -> tuple[str, Rows]:
     for label, rate in best.items():
         rows.append([label, f"{rate:,.0f}", f"{cpu_us[label]:.1f} µs" if label in cpu_us else ""])
     text = (
-        f"{REQUESTS:,} requests of one .gor file to one nginx, start-up included; {logged:,} of them in its log. "
-        f"replaykit reaches **{best['replaykit'] / best['wrk']:.2f} of wrk's rate**, **{best['replaykit'] / best['GoReplay']:.0f} x** "
-        f"GoReplay's; GoReplay takes **{cpu_us['GoReplay'] / cpu_us['replaykit']:.1f} x** the CPU of a request.\n\n"
+        f"{REQUESTS:,} requests of one .gor file to one nginx, start-up included; {logged:,} of them in its"
+        f" log. replaykit reaches **{best['replaykit'] / best['wrk']:.2f} of wrk's rate**,"
+        f" **{best['replaykit'] / best['GoReplay']:.0f} x** GoReplay's; GoReplay takes"
+        f" **{cpu_us['GoReplay'] / cpu_us['replaykit']:.1f} x** the CPU of a request.\n\n"
     )
     return text, rows
 
@@ -178,8 +185,8 @@ def paced(goreplay: str) -> tuple[str, Rows]:
                 ]
             )
     text = (
-        "60,000 requests recorded 200 µs apart; in turn with a loop that sleeps 200 µs at a time, nothing else running. "
-        f"Best 99th percentile: **{min(tails):.2f} ms**.\n\n"
+        "60,000 requests recorded 200 µs apart; in turn with a loop that sleeps 200 µs at a time, nothing"
+        f" else running. Best 99th percentile: **{min(tails):.2f} ms**.\n\n"
     )
     return text, rows
 
@@ -189,8 +196,9 @@ def _dry_run(program: str, path: Path) -> Cost:
     begun = time.perf_counter()
     process = subprocess.Popen(
         [program, "--input-file", str(path), "--input-file-dry-run", "--output-null"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(b"It will take"):
@@ -211,9 +219,19 @@ def reading(goreplay: str) -> tuple[str, Rows]:
         for _ in range(ROUNDS):
             measure.warm(path)
             ours.append(
-                measure.run([*GOR, "--input-file", str(path), "--output-null", "--http-allow-url", "^/api/users/1",
-                             "--http-disallow-header", "User-Agent: curl"])
-            )  # fmt: skip
+                measure.run(
+                    [
+                        *GOR,
+                        "--input-file",
+                        str(path),
+                        "--output-null",
+                        "--http-allow-url",
+                        "^/api/users/1",
+                        "--http-disallow-header",
+                        "User-Agent: curl",
+                    ]
+                )
+            )
             measure.warm(path)
             theirs.append(_dry_run(goreplay, path))
     a, b = (
@@ -231,7 +249,10 @@ def reading(goreplay: str) -> tuple[str, Rows]:
         ],
     ]
     return (
-        f"{size / 1e6:,.0f} MB, 3,600,000 requests: replaykit is **{a.wall_s / b.wall_s:.1f} x** as fast.\n\n",
+        (
+            f"{size / 1e6:,.0f} MB, 3,600,000 requests: replaykit is **{a.wall_s / b.wall_s:.1f} x** as"
+            " fast.\n\n"
+        ),
         rows,
     )
 

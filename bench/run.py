@@ -61,7 +61,9 @@ def shown(text: str, rows: list[list[str]]) -> str:
 
 
 def _loaded(module: str, function: str) -> str:
-    """A part whose libraries are loaded only when it is wanted: a child's peak memory counts its parent's too."""
+    """A part whose libraries are loaded only when it is wanted: a child's peak memory counts its parent's
+    too.
+    """
     return shown(*getattr(importlib.import_module(f"bench.{module}"), function)())
 
 
@@ -245,11 +247,23 @@ def headers_only(goreplay: str, seconds: int) -> str:
                 nginx(Path(name), "10.77.0.2", 80, prefix=side) as server,
             ):
                 command = {
-                    "GoReplay": [goreplay, "--input-raw", ":80", "--input-raw-track-response", "--output-null"],
-                    "replaykit --headers-only": [
-                        *REPLAYKIT, "capture", "veth0:80", "--headers-only", "--quiet", "--to", f"{name}/out.parquet"
+                    "GoReplay": [
+                        goreplay,
+                        "--input-raw",
+                        ":80",
+                        "--input-raw-track-response",
+                        "--output-null",
                     ],
-                }[label]  # fmt: skip
+                    "replaykit --headers-only": [
+                        *REPLAYKIT,
+                        "capture",
+                        "veth0:80",
+                        "--headers-only",
+                        "--quiet",
+                        "--to",
+                        f"{name}/out.parquet",
+                    ],
+                }[label]
                 pid_command = [*side, *command]
                 with _beside(pid_command) as cpu:
                     wrk("http://10.77.0.2/files/100k.bin", seconds, 8, mix=False, prefix=client)
@@ -259,7 +273,10 @@ def headers_only(goreplay: str, seconds: int) -> str:
                 if label.startswith("replaykit"):
                     notes = f"{_rows(Path(name) / 'out.parquet'):,} of {served:,} exchanges"
     ours, peer = min(costs["replaykit --headers-only"]), min(costs["GoReplay"])
-    return f"GoReplay {peer:.0f} µs, replaykit {ours:.1f} µs CPU per exchange: GoReplay is **{peer / ours:.0f} x** ({notes}).\n"
+    return (
+        f"GoReplay {peer:.0f} µs, replaykit {ours:.1f} µs CPU per exchange: GoReplay is **{peer / ours:.0f}"
+        f" x** ({notes}).\n"
+    )
 
 
 def http2(recorded: Recorded, alike: Recorded) -> str:
@@ -267,8 +284,9 @@ def http2(recorded: Recorded, alike: Recorded) -> str:
     costs: dict[str, list[Cost]] = {}
     counts: dict[str, int] = {}
     tshark = [
-        "tshark", "-r", str(recorded.path), "-d", f"tcp.port=={recorded.port},http2", "-Y", "http2.headers.method",
-        "-T", "fields", "-e", "tcp.stream", "-e", "http2.streamid", "-e", "http2.headers.path",
+        "tshark", "-r", str(recorded.path), "-d", f"tcp.port=={recorded.port},http2", "-Y",
+        "http2.headers.method", "-T", "fields", "-e", "tcp.stream", "-e", "http2.streamid", "-e",
+        "http2.headers.path",
     ]  # fmt: skip
     for _ in range(ROUNDS):
         for label, one in (("HTTP/2", recorded), ("HTTP/1", alike)):
@@ -344,8 +362,9 @@ def tls(recorded: Recorded, keys: Path) -> str:
         ["the cipher alone", f"{alone:.2f} s"],
     ]
     return (
-        f"{recorded.path.stat().st_size / 1e6:,.0f} MB, {rows:,} of {recorded.exchanges:,} exchanges read.\n\n"
-        f"{table(rows_)}\nReading TLS costs the cipher and **{(costs['with keys'] - alone) / base:.1f} x** the clear text.\n"
+        f"{recorded.path.stat().st_size / 1e6:,.0f} MB, {rows:,} of {recorded.exchanges:,} exchanges"
+        f" read.\n\n{table(rows_)}\nReading TLS costs the cipher and"
+        f" **{(costs['with keys'] - alone) / base:.1f} x** the clear text.\n"
     )
 
 
@@ -395,7 +414,9 @@ def scale() -> str:
 
 
 def many_keys() -> str:
-    """What 500,000 exchanges cost of which each has an endpoint and a host of its own, and ones that share a few."""
+    """What 500,000 exchanges cost of which each has an endpoint and a host of its own, and ones that share a
+    few.
+    """
     scattered, few = captures.scattered(), captures.regular(1_000_000, 2000)
     rows = [["", "by", "wall", "peak memory"]]
     for label, path, by in (
@@ -473,7 +494,7 @@ Before each timed run the input is read and as much memory as the output needs i
 virtual machine pays for the first touch of memory, whoever does it.
 GoReplay is 2.0.0 for files, timed to its "stopped reading" line; 1.3.2 for live capture, with libpcap.
 
-"""
+"""  # noqa: E501
 
 
 def _document(sections: dict[str, str], order: list[str]) -> str:

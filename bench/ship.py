@@ -1,7 +1,7 @@
 """Shipping: exchanges a second and CPU an exchange, to a sink that only reads, and to a real Elasticsearch.
 
-The sink is a process of its own on the other core, so that what is measured is ours. `both`: a document an exchange
-and statistics by minute; `minutes`: statistics only.
+The sink is a process of its own on the other core, so that what is measured is ours. `both`: a document an
+exchange and statistics by minute; `minutes`: statistics only.
 """
 
 from __future__ import annotations
@@ -149,13 +149,18 @@ def shipping() -> tuple[str, list[list[str]]]:
                     ]
                 )
     return (
-        f"{ROWS:,} exchanges of a Parquet file through the spool, reading and start-up included; one core for replaykit, the other for the server.\n\n",
+        (
+            f"{ROWS:,} exchanges of a Parquet file through the spool, reading and start-up included; one core"
+            " for replaykit, the other for the server.\n\n"
+        ),
         table,
     )
 
 
 def live(seconds: int = 15) -> tuple[str, list[list[str]]]:
-    """A capture under load that ships to a sink at the same time: what the kernel dropped, what waited at the end."""
+    """A capture under load that ships to a sink at the same time: what the kernel dropped, what waited at the
+    end.
+    """
     rows = [["beside it", "served", "kernel drops", "documents at the sink", "left in the spool"]]
     import urllib.request
 

@@ -18,17 +18,19 @@ def main() -> None:
     between = free_port()
     config = root / f"{port}.yaml"
     config.write_text(
-        f"mappings: [{{ listen: {listen}, source_port: {port}, target: '127.0.0.1:{target}', use_tunnel: true }}]\n"
+        f"mappings: [{{ listen: {listen}, source_port: {port}, target: '127.0.0.1:{target}', use_tunnel: true"
+        " }]\n"
     )
     program = [sys.executable, "-m", "replaykit"]
     server = [
-        *program, "forward", "--config", str(config), "--api", "none", "--quiet", "--ledger", str(root / f"{port}.db"), "--state",
-        str(root / f"{port}.json"), "--tunnel", f"127.0.0.1:{between}", "--tunnel-certificate", str(keys / "server.pem"), "--tunnel-key",
-        str(keys / "server.key"), "--tunnel-ca", str(keys / "ca.pem"),
+        *program, "forward", "--config", str(config), "--api", "none", "--quiet", "--ledger",
+        str(root / f"{port}.db"), "--state", str(root / f"{port}.json"), "--tunnel", f"127.0.0.1:{between}",
+        "--tunnel-certificate", str(keys / "server.pem"), "--tunnel-key", str(keys / "server.key"),
+        "--tunnel-ca", str(keys / "ca.pem"),
     ]  # fmt: skip
     client = [
-        *program, "tunnel", f"127.0.0.1:{between}", "--certificate", str(keys / "home.pem"), "--key", str(keys / "home.key"), "--ca",
-        str(keys / "ca.pem"),
+        *program, "tunnel", f"127.0.0.1:{between}", "--certificate", str(keys / "home.pem"), "--key",
+        str(keys / "home.key"), "--ca", str(keys / "ca.pem"),
     ]  # fmt: skip
     ends = [subprocess.Popen(command) for command in (server, client)]
     signal.signal(signal.SIGTERM, lambda *_: [e.terminate() for e in ends])

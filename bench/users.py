@@ -1,6 +1,7 @@
 """Per-user counters: what it costs to read them, and what each source costs a packet.
 
-Between two namespaces, at 1, 1,000 and 10,000 users. `python -m bench.users inner` is the part that runs in the second.
+Between two namespaces, at 1, 1,000 and 10,000 users. `python -m bench.users inner` is the part that runs in
+the second.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ for n in range(int(sys.argv[1])):
     source = socket.inet_aton(f"10.80.{n >> 8}.{n & 255}")
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, n & 65535, 0, 64, 17, 0, source, socket.inet_aton("10.77.0.2"))
     s.sendto(head + struct.pack("!HHHH", 9, 9, 8, 0), ("10.77.0.2", 0))
-"""
+"""  # noqa: E501
 
 
 def median_ms(call: Callable[[], object], rounds: int = 11) -> float:
@@ -53,7 +54,10 @@ def busy_s() -> float:
 
 
 def packet_ns(client: list[str], *more: str) -> float:
-    """Small datagrams through the interface as fast as they go, for two seconds. more: -R sends them to the users."""
+    """Small datagrams through the interface as fast as they go, for two seconds.
+
+    more: -R sends them to the users.
+    """
     server = subprocess.Popen(["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
     time.sleep(0.3)
     before = busy_s()
@@ -123,7 +127,9 @@ def inner(client: list[str]) -> None:
 
 
 def limits(client: list[str], way: str) -> dict[str, float]:
-    """What a packet costs of a user who is not limited, while another is: by nothing, by each of the two that can."""
+    """What a packet costs of a user who is not limited, while another is: by nothing, by each of the two that
+    can.
+    """
     seen, cost = Seen(), {}
     ways = {"off": None, "nftables": Policer(seen), "tc": Shaper(["veth0"], seen)}
     for _ in range(ROUNDS):
@@ -171,13 +177,23 @@ def results() -> tuple[str, list[list[str]]]:
     for row in found["rows"]:
         read, cost = row["read"], row["cost"]
         off = cost["off"]
-        rows.append([
-            f"{row['users']:,}", f"{read['nftables']:.1f} ms", f"{read['nft -j']:.0f} ms", f"{read['ebpf']:.1f} ms", f"{off:,.0f} ns",
-            *(f"{cost[n] - off:+,.0f} ns" for n in ("nftables", "ebpf")),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{row['users']:,}",
+                f"{read['nftables']:.1f} ms",
+                f"{read['nft -j']:.0f} ms",
+                f"{read['ebpf']:.1f} ms",
+                f"{off:,.0f} ns",
+                *(f"{cost[n] - off:+,.0f} ns" for n in ("nftables", "ebpf")),
+            ]
+        )
     return (
-        "Counters of each address on an interface, between two namespaces. A packet: a datagram of 64 bytes by iperf3, the whole machine's "
-        f"CPU for it (sender and receiver included), the median of {ROUNDS} rounds. At a reading every 10 s, 10 ms are 0.1 % of a core.\n\nA packet of a user who is not limited, while another is: {shown(found['limits'])}.\n\n",
+        (
+            "Counters of each address on an interface, between two namespaces. A packet: a datagram of 64"
+            " bytes by iperf3, the whole machine's CPU for it (sender and receiver included), the median of"
+            f" {ROUNDS} rounds. At a reading every 10 s, 10 ms are 0.1 % of a core.\n\nA packet of a user who"
+            f" is not limited, while another is: {shown(found['limits'])}.\n\n"
+        ),
         rows,
     )
 

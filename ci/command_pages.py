@@ -1,4 +1,7 @@
-"""Writes docs/cli.md and the manual pages from the commands themselves: python -m ci.command_pages. A test says when they are old."""
+"""Writes docs/cli.md and the manual pages from the commands themselves: python -m ci.command_pages.
+
+A test says when they are old.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cli.md"
 MANUAL = ROOT / "docs" / "man"
 _STATUS = (
-    "0: done. 1: a limit was exceeded, or a comparison found a difference. 2: wrong use or input, with one line on "
-    "standard error."
+    "0: done. 1: a limit was exceeded, or a comparison found a difference. 2: wrong use or input, with one"
+    " line on standard error."
 )
 
 
@@ -63,10 +66,15 @@ def told(name: str) -> Told:
 def page() -> str:
     """docs/cli.md: all commands with their options, by group."""
     lines = [
-        "# Commands", "",
-        "Made from the program by `make pages`, as are the manual pages in docs/man. Exit status:", _STATUS,
-        "`replaykit --install-completion` makes the shell (bash, zsh, fish) complete commands, options and their values.",
-    ]  # fmt: skip
+        "# Commands",
+        "",
+        "Made from the program by `make pages`, as are the manual pages in docs/man. Exit status:",
+        _STATUS,
+        (
+            "`replaykit --install-completion` makes the shell (bash, zsh, fish) complete commands, options"
+            " and their values."
+        ),
+    ]
     for group, names in GROUPS.items():
         lines += ["", f"## {group[0].upper()}{group[1:]}"]
         for name in names:
@@ -88,7 +96,8 @@ def manual(command: Told) -> str:
     """A page of section 1."""
     lines = [
         f'.TH REPLAYKIT\\-{command.name.upper()} 1 "" replaykit "replaykit"', ".SH NAME",
-        f"replaykit\\-{command.name} \\- {_roff(command.help.rstrip('.'))}", ".SH SYNOPSIS", f".B {_roff(command.usage)}",
+        f"replaykit\\-{command.name} \\- {_roff(command.help.rstrip('.'))}", ".SH SYNOPSIS",
+        f".B {_roff(command.usage)}",
     ]  # fmt: skip
     for title, rows in command.panels.items():
         lines.append(f".SH {_roff(title.upper()) or 'ARGUMENTS AND OPTIONS'}")

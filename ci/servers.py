@@ -52,7 +52,7 @@ http {{
         location /missing {{ return 404 '{{"error":"no such thing"}}'; }}
     }}
 }}
-"""
+"""  # noqa: E501
 BODY = json.dumps({"items": [{"id": i, "name": f"item {i}", "price": i * 3.5} for i in range(16)]})
 
 
@@ -92,7 +92,9 @@ def nginx(
     prefix: Sequence[str] = (),
     http2: bool = False,
 ) -> Iterator[Nginx]:
-    """Serves small JSON under /api/, and files of 1 kB, 100 kB, 1 MB and 12 MiB under /files/; under /slow/ at 2 MiB/s."""
+    """Serves small JSON under /api/, and files of 1 kB, 100 kB, 1 MB and 12 MiB under /files/; under /slow/
+    at 2 MiB/s.
+    """
     files = root / "www" / "files"
     files.mkdir(parents=True, exist_ok=True)
     for name, size in (
@@ -135,7 +137,7 @@ request = function()
   end
   return wrk.format("GET", path)
 end
-"""
+"""  # noqa: E501
 
 
 def wrk(
@@ -168,7 +170,8 @@ def wrk(
 
 @contextmanager
 def namespaces(name: str, offloads: bool = False) -> Iterator[tuple[list[str], list[str]]]:
-    """Two namespaces joined by a veth pair: 10.77.0.1 and 10.77.0.2, MTU 1500; offloads: of segments and checksums.
+    """Two namespaces joined by a veth pair: 10.77.0.1 and 10.77.0.2, MTU 1500; offloads: of segments and
+    checksums.
 
     Gives the command prefixes that run a program in the first (client) and the second (server). The
     ends are called veth0 in both.
@@ -221,7 +224,10 @@ def listening(*command: str, port: int) -> Iterator[None]:
 
 @contextmanager
 def nghttpd(root: Path, *keys: str) -> Iterator[int]:
-    """An HTTP/2 server of the files in `root`; gives its port. keys: a private key's file and its certificate's, for TLS."""
+    """An HTTP/2 server of the files in `root`; gives its port.
+
+    keys: a private key's file and its certificate's, for TLS.
+    """
     port = free_port()
     secure = [str(port), *keys] if keys else ["--no-tls", str(port)]
     with listening("nghttpd", "-a", "127.0.0.1", "-d", str(root), *secure, port=port):
@@ -230,7 +236,9 @@ def nghttpd(root: Path, *keys: str) -> Iterator[int]:
 
 @contextmanager
 def grpc_calls(service: str) -> Iterator[int]:
-    """A gRPC server with the methods Add, which answers with its request twice, and Watch, five times; gives its port."""
+    """A gRPC server with the methods Add, which answers with its request twice, and Watch, five times; gives
+    its port.
+    """
     from concurrent import futures
 
     import grpc
@@ -314,7 +322,7 @@ log.dirs={root}/logs
 num.partitions=2
 offsets.topic.replication.factor=1
 message.max.bytes=80000000
-"""
+"""  # noqa: E501
 
 
 @dataclass(frozen=True)
@@ -398,18 +406,22 @@ def elasticsearch(root: Path, port: int = 0, secure: bool = False) -> Iterator[s
         shutil.copytree(SERVERS / "elasticsearch", home, symlinks=True)
     port = port or free_port()
     settings = {
-        "http.host": "127.0.0.1", "http.port": port, "transport.port": free_port(), "discovery.type": "single-node",
-        "xpack.security.enabled": "false", "cluster.routing.allocation.disk.threshold_enabled": "false",
-        "path.data": root / "data", "path.logs": root / "logs", "node.name": "test",
+        "http.host": "127.0.0.1", "http.port": port, "transport.port": free_port(),
+        "discovery.type": "single-node", "xpack.security.enabled": "false",
+        "cluster.routing.allocation.disk.threshold_enabled": "false", "path.data": root / "data",
+        "path.logs": root / "logs", "node.name": "test",
     }  # fmt: skip
     java = Path(shutil.which("java") or "/usr/bin/java").resolve().parents[1]
     if secure:
         for path in certificate(root, "127.0.0.1"):
             shutil.copy(path, home / "config" / path.name)
         settings |= {
-            "xpack.security.enabled": "true", "xpack.security.http.ssl.enabled": "true", "xpack.security.http.ssl.key": "key.pem",
-            "xpack.security.http.ssl.certificate": "cert.pem", "xpack.security.autoconfiguration.enabled": "false",
-        }  # fmt: skip
+            "xpack.security.enabled": "true",
+            "xpack.security.http.ssl.enabled": "true",
+            "xpack.security.http.ssl.key": "key.pem",
+            "xpack.security.http.ssl.certificate": "cert.pem",
+            "xpack.security.autoconfiguration.enabled": "false",
+        }
         add = [
             str(home / "bin" / "elasticsearch-users"),
             "useradd",
@@ -429,10 +441,12 @@ def elasticsearch(root: Path, port: int = 0, secure: bool = False) -> Iterator[s
     log = root / "out.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*prefix, str(home / "bin" / "elasticsearch")], stdout=out, stderr=out,
+            [*prefix, str(home / "bin" / "elasticsearch")],
+            stdout=out,
+            stderr=out,
             env={**os.environ, "ES_JAVA_HOME": str(java), "HOME": str(scratch), "ES_TMPDIR": str(scratch)},
             start_new_session=True,
-        )  # fmt: skip
+        )
     try:
         _answers(port, process, log, 120)
         yield f"http{'s' if secure else ''}://127.0.0.1:{port}"
@@ -476,8 +490,8 @@ def _running(
 
 @contextmanager
 def moto(root: Path, port: int = 0) -> Iterator[str]:
-    """An S3 store (moto's server); gives its URL. Its objects live in memory; the same root again: its restart, with the
-    objects that it had, from moto's own record of requests."""
+    """An S3 store (moto's server); gives its URL. Its objects live in memory; the same root again: its
+    restart, with the objects that it had, from moto's own record of requests."""
     import urllib.request
 
     root.mkdir(parents=True, exist_ok=True)
@@ -533,8 +547,8 @@ def alertmanager(root: Path, receiver: str) -> Iterator[str]:
     config, port = root / "alertmanager.yml", free_port()
     config.write_text(json.dumps(plain))
     command = [
-        "prometheus-alertmanager", f"--config.file={config}", f"--storage.path={root / 'data'}", "--cluster.listen-address=",
-        f"--web.listen-address=127.0.0.1:{port}",
+        "prometheus-alertmanager", f"--config.file={config}", f"--storage.path={root / 'data'}",
+        "--cluster.listen-address=", f"--web.listen-address=127.0.0.1:{port}",
     ]  # fmt: skip
     with _running(command, port, root / "out.log"):
         _ready(f"http://127.0.0.1:{port}/-/ready")
@@ -542,7 +556,9 @@ def alertmanager(root: Path, receiver: str) -> Iterator[str]:
 
 
 class Spark:
-    """A standalone master and one worker (PySpark's own Spark), which know their jobs again after a restart."""
+    """A standalone master and one worker (PySpark's own Spark), which know their jobs again after a
+    restart.
+    """
 
     def __init__(self, root: Path) -> None:
         import pyspark
@@ -556,8 +572,9 @@ class Spark:
             f"-Dspark.deploy.recoveryMode=FILESYSTEM -Dspark.deploy.recoveryDirectory={root / 'recovery'}"
         )
         self._environment = {
-            **os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable,
-            "SPARK_WORKER_DIR": str(root / "work"), "SPARK_LOCAL_DIRS": str(root / "local"),
+            **os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1",
+            "PYSPARK_PYTHON": sys.executable, "SPARK_WORKER_DIR": str(root / "work"),
+            "SPARK_LOCAL_DIRS": str(root / "local"),
             "SPARK_DAEMON_JAVA_OPTS": f"{recovery} {' '.join(QUICK_JAVA)}",
         }  # fmt: skip
         self._stack = ExitStack()
@@ -651,8 +668,10 @@ def postgresql(root: Path) -> Iterator[str]:
     with _running(command, port, root / "out.log", cwd=root):
         subprocess.run(
             [str(programs / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "replaykit", "usage"],
-            check=True, capture_output=True, env={**os.environ, "PGPASSWORD": "long-secret"},
-        )  # fmt: skip
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PGPASSWORD": "long-secret"},
+        )
         yield f"postgresql://replaykit:long-secret@127.0.0.1:{port}/usage"
 
 
@@ -661,8 +680,8 @@ def mariadb(root: Path) -> Iterator[str]:
     """A server of its own; gives the URL of its database `usage`."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "init.sql").write_text(
-        "CREATE DATABASE IF NOT EXISTS `usage`;\nCREATE USER IF NOT EXISTS replaykit@'127.0.0.1' IDENTIFIED BY 'long-secret';\n"
-        "GRANT ALL ON `usage`.* TO replaykit@'127.0.0.1';\n"
+        "CREATE DATABASE IF NOT EXISTS `usage`;\nCREATE USER IF NOT EXISTS replaykit@'127.0.0.1' IDENTIFIED"
+        " BY 'long-secret';\nGRANT ALL ON `usage`.* TO replaykit@'127.0.0.1';\n"
     )
     prefix, data, port = _as_nobody(root), root / "data", free_port()
     made = [
@@ -674,8 +693,9 @@ def mariadb(root: Path) -> Iterator[str]:
     ]
     subprocess.run([*prefix, *made], check=True, capture_output=True, cwd=root)
     command = [
-        *prefix, "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={root / 'socket'}", f"--port={port}", "--bind-address=127.0.0.1",
-        f"--init-file={root / 'init.sql'}", f"--pid-file={root / 'pid'}", "--innodb-buffer-pool-size=64M",
+        *prefix, "mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={root / 'socket'}",
+        f"--port={port}", "--bind-address=127.0.0.1", f"--init-file={root / 'init.sql'}",
+        f"--pid-file={root / 'pid'}", "--innodb-buffer-pool-size=64M",
     ]  # fmt: skip
     with _running(command, port, root / "out.log", cwd=root):
         yield f"mysql://replaykit:long-secret@127.0.0.1:{port}/usage"
@@ -692,9 +712,16 @@ def prometheus(root: Path, targets: Sequence[str]) -> Iterator[str]:
     port, log = free_port(), root / "out.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={root / 'data'}", f"--web.listen-address=127.0.0.1:{port}",
-             "--enable-feature=exemplar-storage"], stdout=out, stderr=out,
-        )  # fmt: skip
+            [
+                "prometheus",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={root / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--enable-feature=exemplar-storage",
+            ],
+            stdout=out,
+            stderr=out,
+        )
     try:
         _answers(port, process, log)
         _ready(f"http://127.0.0.1:{port}/-/ready")

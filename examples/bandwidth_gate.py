@@ -1,7 +1,7 @@
 """A bandwidth gate in pytest: TRAFFIC=traffic.gor pytest bandwidth_gate.py
 
-Record the traffic of your integration tests (`replaykit capture :8080 --to traffic.gor`), and let a test fail where an
-endpoint has become heavier.
+Record the traffic of your integration tests (`replaykit capture :8080 --to traffic.gor`), and let a test fail
+where an endpoint has become heavier.
 """
 
 import os

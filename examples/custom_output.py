@@ -1,4 +1,5 @@
-"""An output of your own: `--to webhook-totals://HOST:PORT/PATH` posts each endpoint's bytes when a command ends.
+"""An output of your own: `--to webhook-totals://HOST:PORT/PATH` posts each endpoint's bytes when a command
+ends.
 
 Name it in the pyproject.toml of your package:
 

@@ -1,6 +1,7 @@
 """A protocol of your own: memcached's text commands, each with its response.
 
-Name it in the pyproject.toml of your package, then `replaykit report traffic.pcap --protocol memcached` has a row a command:
+Name it in the pyproject.toml of your package, then `replaykit report traffic.pcap --protocol memcached` has a
+row a command:
 
     [project.entry-points."replaykit.protocols"]
     memcached = "custom_protocol:Memcached"

@@ -4,7 +4,8 @@
     gor --input-raw :80 --output-http http://127.0.0.1:8099      # every request, as it was
     curl -s 127.0.0.1:8099/sums                                  # the largest path first
 
-Other programs can post {"path": …, "request": …, "response": …} to /analyze, both as text: then responses count, too.
+Other programs can post {"path": …, "request": …, "response": …} to /analyze, both as text: then responses
+count, too.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Makes the import files from source.yaml: `python -m kibana.build [--check]`.
 
-replaykit.ndjson: Kibana 8's saved objects (data views, visualisations, dashboards). rules.json: bodies for Kibana's
-`POST /api/alerting/rule`. watches.json: bodies for `PUT _watcher/watch/NAME`. grafana-*.json: dashboards.
+replaykit.ndjson: Kibana 8's saved objects (data views, visualisations, dashboards). rules.json: bodies for
+Kibana's `POST /api/alerting/rule`. watches.json: bodies for `PUT _watcher/watch/NAME`. grafana-*.json:
+dashboards.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def compact(value: Any) -> str:
 
 def data_view(kind: str) -> dict[str, Any]:
     """Of `replaykit-exchanges*` and so on. A click on an endpoint leads to its dashboard."""
-    template = "/app/dashboards#/view/replaykit-endpoint?_a=(query:(language:kuery,query:'replaykit.endpoint:%22{{value}}%22'))"
+    template = "/app/dashboards#/view/replaykit-endpoint?_a=(query:(language:kuery,query:'replaykit.endpoint:%22{{value}}%22'))"  # noqa: E501
     formats: dict[str, Any] = {
         "replaykit.endpoint": {
             "id": "url",
@@ -64,9 +65,16 @@ def saved(
     kind: str, identifier: str, attributes: Mapping[str, Any], references: list[dict[str, str]]
 ) -> dict[str, Any]:
     return {
-        "type": kind, "id": identifier, "attributes": dict(attributes), "references": references, "managed": False,
-        "coreMigrationVersion": "8.8.0", "typeMigrationVersion": {"index-pattern": "8.0.0", "visualization": "8.5.0", "dashboard": "8.9.0"}[kind],
-    }  # fmt: skip
+        "type": kind,
+        "id": identifier,
+        "attributes": dict(attributes),
+        "references": references,
+        "managed": False,
+        "coreMigrationVersion": "8.8.0",
+        "typeMigrationVersion": {"index-pattern": "8.0.0", "visualization": "8.5.0", "dashboard": "8.9.0"}[
+            kind
+        ],
+    }
 
 
 def metric(number: int, text: str) -> dict[str, Any]:
@@ -197,10 +205,17 @@ def look(kind: str, panel: Mapping[str, Any], aggregations: list[dict[str, Any]]
         for n, text in enumerate(panel["show"], 1)
     ]
     return {
-        "type": kind, **legend, "grid": {"categoryLines": False}, "times": [], "addTimeMarker": False, "seriesParams": series,
+        "type": kind,
+        **legend,
+        "grid": {"categoryLines": False},
+        "times": [],
+        "addTimeMarker": False,
+        "seriesParams": series,
         "categoryAxes": [{**axis, "id": "CategoryAxis-1", "type": "category", "position": "bottom"}],
-        "valueAxes": [{**axis, "id": "ValueAxis-1", "name": "LeftAxis-1", "type": "value", "position": "left"}],
-    }  # fmt: skip
+        "valueAxes": [
+            {**axis, "id": "ValueAxis-1", "name": "LeftAxis-1", "type": "value", "position": "left"}
+        ],
+    }
 
 
 def label(text: str) -> str:
@@ -225,13 +240,16 @@ def ratio(panel: Mapping[str, Any]) -> dict[str, Any]:
         },
     ]
     series = {
-        "id": "s", "metrics": metrics, "split_mode": "everything", "formatter": "percent", "chart_type": "line", "line_width": 2, "point_size": 1,
-        "fill": 0.2, "stacked": "none", "separate_axis": 0, "axis_position": "right", "label": panel["title"], "color": "#54B399",
+        "id": "s", "metrics": metrics, "split_mode": "everything", "formatter": "percent",
+        "chart_type": "line", "line_width": 2, "point_size": 1, "fill": 0.2, "stacked": "none",
+        "separate_axis": 0, "axis_position": "right", "label": panel["title"], "color": "#54B399",
     }  # fmt: skip
     params = {
-        "id": "p", "type": "timeseries", "series": [series], "time_field": "@timestamp", "interval": "", "index_pattern": f"{BASE}-{panel['of']}*",
-        "use_kibana_indexes": False, "axis_position": "left", "axis_formatter": "percent", "axis_scale": "normal", "show_legend": 0, "show_grid": 1,
-        "tooltip_mode": "show_all", "drop_last_bucket": 0, "time_range_mode": "entire_time_range", "isModelInvalid": False,
+        "id": "p", "type": "timeseries", "series": [series], "time_field": "@timestamp", "interval": "",
+        "index_pattern": f"{BASE}-{panel['of']}*", "use_kibana_indexes": False, "axis_position": "left",
+        "axis_formatter": "percent", "axis_scale": "normal", "show_legend": 0, "show_grid": 1,
+        "tooltip_mode": "show_all", "drop_last_bucket": 0, "time_range_mode": "entire_time_range",
+        "isModelInvalid": False,
     }  # fmt: skip
     return {"type": "metrics", "aggs": [], "params": params}
 
@@ -284,13 +302,14 @@ def rules(source: Mapping[str, Any]) -> dict[str, Any]:
     out = {}
     for name, alert in source["alerts"].items():
         params = {
-            "searchType": "esqlQuery", "esqlQuery": {"esql": f"FROM {BASE}-{alert['of']}* | {alert['esql']}"}, "timeField": "@timestamp",
-            "timeWindowSize": alert["minutes"], "timeWindowUnit": "m", "size": 10, "threshold": [0], "thresholdComparator": ">",
-            "aggType": "count", "groupBy": "all", "termSize": 10, "excludeHitsFromPreviousRun": False,
+            "searchType": "esqlQuery", "esqlQuery": {"esql": f"FROM {BASE}-{alert['of']}* | {alert['esql']}"},
+            "timeField": "@timestamp", "timeWindowSize": alert["minutes"], "timeWindowUnit": "m", "size": 10,
+            "threshold": [0], "thresholdComparator": ">", "aggType": "count", "groupBy": "all",
+            "termSize": 10, "excludeHitsFromPreviousRun": False,
         }  # fmt: skip
         out[name] = {
-            "name": alert["title"], "consumer": "stackAlerts", "rule_type_id": ".es-query", "enabled": True, "tags": ["replaykit"],
-            "schedule": {"interval": "1m"}, "params": params, "actions": [],
+            "name": alert["title"], "consumer": "stackAlerts", "rule_type_id": ".es-query", "enabled": True,
+            "tags": ["replaykit"], "schedule": {"interval": "1m"}, "params": params, "actions": [],
         }  # fmt: skip
     return out
 
@@ -336,15 +355,27 @@ def grafana(source: Mapping[str, Any], kind: str) -> dict[str, Any]:
             target |= {"query": panel["query"], "rawQuery": True, "resultFormat": "time_series"}
         panels.append(
             {
-                "id": n + 1, "type": "timeseries", "title": panel["title"], "datasource": where, "targets": [target],
-                "gridPos": {"x": n % 2 * 12, "y": n // 2 * 8, "w": 12, "h": 8}, "fieldConfig": {"defaults": {"unit": panel["unit"], "min": 0}, "overrides": []},
+                "id": n + 1,
+                "type": "timeseries",
+                "title": panel["title"],
+                "datasource": where,
+                "targets": [target],
+                "gridPos": {"x": n % 2 * 12, "y": n // 2 * 8, "w": 12, "h": 8},
+                "fieldConfig": {"defaults": {"unit": panel["unit"], "min": 0}, "overrides": []},
             }
-        )  # fmt: skip
+        )
     variable = {"name": "source", "label": "Data source", "type": "datasource", "query": kind}
     return {
-        "title": f"replaykit: who is using the bandwidth? ({kind})", "uid": f"replaykit-{kind}", "schemaVersion": 39, "version": 1, "tags": ["replaykit"],
-        "refresh": "30s", "time": {"from": "now-1h", "to": "now"}, "templating": {"list": [variable]}, "panels": panels,
-    }  # fmt: skip
+        "title": f"replaykit: who is using the bandwidth? ({kind})",
+        "uid": f"replaykit-{kind}",
+        "schemaVersion": 39,
+        "version": 1,
+        "tags": ["replaykit"],
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": [variable]},
+        "panels": panels,
+    }
 
 
 def built() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """replaykit in Python: what the commands do, as calls of the same names. `import replaykit` has all of it.
 
-Names of options and their values are those of the commands: sizes such as `500MB`, times such as `5m`. Wrong use and
-unreadable input raise `replaykit.UsageError` with the line that a command would print.
+Names of options and their values are those of the commands: sizes such as `500MB`, times such as `5m`. Wrong
+use and unreadable input raise `replaykit.UsageError` with the line that a command would print.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ Source: TypeAlias = str | pa.Table
 class Recording:
     """What files hold. exchanges: a row each, its columns are those of docs/columns.md.
 
-    increments: what exchanges moved in slices of time, where `slice` asked for them; their column `exchange` is that of
-    `exchanges`, and 0 there is an exchange that began and ended within a slice, or comes from Parquet. account: where every byte
-    of the captures went; None where there was no capture. troubles: a line for each file that was cut short or broken.
+    increments: what exchanges moved in slices of time, where `slice` asked for them; their column `exchange`
+    is that of `exchanges`, and 0 there is an exchange that began and ended within a slice, or comes from
+    Parquet. account: where every byte of the captures went; None where there was no capture. troubles: a line
+    for each file that was cut short or broken.
     """
 
     exchanges: pa.Table
@@ -85,8 +86,8 @@ def read(
 ) -> Recording:
     """Reads captures (.pcap, .pcapng), .gor and Parquet files or directories, all of them into memory.
 
-    slice: also increments, by slices of this length of packet time, such as `1s`. workers: threads; None: as many as are
-    of use. Raises UsageError.
+    slice: also increments, by slices of this length of packet time, such as `1s`. workers: threads; None: as
+    many as are of use. Raises UsageError.
     """
     increments: list[pa.RecordBatch] = []
     slice_ns = 0 if slice is None else int(parse_duration(slice) * 1e9)
@@ -120,9 +121,9 @@ def _in_schema(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 @dataclass(frozen=True)
 class Captured:
-    """A part of a live capture. exchanges: those that have ended. moved: all that moved, whether its exchange has ended
-    or not, with `time` in the slice in which it moved and `ended`. drops: packets that the kernel could not hand over, since
-    the capture began.
+    """A part of a live capture. exchanges: those that have ended. moved: all that moved, whether its exchange
+    has ended or not, with `time` in the slice in which it moved and `ended`. drops: packets that the kernel
+    could not hand over, since the capture began.
     """
 
     exchanges: pa.RecordBatch
@@ -138,10 +139,11 @@ def capture(
     sample: float = 1.0,
     filters: Filters | None = None,
 ) -> Iterator[Captured]:
-    """Captures live traffic, `eth0:80` or `:8080`, and gives what came of it, as it comes, until it is closed.
+    """Captures live traffic, `eth0:80` or `:8080`, and gives what came of it, as it comes, until it is
+    closed.
 
-    duration: ends after so long. interval: the length of slices. sample: the share of connections kept. Needs the
-    privilege of raw sockets. Raises UsageError.
+    duration: ends after so long. interval: the length of slices. sample: the share of connections kept. Needs
+    the privilege of raw sockets. Raises UsageError.
     """
     from replaykit.capturing.live import Capture, Settings  # loaded only here: needs Linux's sockets
 
@@ -190,7 +192,8 @@ def report(
     top: int | None = None,
     measure: str = MEASURES[0],
 ) -> pa.Table:
-    """Who used the bandwidth: a row for each key, the largest first, with the fields of `replaykit report --format json`.
+    """Who used the bandwidth: a row for each key, the largest first, with the fields of `replaykit report
+    --format json`.
 
     by: `endpoint`, `host,client`, … top: so many, and the rest as `(other)`. Raises UsageError.
     """
@@ -225,9 +228,15 @@ def gate(
     Limits are those of `replaykit gate`. Raises UsageError where nothing was measured or compared.
     """
     limits = Limits.of(
-        threshold=threshold, per_endpoint=per_endpoint, per_request=per_request, max_share=max_share,
-        max_increase=max_increase, max_total_increase=max_total_increase, budget=budget, compared=baseline is not None,
-    )  # fmt: skip
+        threshold=threshold,
+        per_endpoint=per_endpoint,
+        per_request=per_request,
+        max_share=max_share,
+        max_increase=max_increase,
+        max_total_increase=max_total_increase,
+        budget=budget,
+        compared=baseline is not None,
+    )
     now = _measured(source, measure)
     before = None if baseline is None else _measured(baseline, measure)
     fold(now, *([] if before is None else [before]))
@@ -259,7 +268,10 @@ def _batches(source: Source | Iterable[pa.RecordBatch], columns: Collection[str]
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a replay. comparison: of recorded and new responses, where it was asked for. troubles: of the files."""
+    """What came of a replay. comparison: of recorded and new responses, where it was asked for.
+
+    troubles: of the files.
+    """
 
     stats: Stats
     seconds: float
@@ -280,7 +292,8 @@ def replay(
     all_methods: bool = False,
     compare: bool = False,
 ) -> Replayed:
-    """Sends recorded requests to a target and waits for the responses; options are those of `replaykit replay`.
+    """Sends recorded requests to a target and waits for the responses; options are those of `replaykit
+    replay`.
 
     Works where an event loop runs already, such as in a notebook. Raises UsageError.
     """
@@ -290,10 +303,21 @@ def replay(
     from replaykit.replaying.runner import Replay
 
     read = Read()
-    asked = ReplayOptions.of({
-        "files": files, "to": to, "speed": speed, "rate": rate, "limit": limit, "duration": duration,
-        "connections": connections, "timeout": timeout, "http2": http2, "all_methods": all_methods, "compare": compare,
-    })  # fmt: skip
+    asked = ReplayOptions.of(
+        {
+            "files": files,
+            "to": to,
+            "speed": speed,
+            "rate": rate,
+            "limit": limit,
+            "duration": duration,
+            "connections": connections,
+            "timeout": timeout,
+            "http2": http2,
+            "all_methods": all_methods,
+            "compare": compare,
+        }
+    )
     todo = plan(asked, read, Rules())
 
     begun: list[tuple[asyncio.AbstractEventLoop, Replay]] = []
@@ -315,7 +339,10 @@ def replay(
 
 
 def Ledger(url: str, time_zone: str | None = None) -> LedgerStore:
-    """A ledger by URL: `sqlite:///usage.db`, `files:FOLDER`, `postgresql://…`, `mysql://…`. Raises UsageError."""
+    """A ledger by URL: `sqlite:///usage.db`, `files:FOLDER`, `postgresql://…`, `mysql://…`.
+
+    Raises UsageError.
+    """
     try:
         from replaykit.ledger.files import open_url
     except ModuleNotFoundError:

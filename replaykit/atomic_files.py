@@ -1,4 +1,6 @@
-"""Files that are never torn: written aside and renamed, or grown by whole records; readable by their owner only."""
+"""Files that are never torn: written aside and renamed, or grown by whole records; readable by their owner
+only.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class NotWritten(UsageError):
 
 
 class Growing:
-    """A file that grows by whole records; `-` is standard output. Raises UsageError where `existing` refuses it.
+    """A file that grows by whole records; `-` is standard output. Raises UsageError where `existing` refuses
+    it.
 
     first: written before anything else. begins: it is empty until now.
     """
@@ -86,7 +89,8 @@ class Growing:
 
 
 def append_whole(fd: int, data: bytes | bytearray | memoryview, name: str, ends: Sequence[int] = ()) -> None:
-    """Appends all of `data`, or as many whole records of it as fit: raises NotWritten and cuts back what a full disk tore.
+    """Appends all of `data`, or as many whole records of it as fit: raises NotWritten and cuts back what a
+    full disk tore.
 
     ends: where records end; without them it is one.
     """

@@ -1,7 +1,8 @@
-"""Pages beyond this machine, such as metrics: only with a token that who asks must bring, or where it is said that all may.
+"""Pages beyond this machine, such as metrics: only with a token that who asks must bring, or where it is said
+that all may.
 
-Owns that decision and the check of each request, for every page that is not the API's. On this machine alone only who names it is
-answered: a page in a browser may have a name of its own lead here. Needs no library.
+Owns that decision and the check of each request, for every page that is not the API's. On this machine alone
+only who names it is answered: a page in a browser may have a name of its own lead here. Needs no library.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from replaykit.errors import UsageError
 
 
 def local(host: str) -> bool:
-    """Whether a Host header names this machine: a page of somebody else's could have its own name lead here."""
+    """Whether a Host header names this machine: a page of somebody else's could have its own name
+    lead here.
+    """
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     if name == "localhost":
         return True
@@ -51,7 +54,10 @@ class Consent:
 
 
 def consent(what: str, address: str, token: str | None, everybody: bool, how: str) -> Consent:
-    """For a page at this address. what: names it; how: what lets everybody in. Raises UsageError where nothing was agreed to."""
+    """For a page at this address. what: names it; how: what lets everybody in.
+
+    Raises UsageError where nothing was agreed to.
+    """
     try:
         here = address in ("", "localhost") or ipaddress.ip_address(address.strip("[]")).is_loopback
     except ValueError:
@@ -60,8 +66,9 @@ def consent(what: str, address: str, token: str | None, everybody: bool, how: st
         return Consent(True)
     if token is None and not everybody:
         raise UsageError(
-            f"{what}: beyond this machine it needs a token: set REPLAYKIT_TOKEN, and give it to who asks, such as Prometheus as "
-            f"authorization: {{credentials: …}}{how and f'; or let everybody ask: {how}'}"
+            f"{what}: beyond this machine it needs a token: set REPLAYKIT_TOKEN, and give it to who asks,"
+            " such as Prometheus as authorization: {credentials:"
+            f" …}}{how and f'; or let everybody ask: {how}'}"
         )
     return Consent(False, None if everybody else token)
 

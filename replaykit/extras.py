@@ -23,7 +23,9 @@ def needs(what: str, extra: str) -> UsageError:
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra beside this copy: of a checkout, a wheel's file, or a package index."""
+    """The command that installs an extra beside this copy: of a checkout, a wheel's file, or a
+    package index.
+    """
     return f"pip install {_source(_distribution(), extra)}"
 
 

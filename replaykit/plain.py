@@ -1,8 +1,9 @@
 """Text that others chose (captured, named by users, read from a server), made safe to show; and the ways out.
 
 Owns all writing to standard output and standard error: whatever a person reads goes through `out` or `say`,
-a line an argument, and what a program reads through `emit`. Nothing else prints (the lint says so). A name can
-hold anything: escape sequences, bidirectional overrides, line ends, bytes that are no UTF-8. It is shown, never obeyed.
+a line an argument, and what a program reads through `emit`. Nothing else prints (the lint says so). A name
+can hold anything: escape sequences, bidirectional overrides, line ends, bytes that are no UTF-8. It is shown,
+never obeyed.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def _escaped(char: str) -> str:
 
 
 def csv_cell(value: object) -> str:
-    """A name as a cell that no spreadsheet takes for a formula: what begins with = + - @ gets a `'` before it."""
+    """A name as a cell that no spreadsheet takes for a formula: what begins with = + - @ gets a `'` before
+    it.
+    """
     text = visible(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
 

@@ -47,7 +47,9 @@ def show_size(count: float, binary: bool = False) -> str:
 
 
 def is_binary(count: float) -> bool:
-    """Whether somebody has written this size in KiB, MiB or GiB: it is a round number of them, and of no decimal unit."""
+    """Whether somebody has written this size in KiB, MiB or GiB: it is a round number of them, and of no
+    decimal unit.
+    """
     return count >= 1024 and count % 1024 == 0 and count % 1000 != 0
 
 

@@ -1,7 +1,8 @@
-"""Records recorded-*.pcap.gz from real servers, and what the servers and clients themselves counted. `python -m samples.record`.
+"""Records recorded-*.pcap.gz from real servers, and what the servers and clients themselves counted. `python
+-m samples.record`.
 
-The expectations, recorded.jsonl, come from nginx's log, curl's own counters, and the programs that sent the messages: nothing of
-replaykit is in them. Needs tcpdump, nginx, nghttpd, curl and the privilege to capture.
+The expectations, recorded.jsonl, come from nginx's log, curl's own counters, and the programs that sent the
+messages: nothing of replaykit is in them. Needs tcpdump, nginx, nghttpd, curl and the privilege to capture.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _recording(name: str, port: int) -> Iterator[None]:
 
 def _curl(*arguments: str) -> Seen:
     """What curl says of each transfer of one call."""
-    form = '{"method":"%{method}","status":%{response_code},"url":"%{url_effective}","body":%{size_download},"sent":%{size_upload}}\n'
+    form = '{"method":"%{method}","status":%{response_code},"url":"%{url_effective}","body":%{size_download},"sent":%{size_upload}}\n'  # noqa: E501
     command = ["curl", "-s", "-w", form, *arguments]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     out = []
@@ -56,10 +57,13 @@ def _curl(*arguments: str) -> Seen:
         target = "/" + found["url"].split("/", 3)[3]
         out.append(
             {
-                "method": found["method"], "target": target, "status": found["status"],
-                "request_body_bytes": found["sent"], "response_body_bytes": found["body"],
+                "method": found["method"],
+                "target": target,
+                "status": found["status"],
+                "request_body_bytes": found["sent"],
+                "response_body_bytes": found["body"],
             }
-        )  # fmt: skip
+        )
     return out
 
 
@@ -81,11 +85,14 @@ def http1(root: Path) -> Seen:
     uploads = {"/api/orders": {"request_body_bytes": 3000}, "/api/chunked": {"request_body_bytes": 2500}}
     return [
         {
-            "method": method, "target": target, "status": int(status), "response_wire_bytes": int(answered),
+            "method": method,
+            "target": target,
+            "status": int(status),
+            "response_wire_bytes": int(answered),
             **uploads.get(target, {"request_wire_bytes": int(asked)}),
         }
         for _, method, target, status, asked, answered, *_ in map(str.split, log.splitlines())
-    ]  # fmt: skip
+    ]
 
 
 def http2(root: Path) -> Seen:
@@ -141,11 +148,16 @@ def grpcs(root: Path) -> Seen:
     def seen(method: str, status: int, sent: list[int], received: list[int]) -> None:
         out.append(
             {
-                "method": "POST", "target": method, "status": 200, "grpc_status": status,
-                "request_messages": len(sent), "request_message_bytes": sum(sent),
-                "response_messages": len(received), "response_message_bytes": sum(received),
+                "method": "POST",
+                "target": method,
+                "status": 200,
+                "grpc_status": status,
+                "request_messages": len(sent),
+                "request_message_bytes": sum(sent),
+                "response_messages": len(received),
+                "response_message_bytes": sum(received),
             }
-        )  # fmt: skip
+        )
 
     with (
         grpc_calls("shop.Orders") as port,

@@ -111,14 +111,18 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, s3_server: str) -> Any:
-    """An S3 store with the bucket `traffic` and nothing else, and boto3's client for it; the environment names it."""
+    """An S3 store with the bucket `traffic` and nothing else, and boto3's client for it; the environment
+    names it.
+    """
     import boto3
 
     urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")).close()
     for name, value in (
-        ("AWS_ENDPOINT_URL", s3_server), ("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hidden"),
+        ("AWS_ENDPOINT_URL", s3_server),
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "hidden"),
         ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):  # fmt: skip
+    ):
         monkeypatch.setenv(name, value)
     client = boto3.client("s3")
     client.create_bucket(Bucket="traffic")

@@ -10,7 +10,10 @@ ZONE = ZoneInfo("Europe/Berlin")
 
 
 class Month:
-    """October 2026 in Berlin, where the clock is put back on the 25th, and the day after it. step_s: divides an hour."""
+    """October 2026 in Berlin, where the clock is put back on the 25th, and the day after it.
+
+    step_s: divides an hour.
+    """
 
     begin = int(datetime(2026, 10, 1, tzinfo=ZONE).timestamp())
     end = int(datetime(2026, 11, 2, tzinfo=ZONE).timestamp())

@@ -1,8 +1,8 @@
 """Minutes under load with flat memory: `python -m tests.soak --seconds 600`.
 
-nginx, wrk and four downloads that last on loopback; a capture that prints its figures and writes .gor (rotated, and deleted
-behind it) and Parquet, and a quiet one. Resident memory is read every few seconds. Fails if it grows by more than a tenth
-after warming up.
+nginx, wrk and four downloads that last on loopback; a capture that prints its figures and writes .gor
+(rotated, and deleted behind it) and Parquet, and a quiet one. Resident memory is read every few seconds.
+Fails if it grows by more than a tenth after warming up.
 """
 
 from __future__ import annotations
@@ -42,12 +42,22 @@ def main() -> int:
         capture = [sys.executable, "-m", "replaykit", "capture", f"lo:{server.port}"]
         figures = subprocess.Popen(
             [
-                *capture, "--stats", "--interval", "10s", "--to", f"{root}/out.gor", "--rotate-size", "256MB",
-                "--rotate-time", "60s", "--to", f"{root}/out/",
+                *capture,
+                "--stats",
+                "--interval",
+                "10s",
+                "--to",
+                f"{root}/out.gor",
+                "--rotate-size",
+                "256MB",
+                "--rotate-time",
+                "60s",
+                "--to",
+                f"{root}/out/",
             ],
             stdout=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
         quiet = subprocess.Popen(
             [*capture, "--quiet", "--to", f"{root}/quiet.parquet", "--rotate-time", "30s"]
         )
@@ -89,7 +99,8 @@ def main() -> int:
         quiet.wait(60)
     last = json.loads(stdout.splitlines()[-1])
     print(
-        f"{last['total_requests']:,} exchanges in {args.seconds} s, {last['dropped_by_kernel']} packets dropped"
+        f"{last['total_requests']:,} exchanges in {args.seconds} s, {last['dropped_by_kernel']} packets"
+        " dropped"
     )
     return max(_grew(label, found, args.seconds) for label, found in samples.items())
 
@@ -97,7 +108,8 @@ def main() -> int:
 def _grew(label: str, samples: list[tuple[float, float]], seconds: int) -> int:
     warm = [m for s, m in samples if s >= min(WARM_S, seconds / 3)]
     print(
-        f"{label}: resident {warm[0]:.0f} MB after warming up, {max(warm):.0f} MB at most, {warm[-1]:.0f} MB at the end"
+        f"{label}: resident {warm[0]:.0f} MB after warming up, {max(warm):.0f} MB at most, {warm[-1]:.0f} MB"
+        " at the end"
     )
     return 1 if max(warm) > warm[0] * 1.1 + 16 else 0
 

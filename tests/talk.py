@@ -1,6 +1,7 @@
 """Conversations for tests, built with scapy: what was sent, cut into packets as TCP would.
 
-scapy takes a third of a millisecond for a packet, and tests make millions: it makes one of each kind, which is filled in here.
+scapy takes a third of a millisecond for a packet, and tests make millions: it makes one of each kind, which
+is filled in here.
 
 A `Talk` reads like one: `talk.client(b"GET / ...")`, `talk.server(b"HTTP/1.1 200 ...")`.
 """
@@ -28,9 +29,17 @@ STEP = 100_000
 
 
 def layered(
-    envelope: Sequence[Layer], src: str, dst: str, sport: int, dport: int, flags: str, seq: int, ack: int, payload: bytes,
+    envelope: Sequence[Layer],
+    src: str,
+    dst: str,
+    sport: int,
+    dport: int,
+    flags: str,
+    seq: int,
+    ack: int,
+    payload: bytes,
     identification: int = 1,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """A packet as scapy makes it."""
     ip = IPv6(src=src, dst=dst) if ":" in src else IP(src=src, dst=dst, id=identification & 0xFFFF)
     layers: Layer = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
@@ -97,7 +106,7 @@ class Talk:
         if self.envelope:
             raw = layered(
                 self.envelope, src, dst, sport, dport, flags, number, answers, payload, identification
-            )  # fmt: skip
+            )
         else:
             raw = filled(_empty(src, dst, sport, dport, flags), number, answers, payload, identification)
         self.packets.append(Packet(self.start + STEP * len(self.packets), 1, len(raw), raw))
@@ -164,9 +173,7 @@ class Outcome:
 def rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """A batch as dictionaries; times as ns."""
     columns = {
-        name: (
-            batch.column(name).cast(pa.int64()) if name in ("time", "response_time") else batch.column(name)
-        )
+        name: batch.column(name).cast(pa.int64()) if name in ("time", "response_time") else batch.column(name)
         for name in batch.schema.names
     }
     plain = {name: column.to_pylist() for name, column in columns.items()}

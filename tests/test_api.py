@@ -29,7 +29,10 @@ def recording() -> replaykit.Recording:
 
 def test_import_is_cheap() -> None:
     """The names are there, and nothing of them is loaded before it is asked for."""
-    code = "import sys, replaykit; assert 'pyarrow' not in sys.modules; assert callable(replaykit.read); print(*dir(replaykit))"
+    code = (
+        "import sys, replaykit; assert 'pyarrow' not in sys.modules; assert callable(replaykit.read);"
+        " print(*dir(replaykit))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(replaykit.__all__) >= {"read", "capture", "report", "gate", "replay", "Ledger"}
     assert "__all__" in done.stdout
@@ -97,7 +100,7 @@ def test_filters_and_what_is_wrong(tmp_path: Path) -> None:
         (lambda: replaykit.Ledger("nonsense:///x"), "nonsense"),
         (lambda: next(iter(replaykit.capture("eth99:80"))), "there is no interface 'eth99'"),
         (lambda: next(iter(replaykit.capture())), "name a port"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(replaykit.UsageError, match=said.replace("(", r"\(")):
             wrong()
     cut = tmp_path / "cut.pcap"

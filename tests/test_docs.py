@@ -126,8 +126,9 @@ def test_the_example_of_a_protocol() -> None:
         engine.feed_packet(p.link, p.time, p.orig, p.data)
     found = outcome(engine).rows
     assert [(r["endpoint"], r["request_body_bytes"], r["response_body_bytes"]) for r in found] == [
-        ("ADD", 8, 2), ("SUB", 8, 2)
-    ]  # fmt: skip
+        ("ADD", 8, 2),
+        ("SUB", 8, 2),
+    ]
 
 
 def test_the_example_of_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

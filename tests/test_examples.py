@@ -98,9 +98,9 @@ def test_a_protocol() -> None:
     for p in talk.close().packets:
         engine.feed_packet(p.link, p.time, p.orig, p.data)
     found = outcome(engine).rows
-    assert [(r["method"], r["endpoint"], r["request_body_bytes"], r["response_body_bytes"]) for r in found] == [
-        ("set", "user", 26, 8), ("get", "user", 19, 52)
-    ]  # fmt: skip
+    assert [
+        (r["method"], r["endpoint"], r["request_body_bytes"], r["response_body_bytes"]) for r in found
+    ] == [("set", "user", 26, 8), ("get", "user", 19, 52)]
 
 
 def test_a_receiver_of_sizes(tmp_path: Path) -> None:
@@ -120,9 +120,22 @@ def test_a_receiver_of_sizes(tmp_path: Path) -> None:
         )
         assert post(b"[]") == 400 and post(b"{") == 400
         done = subprocess.run(
-            [sys.executable, "-m", "replaykit", "replay", str(OUT), "--to", base, "--speed", "max", "--quiet", "--all-methods"],
-            capture_output=True, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "replaykit",
+                "replay",
+                str(OUT),
+                "--to",
+                base,
+                "--speed",
+                "max",
+                "--quiet",
+                "--all-methods",
+            ],
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         with urllib.request.urlopen(f"{base}/sums") as response:
             sums = json.load(response)

@@ -1,4 +1,6 @@
-"""The same traffic, asked in every way: the same requests and bytes per endpoint, or the difference that is said."""
+"""The same traffic, asked in every way: the same requests and bytes per endpoint, or the difference that is
+said.
+"""
 
 from __future__ import annotations
 

@@ -1,18 +1,20 @@
-"""The whole fleet's exchanges from Kafka into tables: exchanges, and statistics by minute. Batch or streaming.
+"""The whole fleet's exchanges from Kafka into tables: exchanges, and statistics by minute. Batch or
+streaming.
 
     spark-submit --jars spark-sql-kafka-0-10_2.13.jar,... attribution.py --brokers HOST:9092 --to DIR
     spark-submit ... attribution.py --brokers HOST:9092 --to s3a://traffic/fleet --stream --checkpoint DIR
 
 Reads what agents send with `--to kafka://HOST:9092/TOPIC`: messages of JSON lines, each exchange with its
-`id`. Writes DIR/exchanges (date=.../hour=...; the columns of an exchange and `observer`; times as int64 ns since
-the epoch, since Spark knows no nanoseconds) and DIR/minutes (date=...), as Parquet with zstd. `replaykit report
-DIR/exchanges` reads the first as it is.
+`id`. Writes DIR/exchanges (date=.../hour=...; the columns of an exchange and `observer`; times as int64 ns
+since the epoch, since Spark knows no nanoseconds) and DIR/minutes (date=...), as Parquet with zstd.
+`replaykit report DIR/exchanges` reads the first as it is.
 
-With `--increments TOPIC` (agents: `--to 'kafka://HOST:9092/TOPIC?increments=TOPIC2'`) the minutes hold bytes in the minute in
-which they moved, and what is in flight; without, an exchange is in the minute in which it began.
+With `--increments TOPIC` (agents: `--to 'kafka://HOST:9092/TOPIC?increments=TOPIC2'`) the minutes hold bytes
+in the minute in which they moved, and what is in flight; without, an exchange is in the minute in which it
+began.
 
-Every exchange counts once: ids that come again are dropped; and a streaming batch that is written again after a
-crash replaces what it wrote before, since it has partitions of its own (batch=N).
+Every exchange counts once: ids that come again are dropped; and a streaming batch that is written again after
+a crash replaces what it wrote before, since it has partitions of its own (batch=N).
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ def schema() -> T.StructType:
 
 
 def exchanges(messages: DataFrame) -> DataFrame:
-    """A row an exchange or increment, of Kafka's messages; `arrived` is when Kafka took it, `ended` null for an exchange."""
+    """A row an exchange or increment, of Kafka's messages; `arrived` is when Kafka took it, `ended` null for
+    an exchange.
+    """
     lines = messages.select(
         F.col("timestamp").alias("arrived"),
         F.explode(F.split(F.col("value").cast("string"), "\n")).alias("line"),

@@ -1,7 +1,8 @@
 """The filters of a command line over rows of Parquet: what the engine does to packets, done to columns.
 
-Owns what a row can answer: method, target, port, path. What it cannot, because a file of exchanges holds no headers and
-no packets, the command refuses (`cli.common.refuse_unfit`). Cost: one look at each different text of a batch.
+Owns what a row can answer: method, target, port, path. What it cannot, because a file of exchanges holds no
+headers and no packets, the command refuses (`cli.common.refuse_unfit`). Cost: one look at each different text
+of a batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Single exchanges in an archive: the newest or the largest of an endpoint, an address, a status; and the endpoints of an address.
+"""Single exchanges in an archive: the newest or the largest of an endpoint, an address, a status; and the
+endpoints of an address.
 
 Memory is a few batches and what is asked for; partitions and row groups outside the window stay unread.
 """
@@ -20,16 +21,20 @@ from replaykit.errors import UsageError
 from replaykit.records.exchange import plain_values
 
 SHOWN = (
-    "time", "duration_ns", "protocol", "client_ip", "client_port", "server_ip", "server_port", "method", "host", "target", "endpoint",
-    "status", "content_type", "request_header_bytes", "request_body_bytes", "response_header_bytes", "response_body_bytes",
-    "request_wire_bytes", "response_wire_bytes", "link_bytes", "retransmitted_bytes", "complete", "missing_bytes", "trace_id", "weight",
+    "time", "duration_ns", "protocol", "client_ip", "client_port", "server_ip", "server_port", "method",
+    "host", "target", "endpoint", "status", "content_type", "request_header_bytes", "request_body_bytes",
+    "response_header_bytes", "response_body_bytes", "request_wire_bytes", "response_wire_bytes", "link_bytes",
+    "retransmitted_bytes", "complete", "missing_bytes", "trace_id", "weight",
 )  # fmt: skip
 """Columns of an answer, and `wire_bytes`, their sum."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which exchanges; None: any. address: of either side. status: a number, or a class such as 5 for 500 to 599."""
+    """Which exchanges; None: any. address: of either side.
+
+    status: a number, or a class such as 5 for 500 to 599.
+    """
 
     endpoint: str | None = None
     address: str | None = None
@@ -63,9 +68,16 @@ class Wanted:
 
 
 def exchanges(
-    place: str, window: Window, wanted: Wanted, order: Literal["newest", "largest"] = "newest", most: int = 100
-) -> list[dict[str, Any]]:  # fmt: skip
-    """The first `most` in that order, as plain values. place: a file, a folder or s3://. Raises UsageError."""
+    place: str,
+    window: Window,
+    wanted: Wanted,
+    order: Literal["newest", "largest"] = "newest",
+    most: int = 100,
+) -> list[dict[str, Any]]:
+    """The first `most` in that order, as plain values. place: a file, a folder or s3://.
+
+    Raises UsageError.
+    """
     best: pa.Table | None = None
     oldest: int | None = None
     for name in reversed(_files(place, window)):
@@ -95,23 +107,28 @@ def exchanges(
 
 
 def endpoints(place: str, window: Window, wanted: Wanted, most: int = 100) -> list[dict[str, Any]]:
-    """What each endpoint moved for these exchanges, the largest first: requests, rx (requests) and tx (answers)."""
+    """What each endpoint moved for these exchanges, the largest first: requests, rx (requests) and tx
+    (answers).
+    """
     sums: dict[str, list[float]] = {}
     for name in _files(place, window):
         columns = {
-            "endpoint", "client_ip", "server_ip", "status", "weight", "request_wire_bytes", "response_wire_bytes", "time",
-            "response_time",
+            "endpoint", "client_ip", "server_ip", "status", "weight", "request_wire_bytes",
+            "response_wire_bytes", "time", "response_time",
         }  # fmt: skip
         for batch in archive.read(name, window, columns):
             found = wanted.rows(batch)
             weight = found.column("weight")
-            values = pa.table({
-                "endpoint": pc.fill_null(found.column("endpoint").cast(pa.string()), "(unknown)"), "requests": weight,
-                **{
-                    to: pc.multiply(pc.fill_null(found.column(n), 0).cast(pa.float64()), weight)
-                    for to, n in (("rx", "request_wire_bytes"), ("tx", "response_wire_bytes"))
-                },
-            })  # fmt: skip
+            values = pa.table(
+                {
+                    "endpoint": pc.fill_null(found.column("endpoint").cast(pa.string()), "(unknown)"),
+                    "requests": weight,
+                    **{
+                        to: pc.multiply(pc.fill_null(found.column(n), 0).cast(pa.float64()), weight)
+                        for to, n in (("rx", "request_wire_bytes"), ("tx", "response_wire_bytes"))
+                    },
+                }
+            )
             some = values.group_by("endpoint").aggregate([(n, "sum") for n in ("requests", "rx", "tx")])
             for row in some.to_pylist():
                 at = sums.setdefault(row["endpoint"], [0.0, 0.0, 0.0])
@@ -119,9 +136,15 @@ def endpoints(place: str, window: Window, wanted: Wanted, most: int = 100) -> li
                     at[i] += row[f"{n}_sum"]
     largest = sorted(sums.items(), key=lambda s: (-s[1][1] - s[1][2], s[0]))[:most]
     return [
-        {"endpoint": e, "requests": round(n), "rx_bytes": round(rx), "tx_bytes": round(tx), "total_bytes": round(rx + tx)}
+        {
+            "endpoint": e,
+            "requests": round(n),
+            "rx_bytes": round(rx),
+            "tx_bytes": round(tx),
+            "total_bytes": round(rx + tx),
+        }
         for e, (n, rx, tx) in largest
-    ]  # fmt: skip
+    ]
 
 
 def _files(place: str, window: Window) -> list[str]:

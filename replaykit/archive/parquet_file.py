@@ -1,12 +1,13 @@
 """One Parquet file that outlives kill -9: written in parts, each of them whole, and joined when it is closed.
 
-Owns `.NAME.parts/` beside the file: `000001.part`, `000002.part` … are Parquet files of one row group each. The last of
-them is written again every SAVE_S seconds until it is full, so that at most so much is lost; whoever holds its `lock`
-writes them. Closing copies the row groups into one file, which is not decoded for it, and renames that. What a killed
-run left behind is found again by `left_behind` and read like the file itself.
+Owns `.NAME.parts/` beside the file: `000001.part`, `000002.part` … are Parquet files of one row group each.
+The last of them is written again every SAVE_S seconds until it is full, so that at most so much is lost;
+whoever holds its `lock` writes them. Closing copies the row groups into one file, which is not decoded for
+it, and renames that. What a killed run left behind is found again by `left_behind` and read like the file
+itself.
 
-At any moment each exchange is in the file or in the parts, never in both: `joined` names the inode of the file that the
-parts are in, before it has its name; `replaces` says that the parts are in place of the file.
+At any moment each exchange is in the file or in the parts, never in both: `joined` names the inode of the
+file that the parts are in, before it has its name; `replaces` says that the parts are in place of the file.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def file_of(parts: Path) -> Path:
 
 
 def left_behind(path: Path) -> list[Path]:
-    """Finished parts of `path` that are not in it, in their order: of a run that was killed, or that still writes."""
+    """Finished parts of `path` that are not in it, in their order: of a run that was killed, or that still
+    writes.
+    """
     folder = parts_of(path)
     found = sorted(folder.glob(f"*{PART}")) if folder.is_dir() else []
     with contextlib.suppress(OSError, ValueError):  # it was not joined, or that file never got its name
@@ -103,8 +106,8 @@ def recover(path: Path) -> int:
 
 
 class ParquetFile:
-    """schema: None where only parts of an earlier run are joined. existing: what becomes of an earlier file, and of parts
-    that an earlier run left. Raises UsageError; NotWritten where the disk is full."""
+    """schema: None where only parts of an earlier run are joined. existing: what becomes of an earlier file,
+    and of parts that an earlier run left. Raises UsageError; NotWritten where the disk is full."""
 
     def __init__(self, path: Path, schema: pa.Schema | None, existing: Existing = "overwrite") -> None:
         self.path, self._schema, self._existing = path, schema, existing

@@ -90,7 +90,8 @@ def files(store: Store, window: Window) -> list[str]:
 def read(
     name: str, window: Window = Window(), wanted: Collection[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The exchanges of a file (a path, or an s3:// URL) in batches of BATCH_SCHEMA; columns that are not wanted are null.
+    """The exchanges of a file (a path, or an s3:// URL) in batches of BATCH_SCHEMA; columns that are not
+    wanted are null.
 
     Raises UsageError.
     """

@@ -104,7 +104,9 @@ def delete(urls: Iterable[str]) -> None:
 
 
 def file_system() -> Any:
-    """Arrow's own S3 file system, with the same environment: reads only the parts of a file that are wanted."""
+    """Arrow's own S3 file system, with the same environment: reads only the parts of a file that are
+    wanted.
+    """
     from pyarrow import fs
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL")

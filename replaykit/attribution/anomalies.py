@@ -1,8 +1,8 @@
 """What bandwidth was to be expected, and what is not: forecasts with a season, by endpoint.
 
-Owns the judging: a value is an anomaly where it lies outside of what the past makes likely, and the past is never
-taught by anomalies. The forecasts are a library's (statsmodels, the extra `forecast`) or an LSTM's (Keras, the extra
-`lstm`). Cost: a forecast of a day ahead per series and day; the LSTM learns once a week.
+Owns the judging: a value is an anomaly where it lies outside of what the past makes likely, and the past is
+never taught by anomalies. The forecasts are a library's (statsmodels, the extra `forecast`) or an LSTM's
+(Keras, the extra `lstm`). Cost: a forecast of a day ahead per series and day; the LSTM learns once a week.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class Forecast(Protocol):
 
 @dataclass
 class Seasonal:
-    """MSTL on a logarithmic scale (statsmodels): the last trend, and each season as it was last. season: steps of a day, a week."""
+    """MSTL on a logarithmic scale (statsmodels): the last trend, and each season as it was last.
+
+    season: steps of a day, a week.
+    """
 
     season: tuple[int, ...]
     name: str = "seasonal"
@@ -77,7 +80,9 @@ class Naive:
 
 @dataclass
 class Lstm:
-    """One LSTM layer over the last day, the time of day beside each value; the next day in one piece (Keras)."""
+    """One LSTM layer over the last day, the time of day beside each value; the next day in one piece
+    (Keras).
+    """
 
     season: tuple[int, ...]
     epochs: int = 15
@@ -138,7 +143,8 @@ class Judged:
 
 
 class Detector:
-    """Judges a series day by day; days are forecast from the days before, with anomalies replaced by what was expected.
+    """Judges a series day by day; days are forecast from the days before, with anomalies replaced by what was
+    expected.
 
     day: steps of a day. days: of the past that are kept.
     """
@@ -174,7 +180,9 @@ class Detector:
         return found
 
     def _scale(self) -> float:
-        """A robust standard deviation of the usual errors (1.4826 x the median of their sizes), never below 2 %."""
+        """A robust standard deviation of the usual errors (1.4826 x the median of their sizes), never below 2
+        %.
+        """
         return max(1.4826 * _median([abs(e) for e in self._errors]), 0.02) if self._errors else 0.5
 
 

@@ -25,8 +25,9 @@ Visit = Callable[[pa.RecordBatch, list[Pair]], None]
 
 
 class Bodies(Engine):
-    """Takes the place of an engine. decode: fills `request_decoded_bytes` and `response_decoded_bytes`. prettify: messages are handed
-    out decoded. responses: they are handed out too. visit: looks at every batch."""
+    """Takes the place of an engine. decode: fills `request_decoded_bytes` and `response_decoded_bytes`.
+    prettify: messages are handed out decoded. responses: they are handed out too. visit: looks at every
+    batch."""
 
     def __init__(
         self,

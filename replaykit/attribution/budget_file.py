@@ -12,7 +12,9 @@ from replaykit.config.sections import Open
 
 
 class BudgetsFile(Open):
-    """Bytes per request, by endpoint or pattern of endpoints: a line each, at the top or under `endpoints`."""
+    """Bytes per request, by endpoint or pattern of endpoints: a line each, at the top or under
+    `endpoints`.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra={"minProperties": 1})
     __pydantic_extra__: dict[str, Size]

@@ -1,7 +1,8 @@
-"""Endpoints that differ in one segment with very many values are one: `/users/alice`, `/users/bob` … are `/users/{name}`.
+"""Endpoints that differ in one segment with very many values are one: `/users/alice`, `/users/bob` … are
+`/users/{name}`.
 
-What has been learned is kept in the core (`core/attribution`), for all who name endpoints: tables, the gate, differences,
-outputs. Once a place is folded it stays so, also over restarts where a file keeps it.
+What has been learned is kept in the core (`core/attribution`), for all who name endpoints: tables, the gate,
+differences, outputs. Once a place is folded it stays so, also over restarts where a file keeps it.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ class Folding:
 
 
 class KeptFolding(Folding):
-    """A folding that a file keeps, so that the next run names endpoints as this one did. Raises UsageError."""
+    """A folding that a file keeps, so that the next run names endpoints as this one did.
+
+    Raises UsageError.
+    """
 
     def __init__(self, path: Path, quiet: bool = False) -> None:
         super().__init__()
@@ -91,7 +95,8 @@ class KeptFolding(Folding):
             if not self._quiet:
                 say(
                     *(
-                        f"replaykit: more than {MOST} names of endpoints beside each other: they are one now, {n}"
+                        f"replaykit: more than {MOST} names of endpoints beside each other: they are one"
+                        f" now, {n}"
                         for n in news
                     )
                 )

@@ -47,7 +47,8 @@ class Limits:
         budget: Sequence[str] = (),
         compared: bool = False,
     ) -> Limits:
-        """As people write them: sizes such as `500MB`, shares such as `10%`, `PATTERN=SIZE`, files of budgets.
+        """As people write them: sizes such as `500MB`, shares such as `10%`, `PATTERN=SIZE`, files of
+        budgets.
 
         compared: there is a baseline. Raises UsageError.
         """

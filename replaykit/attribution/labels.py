@@ -7,7 +7,24 @@ from replaykit.plain import visible
 
 MAX_ENDPOINTS = 500
 
-_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "TEXT", "BINARY", "PING", "PONG", "CLOSE"))  # fmt: skip
+_METHODS = frozenset(
+    (
+        "GET",
+        "HEAD",
+        "POST",
+        "PUT",
+        "DELETE",
+        "CONNECT",
+        "OPTIONS",
+        "TRACE",
+        "PATCH",
+        "TEXT",
+        "BINARY",
+        "PING",
+        "PONG",
+        "CLOSE",
+    )
+)
 
 
 class Labels:

@@ -43,8 +43,8 @@ class LongRunner:
     def line(self) -> str:
         """For a person."""
         return (
-            f"  in flight {self.seconds:.0f} s: {show_size(self.bytes)} at {show_size(self.bytes_per_second)}/s, "
-            f"{self.method} {self.endpoint} for {self.client}"
+            f"  in flight {self.seconds:.0f} s: {show_size(self.bytes)} at"
+            f" {show_size(self.bytes_per_second)}/s, {self.method} {self.endpoint} for {self.client}"
         )
 
 
@@ -77,10 +77,15 @@ class LongRunners:
                 )
                 found.append(
                     LongRunner(
-                        row["endpoint"] or "(unknown)", row["client_ip"], row["method"] or "-", row["size"], max(rate, 0.0),
-                        row["begun"], since_s,
+                        row["endpoint"] or "(unknown)",
+                        row["client_ip"],
+                        row["method"] or "-",
+                        row["size"],
+                        max(rate, 0.0),
+                        row["begun"],
+                        since_s,
                     )
-                )  # fmt: skip
+                )
         self._before, self._looked_ns = seen, now_ns
         return sorted(found, key=lambda r: -r.bytes)[:MOST]
 

@@ -26,7 +26,9 @@ def columns(measure: str) -> tuple[str, ...]:
 
 @dataclass
 class Endpoint:
-    """requests and bytes (of both directions, by the measure) are weighted; largest: of one exchange, in bytes."""
+    """requests and bytes (of both directions, by the measure) are weighted; largest: of one exchange, in
+    bytes.
+    """
 
     requests: float = 0.0
     bytes: float = 0.0

@@ -1,8 +1,9 @@
 """Exchanges and movements added up by minute: what statistics, alerts and metrics are made of.
 
 Owns the rows: one for each minute, endpoint, host, method and status, with sums of a batch of
-exchanges, or of all that moved (`records.increment.movements`). Rows of several batches add up to those of all. A batch with very many keys has its smallest
-under `(other)`, so the number of rows is bounded and the sums stay whole.
+exchanges, or of all that moved (`records.increment.movements`). Rows of several batches add up to those of
+all. A batch with very many keys has its smallest under `(other)`, so the number of rows is bounded and the
+sums stay whole.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ MOST_NS = 60_000_000_000
 
 
 class Recent:
-    """Keeps a summary of each slice as long as it is needed, asked for or not. slice_ns: of the engine; window_ns: what is
-    wanted; what there is is a whole number of slices, at most MOST_NS or one slice."""
+    """Keeps a summary of each slice as long as it is needed, asked for or not. slice_ns: of the engine;
+    window_ns: what is wanted; what there is is a whole number of slices, at most MOST_NS or one slice."""
 
     def __init__(self, summary: Summary, slice_ns: int, window_ns: int) -> None:
         self._like, self._slice_ns = summary, slice_ns

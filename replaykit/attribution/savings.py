@@ -25,8 +25,18 @@ MIN_BODY, MAX_BODY = 256, 1 << 20
 REPEAT_NS = 1_000_000_000
 MAX_REMEMBERED = 200_000
 
-_PACKED = ("image/", "video/", "audio/", "font/woff", "application/zip", "application/gzip", "application/x-7z",
-           "application/vnd.openxmlformats", "application/zstd", "application/x-br")  # fmt: skip
+_PACKED = (
+    "image/",
+    "video/",
+    "audio/",
+    "font/woff",
+    "application/zip",
+    "application/gzip",
+    "application/x-7z",
+    "application/vnd.openxmlformats",
+    "application/zstd",
+    "application/x-br",
+)
 
 
 @dataclass
@@ -65,12 +75,18 @@ class Saving:
 
     def as_dict(self, endpoint: str) -> dict[str, Any]:
         return {
-            "endpoint": endpoint, "responses": self.responses, "response_body_bytes": self.body_bytes,
-            "uncompressed_bytes": self.plain_bytes, "sampled": self.sampled,
-            "gzip_spared_bytes": self.gzip_spared_bytes, "br_spared_bytes": self.br_spared_bytes,
-            "unchanged": self.unchanged, "unchanged_bytes": self.unchanged_bytes,
-            "repeated_within_1s": self.repeated, "repeated_bytes": self.repeated_bytes,
-        }  # fmt: skip
+            "endpoint": endpoint,
+            "responses": self.responses,
+            "response_body_bytes": self.body_bytes,
+            "uncompressed_bytes": self.plain_bytes,
+            "sampled": self.sampled,
+            "gzip_spared_bytes": self.gzip_spared_bytes,
+            "br_spared_bytes": self.br_spared_bytes,
+            "unchanged": self.unchanged,
+            "unchanged_bytes": self.unchanged_bytes,
+            "repeated_within_1s": self.repeated,
+            "repeated_bytes": self.repeated_bytes,
+        }
 
 
 class _Recent(OrderedDict[Hashable, Any]):
@@ -92,8 +108,18 @@ class Savings:
         self._requests = _Recent()
 
     def visit(self, batch: pa.RecordBatch, pairs: list[Pair]) -> None:
-        names = ("endpoint", "method", "host", "target", "client_ip", "status", "time", "response_body_bytes",
-                 "request_wire_bytes", "response_wire_bytes")  # fmt: skip
+        names = (
+            "endpoint",
+            "method",
+            "host",
+            "target",
+            "client_ip",
+            "status",
+            "time",
+            "response_body_bytes",
+            "request_wire_bytes",
+            "response_wire_bytes",
+        )
         columns = (batch.column(n).cast(pa.int64()) if n == "time" else batch.column(n) for n in names)
         for row, (request, response) in zip(
             zip(*(c.to_pylist() for c in columns), strict=True), pairs, strict=True

@@ -1,8 +1,9 @@
 """Exchanges added up: who uses the bandwidth.
 
-The sums are kept in the core (`core/attribution`). Memory is bounded by the number of keys kept: beyond it the smallest are
-added to `(other)`, so totals always add up; sibling endpoints that differ in one segment and are very many are joined first.
-Percentiles come from logarithmic buckets (error below 1.1 %). Totals are weighted: with sampling they estimate the whole.
+The sums are kept in the core (`core/attribution`). Memory is bounded by the number of keys kept: beyond it
+the smallest are added to `(other)`, so totals always add up; sibling endpoints that differ in one segment and
+are very many are joined first. Percentiles come from logarithmic buckets (error below 1.1 %). Totals are
+weighted: with sampling they estimate the whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from replaykit.records.increment import ENDED
 
 KEYS = ("endpoint", "host", "client", "server", "status", "content_type", "method", "path", "protocol")
 MEASURES = ("wire", "link", "body")
-"""What is added up and shared out: TCP payload (headers, bodies, framing), whole packets, or bodies alone; both directions."""
+"""What is added up and shared out: TCP payload (headers, bodies, framing), whole packets, or bodies alone;
+both directions.
+"""
 OTHER = "(other)"
 MAX_KEYS = 10_000
 
@@ -127,7 +130,9 @@ class Summary:
         self._core.merge(other._core, self._folding.core)
 
     def with_sums_of(self, moving: Summary) -> Summary:
-        """Requests and percentiles of this one, which knows what has ended, and bytes of one that knows all that moved."""
+        """Requests and percentiles of this one, which knows what has ended, and bytes of one that knows all
+        that moved.
+        """
         return self._with(self._core.with_sums_of(moving._core))
 
     @property

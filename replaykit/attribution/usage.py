@@ -1,8 +1,8 @@
 """Exchanges as usage: what each endpoint received and sent in each minute.
 
-An endpoint's rx is the requests, its tx the responses, as TCP payload. A run holds so many minutes and endpoints; beyond
-that the oldest minutes are closed, and an exchange that belongs to one counts in the oldest that is open, so that the sums
-stay whole.
+An endpoint's rx is the requests, its tx the responses, as TCP payload. A run holds so many minutes and
+endpoints; beyond that the oldest minutes are closed, and an exchange that belongs to one counts in the oldest
+that is open, so that the sums stay whole.
 """
 
 from __future__ import annotations

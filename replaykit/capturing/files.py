@@ -49,8 +49,8 @@ class Progress:
 class _Pieces:
     """A stream in pieces of at most `size` bytes, each behind ROOM bytes for what was left of the one before.
 
-    A file is read ahead in a thread of its own; what may keep one waiting is handed out as it comes. What was read before
-    the stream failed is handed out first.
+    A file is read ahead in a thread of its own; what may keep one waiting is handed out as it comes. What was
+    read before the stream failed is handed out first.
     """
 
     ROOM = 64 << 10
@@ -176,7 +176,8 @@ class CaptureFile:
         elif name == "-":
             if sys.stdin.isatty():
                 say(
-                    "replaykit: reading from standard input, such as tcpdump -w - | replaykit report -; Ctrl-C ends"
+                    "replaykit: reading from standard input, such as tcpdump -w - | replaykit report -;"
+                    " Ctrl-C ends"
                 )
             self._raw = os.fdopen(
                 os.dup(0), "rb"
@@ -247,7 +248,10 @@ class CaptureFile:
             rest = rest[took:]
             yield self._progress(total)
         if rest:
-            reading.trouble = f"{self.name}: cut short: its last record, at byte {total}, is not whole; what came before it was read"
+            reading.trouble = (
+                f"{self.name}: cut short: its last record, at byte {total}, is not whole; what came before it"
+                " was read"
+            )
 
     def _progress(self, total: int) -> Progress:
         plain = self._stream is self._raw or self.size is None

@@ -38,7 +38,8 @@ class KeyLogFile:
         self._at, self._inode = 0, 0
 
     def read(self) -> tuple[bytes, bool] | None:
-        """More of what was added since the last time, and whether the log was begun anew; None: there is no more.
+        """More of what was added since the last time, and whether the log was begun anew; None: there is no
+        more.
 
         A log that cannot be read now may be later.
         """

@@ -1,8 +1,8 @@
 """What a .gor file could not hold of the traffic it was written from, said in the file itself.
 
 Owns one record at its end, of kind 3 (a replayed response), which GoReplay and everybody else pass by:
-`3 left-out TIME 0`, and a head with the numbers. Files that are joined or appended to have several, which add up.
-Bodies that look like one are written escaped, as every body is that holds a separator.
+`3 left-out TIME 0`, and a head with the numbers. Files that are joined or appended to have several, which add
+up. Bodies that look like one are written escaped, as every body is that holds a separator.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from replaykit.records.message import SEPARATOR
 
 _BEGIN = b"3 left-out "
 _RECORD = re.compile(
-    rb"3 left-out [0-9]+ 0\nHTTP/1\.1 204 No Content\r\nX-Left-Out-Exchanges: ([0-9]{1,18})\r\nX-Left-Out-Wire-Bytes: ([0-9]{1,18})\r\n"
+    rb"3 left-out [0-9]+ 0\nHTTP/1\.1 204 No Content\r\nX-Left-Out-Exchanges:"
+    rb" ([0-9]{1,18})\r\nX-Left-Out-Wire-Bytes: ([0-9]{1,18})\r\n"
 )
 _LONGEST = 256
 
 
 @dataclass
 class LeftOut:
-    """Exchanges that were measured and whose request is not in the file, and TCP payload bytes that are not."""
+    """Exchanges that were measured and whose request is not in the file, and TCP payload bytes that
+    are not.
+    """
 
     exchanges: int = 0
     wire_bytes: int = 0
@@ -36,11 +39,17 @@ class LeftOut:
 
     def record(self) -> bytes:
         """As it stands in a file."""
-        head = f"3 left-out {time.time_ns()} 0\nHTTP/1.1 204 No Content\r\nX-Left-Out-Exchanges: {self.exchanges}\r\n"
+        head = (
+            f"3 left-out {time.time_ns()} 0\nHTTP/1.1 204 No Content\r\nX-Left-Out-Exchanges:"
+            f" {self.exchanges}\r\n"
+        )
         return f"{head}X-Left-Out-Wire-Bytes: {self.wire_bytes}\r\n\r\n".encode() + SEPARATOR
 
     def __str__(self) -> str:
-        return f"not in the file, since it was incomplete or no HTTP message: {self.exchanges:,} exchanges, {self.wire_bytes:,} wire bytes"
+        return (
+            f"not in the file, since it was incomplete or no HTTP message: {self.exchanges:,} exchanges,"
+            f" {self.wire_bytes:,} wire bytes"
+        )
 
 
 def find(data: bytes | bytearray, begin: int, end: int) -> LeftOut:

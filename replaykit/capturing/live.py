@@ -104,9 +104,15 @@ class Worker(threading.Thread):
     """Reads its rings into its engine and puts the results into the queue."""
 
     def __init__(
-        self, number: int, rings: list[Source], engine: Engine, results: queue.Queue[Result], messages: bool,
-        slice_s: float, in_flight: bool,
-    ) -> None:  # fmt: skip
+        self,
+        number: int,
+        rings: list[Source],
+        engine: Engine,
+        results: queue.Queue[Result],
+        messages: bool,
+        slice_s: float,
+        in_flight: bool,
+    ) -> None:
         super().__init__(daemon=True)
         self._number, self._slice_s, self._in_flight = number, slice_s, in_flight
         self._looked = time.monotonic()
@@ -128,7 +134,9 @@ class Worker(threading.Thread):
         self._next.put((engine, programs))
 
     def _changed(self) -> None:
-        """What the old filter let in is read by the old engine; exchanges it had not finished are incomplete."""
+        """What the old filter let in is read by the old engine; exchanges it had not finished are
+        incomplete.
+        """
         engine, programs = self._next.get()
         for ring, program in zip(self._rings, programs, strict=True):
             ring.attach(program)
@@ -255,9 +263,12 @@ class Capture:
         for i in range(max(settings.workers, 1)):
             first = (i << 48) + (self._generation << 40) + 1
             own = replace(
-                options, ports=ports, weight=1 / settings.sample, first_connection=first,
+                options,
+                ports=ports,
+                weight=1 / settings.sample,
+                first_connection=first,
                 slice_ns=int(settings.slice_s * 1e9),
-            )  # fmt: skip
+            )
             # Of several workers, one that saw no TLS says nothing about the key log.
             engine = open_reader(own, settings.report if settings.workers <= 1 or own.protocols else _silent)
             engines.append(engine if settings.above is None else settings.above(engine))
@@ -359,7 +370,9 @@ def _link(name: str) -> int:
 
 
 def changed_options(options: Options, changes: Mapping[str, Any]) -> Options:
-    """With the filters of `changes`: allowed URLs and methods in place of those that are there, the others beside them."""
+    """With the filters of `changes`: allowed URLs and methods in place of those that are there, the others
+    beside them.
+    """
 
     def patterns(name: str) -> tuple[str, ...]:
         return tuple(f"^{re.escape(t)}$" if name.endswith("method") else t for t in changes.get(name, ()))

@@ -42,15 +42,15 @@ def keep_keys_of(
 ) -> None:
     """Where a key log holds more than an engine keeps: only the secrets of the files' connections are kept.
 
-    The files are read once more for it, before. Where one can be read only once, such as a pipe, `report` is told that
-    the oldest secrets were forgotten.
+    The files are read once more for it, before. Where one can be read only once, such as a pipe, `report` is
+    told that the oldest secrets were forgotten.
     """
     if not engine.keys_forgotten:
         return
     if any(file.once for file in files):
         report(
-            f"--tls-keys {options.tls_keys}: the oldest {engine.keys_forgotten:,} of its secrets are too many to keep"
-            " for what can be read only once, and were passed over"
+            f"--tls-keys {options.tls_keys}: the oldest {engine.keys_forgotten:,} of its secrets are too many"
+            " to keep for what can be read only once, and were passed over"
         )
         return
     before = Engine(replace(options, requests=False, responses=False, protocols=()))

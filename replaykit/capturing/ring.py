@@ -34,8 +34,9 @@ BLOCK = 1 << 20
 RETIRE_MS = 60
 
 PRIVILEGE = (
-    "capturing needs CAP_NET_RAW: run as root (sudo), as a service with AmbientCapabilities=CAP_NET_RAW, or as yourself with "
-    "`sudo setpriv --reuid $USER --regid $USER --init-groups --inh-caps +net_raw --ambient-caps +net_raw replaykit capture …`"
+    "capturing needs CAP_NET_RAW: run as root (sudo), as a service with AmbientCapabilities=CAP_NET_RAW, or"
+    " as yourself with `sudo setpriv --reuid $USER --regid $USER --init-groups --inh-caps +net_raw"
+    " --ambient-caps +net_raw replaykit capture …`"
 )
 
 

@@ -56,7 +56,10 @@ def run(args: AlertOptions) -> int:
 
 
 def judging(state: Path) -> int:
-    """A lock on a state: two that judge the same rules would resolve each other's episodes. Raises UsageError."""
+    """A lock on a state: two that judge the same rules would resolve each other's episodes.
+
+    Raises UsageError.
+    """
     return exclusive(state.with_suffix(".lock"), f"{state}: another process judges these rules")
 
 

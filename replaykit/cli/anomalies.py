@@ -31,7 +31,8 @@ def run(args: AnomaliesOptions) -> int:
     day = DAY_NS // step_ns
     if learned < 3 * day:
         raise UsageError(
-            f"{args.place}: {max(learned, 0) / day:.1f} days before what is to be judged; at least 3 are needed"
+            f"{args.place}: {max(learned, 0) / day:.1f} days before what is to be judged; at least 3 are"
+            " needed"
         )
     lines: list[dict[str, Any]] = []
     for name in sorted(series, key=lambda n: -sum(series[n].values()))[: args.top]:
@@ -60,7 +61,8 @@ def run(args: AnomaliesOptions) -> int:
             emit(json_text(line) + "\n")
         else:
             out(
-                f"{str(line['time'])[:16]}  {line[args.by]}  {show_size(line['bytes'])}, expected {show_size(line['expected_bytes'])} ({line['deviations']:+} deviations)"
+                f"{str(line['time'])[:16]}  {line[args.by]}  {show_size(line['bytes'])}, expected"
+                f" {show_size(line['expected_bytes'])} ({line['deviations']:+} deviations)"
             )
     return 0
 

@@ -11,7 +11,10 @@ from replaykit.plain import say, visible
 
 
 def agreed(question: str, yes: bool) -> bool:
-    """Whether to go on: asked where a person is at the terminal and did not say --yes. A script is not asked."""
+    """Whether to go on: asked where a person is at the terminal and did not say --yes.
+
+    A script is not asked.
+    """
     if yes or not sys.stdin.isatty():
         return True
     if input(f"{visible(question)} [y/N] ").strip().lower() in ("y", "yes"):

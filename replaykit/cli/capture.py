@@ -36,7 +36,9 @@ from replaykit.units import parse_duration, parse_size, show_size
 
 OBSERVE_S = 10.0
 _LINES_BESIDE_ROWS = 9
-"""Of the screen: two of heads, (other), the columns left out (up to three), the status line and one that stays free."""
+"""Of the screen: two of heads, (other), the columns left out (up to three), the status line and one that
+stays free.
+"""
 
 _RUNNERS, _LEAST_ROWS = 5, 3
 """Exchanges in flight that have a line of their own, and rows that the table keeps beside them."""
@@ -69,7 +71,9 @@ def settings_of(args: CaptureOptions) -> Settings:
 
 
 def slice_s(args: CaptureOptions) -> float:
-    """Length of the slices in which exchanges in flight are told: a second, or shorter where it is shown more often."""
+    """Length of the slices in which exchanges in flight are told: a second, or shorter where it is shown more
+    often.
+    """
     return min(max(parse_duration(args.interval), 0.1), 1.0)
 
 
@@ -310,9 +314,9 @@ class _View:
     ) -> str:
         total = summary.total
         return (
-            f"{seconds:.0f} s, {round(total.requests):,} exchanges, {sum(b.num_rows for b in in_flight):,} in flight, "
-            f"{show_size(total.bytes(self._args.measure))}; last {rates.window_s:g} s {show_size(rates.total)}/s; "
-            f"{totals.kernel_drops:,} packets dropped"
+            f"{seconds:.0f} s, {round(total.requests):,} exchanges, {sum(b.num_rows for b in in_flight):,} in"
+            f" flight, {show_size(total.bytes(self._args.measure))}; last {rates.window_s:g} s"
+            f" {show_size(rates.total)}/s; {totals.kernel_drops:,} packets dropped"
         )
 
     def say_ended(self) -> None:

@@ -62,7 +62,8 @@ def _cleanup(args: CleanupOptions) -> int:
         if not args.quiet:
             begins = "the beginning" if plan.since <= 0 else show(plan.since, ledger.zone)
             out(
-                f"from {begins} to {show(plan.until, ledger.zone)}: {show_size(plan.traffic_bytes)} of {plan.subjects:,} subjects"
+                f"from {begins} to {show(plan.until, ledger.zone)}: {show_size(plan.traffic_bytes)} of"
+                f" {plan.subjects:,} subjects"
             )
             out("  " + ", ".join(f"{rows:,} {period}s" for period, rows in plan.rows.items()))
             if plan.names:

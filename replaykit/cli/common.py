@@ -101,16 +101,16 @@ _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
     "parquet": (
         "Parquet holds none of what this needs: headers, bodies, packets",
         (
-            "allow_header", "disallow_header", "redact", "tls_keys", "client_from", "protocol", "vxlan_port", "vni", "max_connections",
-            "max_connection_buffer", "max_buffer", "max_message", "idle_timeout", "workers", "decode", "prettify", "savings",
-            *(f.name for f in fields(RewriteOptions)),
+            "allow_header", "disallow_header", "redact", "tls_keys", "client_from", "protocol", "vxlan_port",
+            "vni", "max_connections", "max_connection_buffer", "max_buffer", "max_message", "idle_timeout",
+            "workers", "decode", "prettify", "savings", *(f.name for f in fields(RewriteOptions)),
         ),
     ),
     "gor": (
         "a .gor file holds messages: no packets, no ports",
         (
-            "port", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections", "max_connection_buffer", "max_buffer",
-            "idle_timeout", "workers", "since", "until",
+            "port", "tls_keys", "protocol", "vxlan_port", "vni", "max_connections", "max_connection_buffer",
+            "max_buffer", "idle_timeout", "workers", "since", "until",
         ),
     ),
     "capture": ("--since and --until are for Parquet files and directories", ("since", "until")),
@@ -119,7 +119,10 @@ _UNFIT: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def refuse_unfit(args: Options, kind: str, name: str) -> None:
-    """No option is taken and then ignored. Raises UsageError for one that this kind of input cannot follow."""
+    """No option is taken and then ignored.
+
+    Raises UsageError for one that this kind of input cannot follow.
+    """
     why, unfit = _UNFIT[kind]
     if kind == "gor" and getattr(args, "measure", None) == "link":
         raise UsageError(f"--measure link: {name}: {why}")

@@ -1,4 +1,5 @@
-"""Values that a shell offers: interfaces, keys of tables, protocols, and the endpoints of the files that were named.
+"""Values that a shell offers: interfaces, keys of tables, protocols, and the endpoints of the files that were
+named.
 
 Each function takes the words before, and what was begun.
 """

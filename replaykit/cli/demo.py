@@ -116,7 +116,8 @@ def run(args: DemoOptions) -> int:
     if status == 0:
         out(
             "",
-            f"left behind: {gor} ({gor.stat().st_size:,} bytes) and {parquet} ({parquet.stat().st_size:,} bytes)",
+            f"left behind: {gor} ({gor.stat().st_size:,} bytes) and {parquet} ({parquet.stat().st_size:,}"
+            " bytes)",
         )
         out(f"go on with: replaykit report {parquet} --by client,status")
     return status

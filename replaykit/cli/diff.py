@@ -61,9 +61,14 @@ def _print(found: list[Difference], before: float, after: float, measure: str) -
         growth = "" if d.per_request is None else f"{d.per_request:+.1%}"
         sign = "+" if d.bytes >= 0 else "-"
         table.add_row(
-            d.endpoint, "" if d.state == "changed" else d.state, f"{round(d.before.requests):,}",
-            f"{round(d.after.requests):,}", show_size(d.before.bytes), show_size(d.after.bytes),
-            f"{sign}{show_size(abs(d.bytes))}", growth,
-        )  # fmt: skip
+            d.endpoint,
+            "" if d.state == "changed" else d.state,
+            f"{round(d.before.requests):,}",
+            f"{round(d.after.requests):,}",
+            show_size(d.before.bytes),
+            show_size(d.after.bytes),
+            f"{sign}{show_size(abs(d.bytes))}",
+            growth,
+        )
     show(table)
     out("", f"in all {show_size(before)} before, {show_size(after)} after, of {measure} bytes")

@@ -53,7 +53,10 @@ def run(args: ExportOptions) -> int:
         say(f"replaykit: nothing moved from {begin} to {end} ({zone}) in what was asked for")
         return 1
 
-    title = f"Bandwidth by {args.by.removeprefix('label:')}, {calendar.show(since, zone)[:16]} to {calendar.show(until, zone)[:16]} ({zone})"
+    title = (
+        f"Bandwidth by {args.by.removeprefix('label:')}, {calendar.show(since, zone)[:16]} to"
+        f" {calendar.show(until, zone)[:16]} ({zone})"
+    )
     period = "minute" if args.period == "total" else args.period
     if args.format == "table":
         from replaykit.reporting.terminal import as_text, show
@@ -65,8 +68,8 @@ def run(args: ExportOptions) -> int:
         text = as_text(table)
     elif args.format == "json":
         about = {
-            "period": args.period, "by": args.by, "since": calendar.show(since, zone), "until": calendar.show(until, zone),
-            "time_zone": str(zone),
+            "period": args.period, "by": args.by, "since": calendar.show(since, zone),
+            "until": calendar.show(until, zone), "time_zone": str(zone),
         }  # fmt: skip
         text = usage.as_json(rows, zone, about, missing) + "\n"
     elif args.format == "csv":

@@ -1,4 +1,6 @@
-"""A declared pipeline: the model of its file, and the options that come of it, which are those of a command line."""
+"""A declared pipeline: the model of its file, and the options that come of it, which are those of a command
+line.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     class _FilterSection(Section):
         pass
+
 else:
     _CaptureSection = section(KernelOptions, ProtocolOptions, EngineOptions)
     _FilterSection = section(RedactionOptions, RewriteOptions)
@@ -157,7 +160,10 @@ def takes_messages(place: str) -> bool:
 
 @dataclass
 class Source:
-    """args: as a command line would have them. files: in place of a capture; speed: messages at their own pace."""
+    """args: as a command line would have them.
+
+    files: in place of a capture; speed: messages at their own pace.
+    """
 
     args: CaptureOptions | FileOptions
     at: Location

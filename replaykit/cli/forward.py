@@ -57,7 +57,8 @@ def _declared(texts: list[str]) -> list[dict[str, Any]]:
                 f"--map {text}: write PORT:HOST:PORT, such as 30009:127.0.0.1:22 or 5300:127.0.0.1:53/udp"
             )
         values: dict[str, Any] = {
-            "source_port": int(parts[-3]), "target_host": parts[-2], "target_port": int(parts[-1]), "protocol": protocol or "tcp",
+            "source_port": int(parts[-3]), "target_host": parts[-2], "target_port": int(parts[-1]),
+            "protocol": protocol or "tcp",
         }  # fmt: skip
         if len(parts) == 4:
             values["listen"] = parts[0]
@@ -111,7 +112,8 @@ async def _forward(args: ForwardOptions, ledger: Ledger, extra: list[dict[str, A
             names = ("tunnel_certificate", "tunnel_key", "tunnel_ca")
             if not all(getattr(args, name) for name in names):
                 raise UsageError(
-                    "--tunnel needs --tunnel-certificate, --tunnel-key and --tunnel-ca (replaykit tunnel --make-keys DIR)"
+                    "--tunnel needs --tunnel-certificate, --tunnel-key and --tunnel-ca (replaykit tunnel"
+                    " --make-keys DIR)"
                 )
             warn_of_readers(args.tunnel_key)
             context = tls(True, *(getattr(args, name) for name in names))
@@ -132,9 +134,15 @@ async def _forward(args: ForwardOptions, ledger: Ledger, extra: list[dict[str, A
 
 
 async def _serve(
-    args: ForwardOptions, ledger: Ledger, forwarder: Forwarder, guard: Guard | None, listening: socket.socket | None,
-    token: str | None, extra: list[dict[str, Any]], stop: asyncio.Event,
-) -> None:  # fmt: skip
+    args: ForwardOptions,
+    ledger: Ledger,
+    forwarder: Forwarder,
+    guard: Guard | None,
+    listening: socket.socket | None,
+    token: str | None,
+    extra: list[dict[str, Any]],
+    stop: asyncio.Event,
+) -> None:
     tasks = [asyncio.ensure_future(forwarder.keep_flushing())]
     if args.config is not None:
         tasks.append(asyncio.ensure_future(_follow(args.config, extra, forwarder)))

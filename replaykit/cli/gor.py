@@ -103,12 +103,18 @@ class Gor:
             self.inputs.append(
                 (
                     FileInput(
-                        pattern, self.log, speed, f.input_file_loop, max(f.input_file_read_depth, 0),
-                        f.input_file_max_wait or None, self.rules, ruled=not f.middleware,
+                        pattern,
+                        self.log,
+                        speed,
+                        f.input_file_loop,
+                        max(f.input_file_read_depth, 0),
+                        f.input_file_max_wait or None,
+                        self.rules,
+                        ruled=not f.middleware,
                     ),
                     limiter,
                 )
-            )  # fmt: skip
+            )
         for address, limiter in self._limited(f.input_http):
             self.inputs.append((HttpInput(address), limiter))
         if f.input_kafka_host and f.input_kafka_topic:
@@ -132,13 +138,15 @@ class Gor:
             )
         if f.input_raw_timestamp_type not in _HOST_STAMPS:
             raise UsageError(
-                f"gor: --input-raw-timestamp-type {f.input_raw_timestamp_type}: there are {', '.join(_HOST_STAMPS[1:])}"
+                f"gor: --input-raw-timestamp-type {f.input_raw_timestamp_type}: there are"
+                f" {', '.join(_HOST_STAMPS[1:])}"
             )
         if f.input_raw_protocol not in ("", "http", "binary", "raw"):
             raise UsageError(f"gor: --input-raw-protocol {f.input_raw_protocol}: there are http, binary, raw")
         if f.input_raw_engine not in ("", "libpcap", "raw_socket", "pcap_file", "vxlan"):
             raise UsageError(
-                f"gor: --input-raw-engine {f.input_raw_engine}: there are libpcap, raw_socket, pcap_file, vxlan"
+                f"gor: --input-raw-engine {f.input_raw_engine}: there are libpcap, raw_socket, pcap_file,"
+                " vxlan"
             )
         host, ports = _split(address)
         heard = self.stats.measured if f.stats else None
@@ -207,9 +215,12 @@ class Gor:
                 WebSocketOutput(address, ws, self.log, self.own), limiter, "output_ws", f.output_ws_stats, 5.0
             )
         files = FileSettings(
-            f.output_file_append, f.output_file_size_limit or 32 << 20, max(f.output_file_queue_limit, 0),
-            f.output_file_max_size_limit or 1 << 40, f.output_file_flush_interval or 0.1,
-        )  # fmt: skip
+            f.output_file_append,
+            f.output_file_size_limit or 32 << 20,
+            max(f.output_file_queue_limit, 0),
+            f.output_file_max_size_limit or 1 << 40,
+            f.output_file_flush_interval or 0.1,
+        )
         for path, limiter in self._limited(f.output_file):
             if path.startswith("s3://"):
                 from replaykit.goreplay.outputs.s3 import S3Output
@@ -221,9 +232,11 @@ class Gor:
             self._http(url, limiter)
         for address, limiter in self._limited(f.output_binary):
             binary = BinarySettings(
-                f.output_binary_workers, f.output_binary_timeout or 5.0, f.output_tcp_response_buffer or 100 << 10,
+                f.output_binary_workers,
+                f.output_binary_timeout or 5.0,
+                f.output_tcp_response_buffer or 100 << 10,
                 f.output_binary_track_response,
-            )  # fmt: skip
+            )
             debug: Log = (lambda level, text: self.log(0, text)) if f.output_binary_debug else self.log
             output = BinaryOutput(address, binary, debug, self.own)
             self.outputs.append((output, limiter))
@@ -275,11 +288,22 @@ class Gor:
         from replaykit.outputs.kafka import Broker
 
         f = vars(self.f)
-        own = {name: f[f"{side}_kafka_{name}"] for name in ("host", "topic", "json_format", "use_sasl", "mechanism", "username", "password")}  # fmt: skip
+        own = {
+            name: f[f"{side}_kafka_{name}"]
+            for name in ("host", "topic", "json_format", "use_sasl", "mechanism", "username", "password")
+        }
         return Broker(
-            own["host"], own["topic"], own["json_format"], own["use_sasl"], own["mechanism"], own["username"],
-            own["password"], f["kafka_tls_ca_cert"], f["kafka_tls_client_cert"], f["kafka_tls_client_key"],
-        )  # fmt: skip
+            own["host"],
+            own["topic"],
+            own["json_format"],
+            own["use_sasl"],
+            own["mechanism"],
+            own["username"],
+            own["password"],
+            f["kafka_tls_ca_cert"],
+            f["kafka_tls_client_cert"],
+            f["kafka_tls_client_key"],
+        )
 
     # running
 

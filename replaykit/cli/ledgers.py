@@ -34,7 +34,10 @@ def open_ledger(text: str, must_exist: bool = True, time_zone: str | None = None
 
 
 def own_ledger(ledger: str | None, time_zone: str | None) -> Ledger:
-    """Of a command that writes one: --ledger and --time-zone, by default usage.db in the state folder. Raises UsageError."""
+    """Of a command that writes one: --ledger and --time-zone, by default usage.db in the state folder.
+
+    Raises UsageError.
+    """
     if ledger is None:
         state_folder().mkdir(parents=True, exist_ok=True)
     return open_ledger(ledger or str(state_folder() / "usage.db"), must_exist=False, time_zone=time_zone)

@@ -118,8 +118,8 @@ def _run(args: MachinesOptions, config: Config) -> int:
         except NeedsToken:
             listening, token = None, None
             say(
-                f"no page and no API: on {config.api} they need a token: set api.token in {args.config}, or REPLAYKIT_TOKEN, "
-                "or api.host to 127.0.0.1"
+                f"no page and no API: on {config.api} they need a token: set api.token in {args.config}, or"
+                " REPLAYKIT_TOKEN, or api.host to 127.0.0.1"
             )
         polled = _Polled(watch, guard, config.given, config.retention_days)
         if listening is not None:
@@ -169,7 +169,7 @@ class _Polled:
 
 def _loop(
     args: MachinesOptions, config: Config, polled: _Polled, stop: threading.Event, again: threading.Event
-) -> None:  # fmt: skip
+) -> None:
     """One step after another, so that rules see what was just counted. Nothing here ends it but a signal."""
     from replaykit.ledger.cleanup import retain
     from replaykit.rules.limits import Rules
@@ -253,8 +253,9 @@ def _export(args: MachinesOptions, config: Config) -> int:
     )
     target = folder / f"{name}.{args.format}"
     chosen: dict[str, Any] = {
-        "ledger": place(config.ledger), "vantage": "hypervisor", "kind": "machine", "period": args.period, "format": args.format,
-        "direction": way, "output": str(target), "dark": args.dark, "since": since, "until": until,
+        "ledger": place(config.ledger), "vantage": "hypervisor", "kind": "machine", "period": args.period,
+        "format": args.format, "direction": way, "output": str(target), "dark": args.dark, "since": since,
+        "until": until,
     }  # fmt: skip
     if args.export is not None and args.export != "all":
         _one(config, args.export)
@@ -296,8 +297,10 @@ def _cleanup(args: MachinesOptions, config: Config) -> int:
             raise UsageError("-cleanup vm: give -vmid")
         chosen["label"] = [f"vmid={args.vmid}"]
     chosen |= {
-        "dry_run": args.dry_run, "yes": args.yes or not sys.stdin.isatty(), "quiet": args.quiet,
-    }  # fmt: skip
+        "dry_run": args.dry_run,
+        "yes": args.yes or not sys.stdin.isatty(),
+        "quiet": args.quiet,
+    }
     return cleanup.run(CleanupOptions.of(chosen))
 
 

@@ -18,7 +18,9 @@ ACTIONS = ("install", "uninstall", "start", "stop", "restart", "enable", "disabl
 
 
 def unit(config: Path) -> str:
-    """It may write where the configuration lies, and nowhere else; what needs more is given to it by `systemctl edit`."""
+    """It may write where the configuration lies, and nowhere else; what needs more is given to it by
+    `systemctl edit`.
+    """
     folder = config.parent
     places = (folder, Path(sys.executable), Path(__file__))
     own_tmp = not any(p.is_relative_to(t) for p in places for t in ("/tmp", "/var/tmp"))

@@ -1,6 +1,8 @@
-"""`replaykit machines config`: asks what the configuration needs, tries the connection as it goes, and writes the file.
+"""`replaykit machines config`: asks what the configuration needs, tries the connection as it goes, and writes
+the file.
 
-The file is pve-traffic-monitor's JSON, readable by its owner only; one that is there is kept beside it as `.bak`.
+The file is pve-traffic-monitor's JSON, readable by its owner only; one that is there is kept beside it as
+`.bak`.
 """
 
 from __future__ import annotations
@@ -78,10 +80,14 @@ def _yes(ask: Callable[[str], str], question: str, default: bool) -> bool:
 def _pve(ask: Callable[[str], str], hidden: Callable[[str], str]) -> dict[str, Any]:
     while True:
         found: dict[str, Any] = {
-            "host": _text(ask, "Proxmox VE host", "localhost"), "port": int(_number(ask, "port", 8006, 1)), "node": _text(ask, "node", "pve"),
-            "api_token_id": _text(ask, "API token id (user@realm!name)", os.environ.get("PVE_API_TOKEN_ID", "")),
+            "host": _text(ask, "Proxmox VE host", "localhost"),
+            "port": int(_number(ask, "port", 8006, 1)),
+            "node": _text(ask, "node", "pve"),
+            "api_token_id": _text(
+                ask, "API token id (user@realm!name)", os.environ.get("PVE_API_TOKEN_ID", "")
+            ),
             "api_token_secret": hidden("API token secret (empty: from PVE_API_TOKEN_SECRET): ").strip(),
-        }  # fmt: skip
+        }
         if not _yes(ask, "verify its certificate?", True):
             found["verify_tls"] = False
         else:
@@ -106,9 +112,11 @@ def _pve(ask: Callable[[str], str], hidden: Callable[[str], str]) -> dict[str, A
 
 def _monitor(ask: Callable[[str], str]) -> dict[str, Any]:
     return {
-        "interval_seconds": int(_number(ask, "seconds between polls", 60, 1)), "export_path": _text(ask, "folder of exports", "./exports"),
-        "include_templates": _yes(ask, "templates too?", False), "data_retention_days": int(_number(ask, "days to keep (0: for ever)", 90, 0)),
-    }  # fmt: skip
+        "interval_seconds": int(_number(ask, "seconds between polls", 60, 1)),
+        "export_path": _text(ask, "folder of exports", "./exports"),
+        "include_templates": _yes(ask, "templates too?", False),
+        "data_retention_days": int(_number(ask, "days to keep (0: for ever)", 90, 0)),
+    }
 
 
 def _storage(ask: Callable[[str], str]) -> dict[str, Any]:
@@ -116,9 +124,10 @@ def _storage(ask: Callable[[str], str]) -> dict[str, Any]:
     if kind == "file":
         return {"type": kind, "file_path": _text(ask, "folder", "./data")}
     default = {
-        "sqlite": "./data/pve_traffic.db", "mysql": "user:password@tcp(127.0.0.1:3306)/pve_traffic",
+        "sqlite": "./data/pve_traffic.db",
+        "mysql": "user:password@tcp(127.0.0.1:3306)/pve_traffic",
         "postgresql": "host=127.0.0.1 port=5432 user=replaykit password= dbname=pve_traffic",
-    }[kind]  # fmt: skip
+    }[kind]
     return {"type": kind, "dsn": _text(ask, "DSN", default)}
 
 
@@ -138,13 +147,16 @@ def _rules(ask: Callable[[str], str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while _yes(ask, "another rule?" if found else "a rule?", not found):
         rule: dict[str, Any] = {
-            "name": _text(ask, "name", f"rule_{len(found) + 1}"), "enabled": _yes(ask, "enabled?", True),
+            "name": _text(ask, "name", f"rule_{len(found) + 1}"),
+            "enabled": _yes(ask, "enabled?", True),
             "period": _choice(ask, "period", ("hour", "day", "month"), "month"),
-            "use_creation_time": _yes(ask, "periods begin with each machine's creation, not the calendar's?", False),
+            "use_creation_time": _yes(
+                ask, "periods begin with each machine's creation, not the calendar's?", False
+            ),
             "traffic_direction": _choice(ask, "direction", ("both", "upload", "download"), "both"),
             "limit_gb": _number(ask, "limit in GB", 1000, 0.001),
             "action": _choice(ask, "action", ("disconnect", "rate_limit", "shutdown", "stop"), "disconnect"),
-        }  # fmt: skip
+        }
         if rule["action"] == "rate_limit":
             rule["rate_limit_mb"] = _number(ask, "rate in MB/s", 1, 0.001)
         tags = [

@@ -26,7 +26,9 @@ GROUPS = {
         "demo": "serves and captures local traffic, and shows what came of it",
     },
     "replay and compare": {
-        "replay": "sends recorded requests to a target, at their own pace or another, and compares the answers",
+        "replay": (
+            "sends recorded requests to a target, at their own pace or another, and compares the answers"
+        ),
         "diff": "what changed per endpoint between two recordings",
         "gate": "fails a CI run that uses more bandwidth than it may",
     },

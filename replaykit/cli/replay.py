@@ -83,7 +83,10 @@ async def _watch(replay: Replay) -> None:
             rate = (stats.sent - last) / ((now - before) or 1)
             last, before = stats.sent, now
             errors = sum(stats.errors.values())
-            text = f"{now:.0f} s, {stats.sent:,} sent, {rate:,.0f}/s, {stats.answered:,} answered, {errors:,} errors; Ctrl-C ends"
+            text = (
+                f"{now:.0f} s, {stats.sent:,} sent, {rate:,.0f}/s, {stats.answered:,} answered, {errors:,}"
+                " errors; Ctrl-C ends"
+            )
             live.update(Text(text))
     finally:
         live.stop()
@@ -145,9 +148,9 @@ def summary(replay: Replay) -> list[str]:
     """A few lines for a person."""
     stats, seconds = replay.stats, replay.seconds or 1e-9
     lines = [
-        f"sent {stats.sent:,} requests to {_shown(replay.plan.target)} in {seconds:.2f} s "
-        f"({stats.rate:,.0f}/s) over {stats.connections:,} connections; "
-        f"{stats.answered:,} answered; {show_size(stats.sent_bytes)} out, {show_size(stats.received_bytes)} in"
+        f"sent {stats.sent:,} requests to {_shown(replay.plan.target)} in {seconds:.2f} s"
+        f" ({stats.rate:,.0f}/s) over {stats.connections:,} connections; {stats.answered:,} answered;"
+        f" {show_size(stats.sent_bytes)} out, {show_size(stats.received_bytes)} in"
     ]
     if stats.statuses:
         lines.append("statuses: " + ", ".join(f"{s} x {n:,}" for s, n in sorted(stats.statuses.items())))
@@ -157,7 +160,8 @@ def summary(replay: Replay) -> list[str]:
         lines.append("not sent: " + ", ".join(f"{why} x {n:,}" for why, n in stats.skipped.most_common()))
     if stats.beyond:
         lines.append(
-            f"left out: {stats.beyond_bytes:,} bytes beyond the request of {stats.beyond:,} records; a record is one request"
+            f"left out: {stats.beyond_bytes:,} bytes beyond the request of {stats.beyond:,} records; a record"
+            " is one request"
         )
     for count, what in (
         (stats.retried, "retried"),
@@ -200,8 +204,11 @@ def _table(comparison: Comparison) -> PlainTable:
     for name, d in ordered:
         timed = d.timed or 1
         table.add_row(
-            name, *(f"{n:,}" for n in (d.pairs, d.same, d.status, d.header, d.body)),
-            show_size(d.recorded_bytes), show_size(d.replayed_bytes),
-            f"{d.recorded_ns / timed / 1e6:.2f}", f"{d.replayed_ns / timed / 1e6:.2f}",
-        )  # fmt: skip
+            name,
+            *(f"{n:,}" for n in (d.pairs, d.same, d.status, d.header, d.body)),
+            show_size(d.recorded_bytes),
+            show_size(d.replayed_bytes),
+            f"{d.recorded_ns / timed / 1e6:.2f}",
+            f"{d.replayed_ns / timed / 1e6:.2f}",
+        )
     return table

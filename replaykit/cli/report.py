@@ -60,9 +60,11 @@ def show_over(over: OverTime, args: ReportOptions, reader: reading.Reader) -> No
     found, account, length_s = over.rows(args.top or None), reader.account(), over.slice_ns / 1e9
     data = [
         {
-            "time": datetime.fromtimestamp(row.time_ns / 1e9, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
+            "time": (
+                datetime.fromtimestamp(row.time_ns / 1e9, UTC)
+                .isoformat(timespec="milliseconds")
+                .replace("+00:00", "Z")
+            ),
             **dict(zip(over.by, row.key, strict=True)),
             "requests": round(row.requests),
             "bytes": round(row.bytes),

@@ -70,7 +70,8 @@ def _run(args: RulesOptions, rules: str, ledger: object) -> int:
     kinds = {a.kind for r in guard.rules.rules for t in r.thresholds for a in t.actions} & set(EFFECTS)
     if kinds and not args.dry_run:
         say(
-            f"{', '.join(sorted(kinds))}: done by the process of the vantage, such as replaykit forward --rules; here people are told"
+            f"{', '.join(sorted(kinds))}: done by the process of the vantage, such as replaykit forward"
+            " --rules; here people are told"
         )
     if args.once:
         for entry in guard.step(int(time.time())):

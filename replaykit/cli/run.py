@@ -1,4 +1,6 @@
-"""`replaykit run`: a declared pipeline, inputs to outputs, until it is told to stop or its files have ended."""
+"""`replaykit run`: a declared pipeline, inputs to outputs, until it is told to stop or its files have
+ended.
+"""
 
 from __future__ import annotations
 

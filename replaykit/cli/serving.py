@@ -30,7 +30,10 @@ def place(flag: str, text: str) -> tuple[str, int]:
 
 
 def listen(text: str, given: str | None = None) -> tuple[socket.socket | None, str | None]:
-    """The socket of --api, None for `none`, and the token: `given`, else the environment's. Raises UsageError."""
+    """The socket of --api, None for `none`, and the token: `given`, else the environment's.
+
+    Raises UsageError.
+    """
     from replaykit.vantages.forwarder.tcp import bound
 
     token = given or secret("REPLAYKIT_TOKEN")
@@ -43,7 +46,8 @@ def listen(text: str, given: str | None = None) -> tuple[socket.socket | None, s
     except (UsageError, OSError) as error:
         why = str(error).rpartition(": ")[2] if isinstance(error, UsageError) else str(error.strerror).lower()
         raise UsageError(
-            f"the API and the page cannot listen on {text} ({why}): give --api ADDRESS:PORT for another place, or --api none"
+            f"the API and the page cannot listen on {text} ({why}): give --api ADDRESS:PORT for another"
+            " place, or --api none"
         ) from None
     if token is None and not ipaddress.ip_address(made.getsockname()[0]).is_loopback:
         made.close()

@@ -18,7 +18,8 @@ def run(args: ShipOptions) -> int:
     for target in args.to:
         if "://" not in target:
             raise UsageError(
-                f"--to {target}: a store is needed, such as elasticsearch://HOST:9200; for files there is `exchanges`"
+                f"--to {target}: a store is needed, such as elasticsearch://HOST:9200; for files there is"
+                " `exchanges`"
             )
         if args.setup:
             if not target.startswith("elasticsearch://"):

@@ -1,7 +1,7 @@
 """A command starts with what it uses.
 
-Not at all: pyarrow loads numpy and pandas where they are installed, for conversions that no command asks for; whoever else
-asks for them gets them. When first used: what many commands import and few use.
+Not at all: pyarrow loads numpy and pandas where they are installed, for conversions that no command asks for;
+whoever else asks for them gets them. When first used: what many commands import and few use.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ class Command(TyperCommand):
         super().format_help(ctx, formatter)
 
     def _for_people(self, parameter: Any) -> None:
-        """Square brackets are meant as such, not as markup; one spelling is enough, and a kind only where it says something."""
+        """Square brackets are meant as such, not as markup; one spelling is enough, and a kind only where it
+        says something.
+        """
         parameter.help = escaped(parameter.help or "")
         if isinstance(parameter, TyperArgument):
             parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
@@ -96,9 +98,15 @@ def command(
     called.__annotations__ = {p.name: p.annotation for p in parameters}
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     app.command(
-        name, cls=Command, help=f"{help[0].upper()}{help[1:]}.", short_help=help, rich_help_panel=panel,
-        epilog="\n\n".join(["Example:" if len(examples) == 1 else "Examples:", *(f"  {escaped(e)}" for e in examples)]),
-    )(called)  # fmt: skip
+        name,
+        cls=Command,
+        help=f"{help[0].upper()}{help[1:]}.",
+        short_help=help,
+        rich_help_panel=panel,
+        epilog="\n\n".join(
+            ["Example:" if len(examples) == 1 else "Examples:", *(f"  {escaped(e)}" for e in examples)]
+        ),
+    )(called)
     made = typer.main.get_command(app)
     assert isinstance(made, Command)
     made.bare = {
@@ -119,10 +127,14 @@ def _parameter(one: Described) -> inspect.Parameter:
         )
     else:
         info = typer.Option(
-            *option.spellings(one.name), metavar=option.metavar or _metavar(choices),
-            help=_help(option.help, choices, one.default), rich_help_panel=one.panel or None, hidden=option.hidden,
-            show_default=False, autocompletion=complete,
-        )  # fmt: skip
+            *option.spellings(one.name),
+            metavar=option.metavar or _metavar(choices),
+            help=_help(option.help, choices, one.default),
+            rich_help_panel=one.panel or None,
+            hidden=option.hidden,
+            show_default=False,
+            autocompletion=complete,
+        )
     return inspect.Parameter(
         one.name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -148,7 +160,9 @@ def _help(text: str, choices: tuple[str, ...], default: object) -> str:
 
 
 def _for_typer(annotation: Any) -> Any:
-    """Flags and choices as they are, for help and completion; the rest as text, of which the model makes what it wants."""
+    """Flags and choices as they are, for help and completion; the rest as text, of which the model makes what
+    it wants.
+    """
     if get_origin(annotation) is Annotated:
         return _for_typer(get_args(annotation)[0])
     kinds = [a for a in get_args(annotation) if a is not type(None)]

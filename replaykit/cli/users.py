@@ -182,7 +182,8 @@ def open_source(wanted: str, interfaces: Sequence[str]) -> tuple[Source, bool]:
                 return EbpfSource(*interfaces), True
             except UsageError as error:
                 raise UsageError(
-                    f"{error}; install our table instead: replaykit users --install --interface {interfaces[0]}"
+                    f"{error}; install our table instead: replaykit users --install --interface"
+                    f" {interfaces[0]}"
                 ) from None
     if wanted == "nftables":
         counted = table.installed()

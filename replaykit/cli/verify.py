@@ -33,11 +33,14 @@ def run(args: VerifyOptions) -> int:
             status = max(status, int(bool(third.differences)))
         documents.append(
             {
-                "file": name, "agreed": found.agreed, "different": found.different,
-                "undecided": dict(found.undecided.most_common()), "differences": [asdict(d) for d in found.differences],
+                "file": name,
+                "agreed": found.agreed,
+                "different": found.different,
+                "undecided": dict(found.undecided.most_common()),
+                "differences": [asdict(d) for d in found.differences],
                 **({} if third is None else {"tshark": _document(third)}),
             }
-        )  # fmt: skip
+        )
         if args.format == "text":
             _print(name, found)
             if third is not None:
@@ -56,12 +59,13 @@ def _rows(args: VerifyOptions, name: str, columns: tuple[str, ...]) -> Iterator[
 
 def _document(third: Any) -> dict[str, Any]:
     return {
-        "agreed": third.agreed, "undecided": dict(third.undecided.most_common()),
+        "agreed": third.agreed,
+        "undecided": dict(third.undecided.most_common()),
         "differences": [
             {"client": client, "server": server, "engine": dict(mine), "tshark": dict(theirs)}
             for client, server, mine, theirs in third.differences
         ],
-    }  # fmt: skip
+    }
 
 
 def _print_third(third: Any) -> None:
@@ -85,8 +89,9 @@ def _print(name: str, found: Any) -> None:
             for e in exchanges:
                 packets = f", packets {e.packets[0]} and {e.packets[1]}" if e.packets != (0, 0) else ""
                 out(
-                    f"    {who}: {visible(e.method)} {visible(e.target)} {e.status}: request {e.request_header_bytes:,} + "
-                    f"{e.request_body_bytes:,}, response {e.response_header_bytes:,} + {e.response_body_bytes:,} bytes{packets}"
+                    f"    {who}: {visible(e.method)} {visible(e.target)} {e.status}: request"
+                    f" {e.request_header_bytes:,} + {e.request_body_bytes:,}, response"
+                    f" {e.response_header_bytes:,} + {e.response_body_bytes:,} bytes{packets}"
                 )
     if len(found.differences) > _SHOWN:
         out(f"  and {len(found.differences) - _SHOWN:,} conversations more")

@@ -1,4 +1,7 @@
-"""Which kinds of file there are, and by what each is checked. Nothing is imported until a kind is asked for."""
+"""Which kinds of file there are, and by what each is checked.
+
+Nothing is imported until a kind is asked for.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FileKind:
-    """model, reader: `module:name`. The reader takes a path, and raises UsageError where the file is wrong."""
+    """model, reader: `module:name`.
+
+    The reader takes a path, and raises UsageError where the file is wrong.
+    """
 
     about: str
     model: str

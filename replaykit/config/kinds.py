@@ -1,7 +1,7 @@
 """The kinds of value that files hold (sizes, durations, shares, choices, …).
 
-Each reads what people write, says in its own words what is wrong, and describes itself for JSON Schema, by which
-editors complete and check a file while it is written.
+Each reads what people write, says in its own words what is wrong, and describes itself for JSON Schema, by
+which editors complete and check a file while it is written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ Description = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """A value of one kind: what makes it of what was written (raising UsageError or `wrong`), and its JSON Schema."""
+    """A value of one kind: what makes it of what was written (raising UsageError or `wrong`), and its JSON
+    Schema.
+    """
 
     read: Callable[[Any], Any]
     schema: Description = field(default_factory=dict)

@@ -1,8 +1,9 @@
 """Options: one class a group, whoever fills it in, a command line, a file or a call.
 
-A field's annotation holds an `Option`: what it is for, in words, and how a command line spells it. Commands are made of
-these fields (`replaykit.cli.typed`), JSON Schema takes its descriptions from them. The classes are plain dataclasses, so
-that help is there at once; `of` and `section` check values by a model of pydantic that is made of the same fields.
+A field's annotation holds an `Option`: what it is for, in words, and how a command line spells it. Commands
+are made of these fields (`replaykit.cli.typed`), JSON Schema takes its descriptions from them. The classes
+are plain dataclasses, so that help is there at once; `of` and `section` check values by a model of pydantic
+that is made of the same fields.
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ Real = Annotated[float, Kind(_real, {"type": "number"})]
 
 @dataclass(frozen=True)
 class Option:
-    """also: spellings beside the field's own, `--max-wait` of `max_wait`. only: in place of it. argument: by its place, not by a flag.
+    """also: spellings beside the field's own, `--max-wait` of `max_wait`. only: in place of it. argument: by
+    its place, not by a flag.
 
-    panel: where help shows it, when not with its group. bare: what the flag without a value means. complete: what of
-    `replaykit.cli.completing` a shell offers for its value.
+    panel: where help shows it, when not with its group. bare: what the flag without a value means. complete:
+    what of `replaykit.cli.completing` a shell offers for its value.
     """
 
     help: str
@@ -107,7 +109,10 @@ class Options:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Of what a command line or a call says; None: nothing. Raises UsageError, a line for each option that is wrong."""
+        """Of what a command line or a call says; None: nothing.
+
+        Raises UsageError, a line for each option that is wrong.
+        """
         from pydantic import ValidationError  # a tenth of a second, only where values are checked
 
         said = {name: value for name, value in values.items() if value is not None}

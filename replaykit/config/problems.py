@@ -73,7 +73,9 @@ def _detail(problem: Problem) -> InitErrorDetails:
 
 
 def _placed(problem: Problem, data: Any) -> Problem:
-    """Without what only the model knows of: a list of one that is written without its list, the name of an alternative."""
+    """Without what only the model knows of: a list of one that is written without its list, the name of an
+    alternative.
+    """
     here: list[str | int] = []
     for part in problem.at:
         if isinstance(data, dict) and isinstance(part, str):

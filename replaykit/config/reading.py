@@ -1,8 +1,9 @@
-"""Files in which people declare things (YAML, or JSON): plain values that know their line, checked by a model.
+"""Files in which people declare things (YAML, or JSON): plain values that know their line, checked by a
+model.
 
-Owns reading, `${NAME}` and `${NAME:-default}` from the environment, and how errors are told: all of them together,
-each as `FILE:LINE: KEY: what is wrong`. pydantic is imported where a file is checked and not before, since that takes
-a tenth of a second.
+Owns reading, `${NAME}` and `${NAME:-default}` from the environment, and how errors are told: all of them
+together, each as `FILE:LINE: KEY: what is wrong`. pydantic is imported where a file is checked and not
+before, since that takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ def load(path: str | Path) -> Document:
 
 
 class Document:
-    """A text's values, as lists, mappings and scalars, and the line of each. Raises UsageError where it is no YAML."""
+    """A text's values, as lists, mappings and scalars, and the line of each.
+
+    Raises UsageError where it is no YAML.
+    """
 
     def __init__(self, text: str, file: str, loader: type[Any] = yaml.SafeLoader) -> None:
         self.file = file
@@ -90,7 +94,9 @@ class Document:
         self._lines, self._problems = builder.lines, builder.problems
 
     def line(self, at: Location) -> int:
-        """Where it stands: a key's line, an item's first one; of what is not there, that of what it would be in."""
+        """Where it stands: a key's line, an item's first one; of what is not there, that of what it would be
+        in.
+        """
         while at and at not in self._lines:
             at = at[:-1]
         return self._lines.get(at, 1)
@@ -131,7 +137,10 @@ class Document:
 
 
 def made(values: Any, model: type[Model]) -> Model:
-    """Values that are in no file, such as an API's. Raises UsageError that tells everything that is wrong, in one line."""
+    """Values that are in no file, such as an API's.
+
+    Raises UsageError that tells everything that is wrong, in one line.
+    """
     from pydantic import ValidationError  # as above
 
     from replaykit.config.problems import problems

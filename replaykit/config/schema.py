@@ -19,7 +19,8 @@ _VARIABLE = {
 
 
 def json_schema(model: type[BaseModel]) -> JsonSchemaValue:
-    """Of a file that this model checks, as people write it: what is filled in from the environment is right anywhere.
+    """Of a file that this model checks, as people write it: what is filled in from the environment is right
+    anywhere.
 
     Of draft 7, which every editor knows.
     """

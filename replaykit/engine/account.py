@@ -39,7 +39,10 @@ CAUSES = {
 
 
 COUNTERS = (
-    "packets", "bytes", "exchange_bytes", "in_flight_bytes", "pending_bytes", "exchanges", "incomplete", "connections", "missing_bytes",
-    "bound_hits", "messages_cut", *CAUSES,
+    "packets", "bytes", "exchange_bytes", "in_flight_bytes", "pending_bytes", "exchanges", "incomplete",
+    "connections", "missing_bytes", "bound_hits", "messages_cut", *CAUSES,
 )  # fmt: skip
-"""Every counter of an engine. Bytes are link bytes; `missing_bytes` was never captured; `pending_bytes` is zero at the end."""
+"""Every counter of an engine.
+
+Bytes are link bytes; `missing_bytes` was never captured; `pending_bytes` is zero at the end.
+"""

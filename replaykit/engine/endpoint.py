@@ -1,4 +1,7 @@
-"""Path templates: `/users/42` belongs to `/users/{id}`. What makes a segment variable is the core's to say."""
+"""Path templates: `/users/42` belongs to `/users/{id}`.
+
+What makes a segment variable is the core's to say.
+"""
 
 from __future__ import annotations
 

@@ -25,10 +25,9 @@ Ends = tuple[tuple[str, int], tuple[str, int]]
 class Engine:
     """Captured bytes in, columns out. Times in ns since the epoch; no I/O, no clock.
 
-    keys: asked for more before bytes are read. plugins: read the connections that `options.plugin_ports` names and
-    those that are not understood; `report` is told once of a connection that one cannot read, and at the end if the key log
-    was of no use.
-    Raises ValueError for a pattern that cannot be read.
+    keys: asked for more before bytes are read. plugins: read the connections that `options.plugin_ports`
+    names and those that are not understood; `report` is told once of a connection that one cannot read, and
+    at the end if the key log was of no use. Raises ValueError for a pattern that cannot be read.
     """
 
     def __init__(
@@ -93,7 +92,8 @@ class Engine:
         return taken
 
     # `next_file()` begins another capture file; connections go on.
-    # `feed_gor(data, start, end, last=False)` reads whole records of a .gor file from a buffer's range; returns the
+    # `feed_gor(data, start, end, last=False)` reads whole records of a .gor file from a buffer's range;
+    # returns the
     # bytes taken. last: nothing follows the range.
 
     def feed_messages(self, messages: Messages) -> None:
@@ -166,7 +166,9 @@ class Engine:
         return int(secrets), int(connections)
 
     def take_exchanges(self) -> pa.RecordBatch:
-        """The finished exchanges: a batch of `exchange.BATCH_SCHEMA`; with slices, also their numbers (`increment.NUMBER`)."""
+        """The finished exchanges: a batch of `exchange.BATCH_SCHEMA`; with slices, also their numbers
+        (`increment.NUMBER`).
+        """
         return pa.RecordBatch._import_from_c_capsule(*self._engine.take_exchanges())
 
     @property
@@ -175,11 +177,15 @@ class Engine:
         return int(self._engine.increments)
 
     def take_increments(self) -> pa.RecordBatch:
-        """What exchanges moved in slices before the one in which they ended, and in that: a batch of `increment.BATCH_SCHEMA`."""
+        """What exchanges moved in slices before the one in which they ended, and in that: a batch of
+        `increment.BATCH_SCHEMA`.
+        """
         return pa.RecordBatch._import_from_c_capsule(*self._engine.take_increments())
 
     def in_flight(self) -> pa.RecordBatch:
-        """Every exchange in flight with what it has moved until now, as a batch of `exchange.BATCH_SCHEMA`."""
+        """Every exchange in flight with what it has moved until now, as a batch of
+        `exchange.BATCH_SCHEMA`.
+        """
         return pa.RecordBatch._import_from_c_capsule(*self._engine.in_flight())
 
     def take_messages(self) -> Messages:

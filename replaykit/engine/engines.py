@@ -1,4 +1,5 @@
-"""Several engines that read capture files together: a dealer walks the packets, each connection is one engine's.
+"""Several engines that read capture files together: a dealer walks the packets, each connection is one
+engine's.
 
 What comes out is what one engine gives, connections' numbers and the order apart.
 """

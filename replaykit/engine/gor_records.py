@@ -32,8 +32,8 @@ class Counts:
 class Records:
     """Bytes of .gor in, batches of messages out. Raises ValueError for a pattern that cannot be read.
 
-    `feed(data, start, end, last=False)` reads whole records of a buffer's range; returns the bytes taken. last: nothing
-    follows the range.
+    `feed(data, start, end, last=False)` reads whole records of a buffer's range; returns the bytes taken.
+    last: nothing follows the range.
     """
 
     def __init__(self, rules: Rules, depth: int) -> None:

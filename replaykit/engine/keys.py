@@ -10,14 +10,19 @@ class Keys(Protocol):
     """Where TLS secrets come from."""
 
     def read(self) -> tuple[bytes, bool] | None:
-        """More of what was added since the last time, and whether the log was begun anew; None: there is no more."""
+        """More of what was added since the last time, and whether the log was begun anew; None: there is no
+        more.
+        """
 
     def rewind(self) -> None:
         """Reads from the beginning once more."""
 
 
 class KeyFeed:
-    """Gives what a key log has to cores; None: there is no log, and nothing to give. report: is told where it was of no use."""
+    """Gives what a key log has to cores; None: there is no log, and nothing to give.
+
+    report: is told where it was of no use.
+    """
 
     def __init__(self, keys: Keys | None, cores: Sequence[Any], report: Callable[[str], None]) -> None:
         self._keys, self._cores, self._report = keys, cores, report

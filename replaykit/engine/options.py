@@ -11,16 +11,16 @@ class Options:
 
     ports: of the servers looked at; empty means every TCP connection.
     weight: 1 / sampling probability. real_ip_header: a field of this name with the client's address is
-    set in every request. client_from: the field that names a request's client, and how many proxies are trusted,
-    from the right. allow_incomplete: messages with bytes missing from their body are handed out
-    without them. requests, responses: which messages are handed out.
-    slice_ns: length of the slices of packet time in which increments are told; 0: none are.
-    settle_*: how long a connection without a seen handshake is held back, so that its beginning is
-    not mistaken. reorder_ns, hole_ns: how long a hole may wait once the receiver has acknowledged
-    it, and without that. vxlan_*: see `envelope.Vxlan`. raw: every
-    connection is a stream of bytes, no protocol is looked for. protocols: names of plug-ins, which read the connections of
-    plugin_ports and those that are not understood. tls_keys: a key log's path; secrets are fed to the engine.
-    Header rules are (name, pattern or None). first_field_only: of repeated fields they see the first, as GoReplay's do.
+    set in every request. client_from: the field that names a request's client, and how many proxies are
+    trusted, from the right. allow_incomplete: messages with bytes missing from their body are handed out
+    without them. requests, responses: which messages are handed out. slice_ns: length of the slices of packet
+    time in which increments are told; 0: none are. settle_*: how long a connection without a seen handshake
+    is held back, so that its beginning is not mistaken. reorder_ns, hole_ns: how long a hole may wait once
+    the receiver has acknowledged it, and without that. vxlan_*: see `envelope.Vxlan`. raw: every connection
+    is a stream of bytes, no protocol is looked for. protocols: names of plug-ins, which read the connections
+    of plugin_ports and those that are not understood. tls_keys: a key log's path; secrets are fed to the
+    engine. Header rules are (name, pattern or None). first_field_only: of repeated fields they see the first,
+    as GoReplay's do.
     """
 
     ports: tuple[int, ...] = ()

@@ -1,4 +1,5 @@
-"""Connections that protocol plug-ins read: the ordered bytes go to a plug-in, its messages back to the engine.
+"""Connections that protocol plug-ins read: the ordered bytes go to a plug-in, its messages back to the
+engine.
 
 Owns the choice of the plug-in for a connection and what ends its reading. Rows and bytes are the engine's.
 """
@@ -56,7 +57,7 @@ class PluginStreams:
                 self._data(stream, piece)
 
     def _pieces(self) -> Iterator[Piece]:
-        (data, index) = self._core.take_pieces()
+        data, index = self._core.take_pieces()
         array = pa.Array._import_from_c_capsule(*data)
         raw = memoryview(array.buffers()[1]) if len(array) else memoryview(b"")
         columns = pa.RecordBatch._import_from_c_capsule(*index).to_pydict()
@@ -95,7 +96,8 @@ class PluginStreams:
                     raise ValueError(f"a message of {m.size} bytes, more than there are or none")
         except Exception as error:
             self._report(
-                f"{stream.plugin.name}: {stream.ends} is not read any further: {type(error).__name__}: {error}"
+                f"{stream.plugin.name}: {stream.ends} is not read any further: {type(error).__name__}:"
+                f" {error}"
             )
             self._give_up(stream)
 

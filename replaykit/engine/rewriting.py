@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 class Rules:
     """What the command line says, as text. Percent: of requests that pass, 0 to 100.
 
-    A header rule is a name and a pattern; without one, presence is asked for. first_field_only: of repeated fields it sees the
-    first, as GoReplay's rules do.
+    A header rule is a name and a pattern; without one, presence is asked for. first_field_only: of repeated
+    fields it sees the first, as GoReplay's rules do.
     """
 
     allow_headers: tuple[tuple[str, str | None], ...] = ()

@@ -129,7 +129,8 @@ class ElasticsearchSink:
         if state["waiting_bytes"]:
             self._log(
                 0,
-                f"{host}: {trouble}; {state['waiting_bytes']:,} bytes of documents wait in {self._drain.folder} for the next run",
+                f"{host}: {trouble}; {state['waiting_bytes']:,} bytes of documents wait in"
+                f" {self._drain.folder} for the next run",
             )
         if self.lost:
             self._log(0, f"{host}: {self.lost:,} documents are lost ({trouble})")

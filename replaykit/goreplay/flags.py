@@ -45,9 +45,20 @@ FLAGS: tuple[Flag, ...] = (
     _f("input-raw-buffer-size", "size", 0, "of the ring (default 128 MiB)"),
     _f("input-raw-buffer-timeout", "duration", 0.0, "taken; our ring hands over within 60 ms"),
     _f("input-raw-override-snaplen", "flag", False, "taken; packets are always captured whole"),
-    _f("input-raw-timestamp-type", "text", "", "PCAP_TSTAMP_HOST and its kin; others are not to be had from the ring"),
+    _f(
+        "input-raw-timestamp-type",
+        "text",
+        "",
+        "PCAP_TSTAMP_HOST and its kin; others are not to be had from the ring",
+    ),
     _f("input-raw-promisc", "flag", False, "promiscuous mode; name an interface"),
-    _f("input-raw-monitor", "flag", False, "", "radio monitor mode is set outside: iw dev IFACE set type monitor"),
+    _f(
+        "input-raw-monitor",
+        "flag",
+        False,
+        "",
+        "radio monitor mode is set outside: iw dev IFACE set type monitor",
+    ),
     _f("input-raw-stats", "flag", False, "packets, drops and messages every 5 s"),
     _f("input-raw-allow-incomplete", "flag", False, "messages with bytes missing are handed on"),
     _f("input-raw-ignore-interface", "texts", (), "captures on all interfaces but this one"),
@@ -79,7 +90,12 @@ FLAGS: tuple[Flag, ...] = (
     _f("input-kafka-mechanism", "text", "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
     _f("input-kafka-username", "text", "", "SASL user"),
     _f("input-kafka-password", "text", "", "SASL password"),
-    _f("output-file", "texts", (), "writes .gor files; %Y %m %d %H %M %S %NS %r %t %i in names; s3://BUCKET/KEY"),
+    _f(
+        "output-file",
+        "texts",
+        (),
+        "writes .gor files; %Y %m %d %H %M %S %NS %r %t %i in names; s3://BUCKET/KEY",
+    ),
     _f("output-file-append", "flag", False, "one file that grows, no chunks"),
     _f("output-file-flush-interval", "duration", 1.0, "between flushes"),
     _f("output-file-size-limit", "size", 32 * MB, "of a chunk"),
@@ -153,7 +169,7 @@ FLAGS: tuple[Flag, ...] = (
     _f("http-pprof", "text", "", "", _GO),
     _f("cpuprofile", "text", "", "", _GO),
     _f("memprofile", "text", "", "", _GO),
-)  # fmt: skip
+)
 BY_NAME = {flag.name: flag for flag in FLAGS}
 
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -267,9 +283,14 @@ def usage() -> str:
         if f.not_here is None
     ]
     lines += [
-        "", "Any input and output takes a limit: TARGET|10% or TARGET|100 (messages a second).", "examples:",
+        "",
+        "Any input and output takes a limit: TARGET|10% or TARGET|100 (messages a second).",
+        "examples:",
         "  gor --input-raw :8080 --output-file requests.gor",
         "  gor --input-file requests.gor --output-http http://127.0.0.1:8000",
-        "  gor --input-raw :80 --input-raw-track-response --middleware ./middleware.sh --output-http http://127.0.0.1:8000",
-    ]  # fmt: skip
+        (
+            "  gor --input-raw :80 --input-raw-track-response --middleware ./middleware.sh --output-http"
+            " http://127.0.0.1:8000"
+        ),
+    ]
     return "\n".join(lines)

@@ -41,7 +41,10 @@ def local_zone() -> str:
 
 
 def floor(period: str, at: int, where: tzinfo, start_day: int = 1) -> int:
-    """The start of the bucket that holds `at`. start_day: of the month, in which a shorter month's last day stands in."""
+    """The start of the bucket that holds `at`.
+
+    start_day: of the month, in which a shorter month's last day stands in.
+    """
     if period == "minute":
         return at - at % 60
     local = datetime.fromtimestamp(at, where)
@@ -84,8 +87,8 @@ def buckets(period: str, since: int, until: int, where: tzinfo, start_day: int =
 
 
 def anchored(period: str, created: int, now: int, where: tzinfo) -> tuple[int, int]:
-    """The period that holds `now`, where periods begin with a creation: each full hour after it, the same time of day, or the
-    same day of the month (its last, where it is shorter) and time.
+    """The period that holds `now`, where periods begin with a creation: each full hour after it, the same
+    time of day, or the same day of the month (its last, where it is shorter) and time.
     """
     if period == "hour":
         since = created + (now - created) // 3600 * 3600
@@ -113,7 +116,10 @@ def show(at: int, where: tzinfo) -> str:
 
 
 def moment(text: str, where: tzinfo) -> int:
-    """`2026-11-25`, `2026-11-25T08:00`, with or without an offset, or seconds since the epoch. Raises UsageError."""
+    """`2026-11-25`, `2026-11-25T08:00`, with or without an offset, or seconds since the epoch.
+
+    Raises UsageError.
+    """
     try:
         found = datetime.fromtimestamp(int(text), where) if text.isdigit() else datetime.fromisoformat(text)
     except (ValueError, OverflowError, OSError):

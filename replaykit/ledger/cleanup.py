@@ -1,7 +1,7 @@
 """Deleting: what is older than it need be, and what a person asks to be gone.
 
-Retention deletes small buckets and leaves the larger ones whole. Cleaning up deletes the traffic itself: minutes, hours,
-days and months lose the same bytes, so that every later answer agrees.
+Retention deletes small buckets and leaves the larger ones whole. Cleaning up deletes the traffic itself:
+minutes, hours, days and months lose the same bytes, so that every later answer agrees.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _STEP_S = 3600
 
 @dataclass(frozen=True)
 class Retention:
-    """How long buckets are kept, in seconds; None: for ever. Rounded up, so that larger buckets are never cut."""
+    """How long buckets are kept, in seconds; None: for ever.
+
+    Rounded up, so that larger buckets are never cut.
+    """
 
     minute: int | None = 14 * DAY_S
     hour: int | None = 400 * DAY_S
@@ -53,7 +56,10 @@ class Cleaned:
 
 
 def retain(ledger: Ledger, retention: Retention, now: int) -> dict[str, int]:
-    """Deletes what is older, and gives the number of rows by length of bucket. Cut off anywhere, it goes on next time."""
+    """Deletes what is older, and gives the number of rows by length of bucket.
+
+    Cut off anywhere, it goes on next time.
+    """
     gone: dict[str, int] = {}
     for period, larger in zip(calendar.PERIODS, (*calendar.PERIODS[1:], "month"), strict=True):
         age = getattr(retention, period)
@@ -93,7 +99,8 @@ def cleanup(
     until: int | None = None,
     dry_run: bool = False,
 ) -> Cleaned:
-    """Deletes the traffic of the selected subjects from `since` to before `until` (None: all), and says what that was.
+    """Deletes the traffic of the selected subjects from `since` to before `until` (None: all), and says what
+    that was.
 
     Raises UsageError.
     """

@@ -1,7 +1,7 @@
 """The database behind a ledger: SQLite, PostgreSQL or MySQL by URL, brought to the newest schema when opened.
 
-Owns what differs between them: how a transaction that writes begins, adding to a row that may be there, and the files'
-mode. Nothing here knows what the rows mean.
+Owns what differs between them: how a transaction that writes begins, adding to a row that may be there, and
+the files' mode. Nothing here knows what the rows mean.
 """
 
 from __future__ import annotations
@@ -90,7 +90,10 @@ class Database:
             raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}") from None
 
     def _read_only(self) -> Callable[[], sqlite3.Connection]:
-        """Opens a file that cannot be written. What its writer had not yet merged into it is beside it: both are copied then."""
+        """Opens a file that cannot be written.
+
+        What its writer had not yet merged into it is beside it: both are copied then.
+        """
         path = Path(str(self.url.database))
         log = path.with_name(f"{path.name}-wal")
         how = "mode=ro&immutable=1"
@@ -144,7 +147,9 @@ class Database:
         rows: Sequence[tuple[int, ...]],
         names: Sequence[str],
     ) -> None:
-        """Inserts rows, all columns in their order; where the key is there already, the named columns are added to."""
+        """Inserts rows, all columns in their order; where the key is there already, the named columns are
+        added to.
+        """
         if not rows:
             return
         columns, mark = table.columns.keys(), "?" if self.kind == "sqlite" else "%s"
@@ -165,7 +170,10 @@ class Database:
         rows: Sequence[Mapping[str, Any]],
         names: Sequence[str],
     ) -> None:
-        """Inserts rows; where the key is there already, these columns are replaced. No names: what is there stays."""
+        """Inserts rows; where the key is there already, these columns are replaced.
+
+        No names: what is there stays.
+        """
         if not rows:
             return
         statement: Any

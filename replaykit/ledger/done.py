@@ -29,9 +29,15 @@ class Entry:
 
 
 def log(
-    ledger: Ledger, since: int = 0, until: int = 2**62, most: int = 1000, subject: str | None = None,
-    vantage: str | None = None, kind: str | None = None, offset: int = 0,
-) -> list[Entry]:  # fmt: skip
+    ledger: Ledger,
+    since: int = 0,
+    until: int = 2**62,
+    most: int = 1000,
+    subject: str | None = None,
+    vantage: str | None = None,
+    kind: str | None = None,
+    offset: int = 0,
+) -> list[Entry]:
     """The newest entries, oldest first. offset: without the newest so many."""
     t = schema.action
     query = (
@@ -43,8 +49,13 @@ def log(
 
 
 def logged(
-    ledger: Ledger, since: int = 0, until: int = 2**62, subject: str | None = None, vantage: str | None = None, kind: str | None = None
-) -> int:  # fmt: skip
+    ledger: Ledger,
+    since: int = 0,
+    until: int = 2**62,
+    subject: str | None = None,
+    vantage: str | None = None,
+    kind: str | None = None,
+) -> int:
     """How many entries there are."""
     query = sa.select(sa.func.count()).select_from(schema.action)
     with ledger.database.reading() as connection:
@@ -73,7 +84,9 @@ def effects(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def alerts(ledger: Ledger) -> list[dict[str, Any]]:
-    """What is exceeded now, the newest first: rule, subject, since when, how far and what was done about it."""
+    """What is exceeded now, the newest first: rule, subject, since when, how far and what was done
+    about it.
+    """
     with ledger.database.reading() as connection:
         rows = (
             connection.execute(sa.select(schema.episode).where(schema.episode.c.state == "open"))
@@ -84,8 +97,14 @@ def alerts(ledger: Ledger) -> list[dict[str, Any]]:
     for row in sorted(rows, key=lambda r: -r["since"]):
         event = json.loads(row["event"])
         kept = ("severity", "metric", "value", "threshold", "reason", "labels")
-        out.append({
-            "rule": row["rule"], "vantage": row["vantage"], "kind": row["kind"], "subject": row["subject"], "since": row["since"],
-            **{n: event.get(n) for n in kept},
-        })  # fmt: skip
+        out.append(
+            {
+                "rule": row["rule"],
+                "vantage": row["vantage"],
+                "kind": row["kind"],
+                "subject": row["subject"],
+                "since": row["since"],
+                **{n: event.get(n) for n in kept},
+            }
+        )
     return out

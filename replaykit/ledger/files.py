@@ -1,10 +1,11 @@
-"""A ledger in plain files, in pve-traffic-monitor's layout: `vm_100/traffic_2026-11-25.jsonl`, one record a line.
+"""A ledger in plain files, in pve-traffic-monitor's layout: `vm_100/traffic_2026-11-25.jsonl`, one record a
+line.
 
-A line has the subject's bytes as they stand after it (`rx_bytes`, `tx_bytes`, `total_bytes`: they only grow, as that
-document's do), and under `usage` the record itself. An index (`.index.db`, SQLite) answers questions and remembers how
-long each file is: lines wait there until they are in their file, and a file that is longer than the index knows, after a
-kill amid a write, is cut back and written again. Without its index the ledger is read anew from its files; sums of
-minutes that retention has deleted are then gone.
+A line has the subject's bytes as they stand after it (`rx_bytes`, `tx_bytes`, `total_bytes`: they only grow,
+as that document's do), and under `usage` the record itself. An index (`.index.db`, SQLite) answers questions
+and remembers how long each file is: lines wait there until they are in their file, and a file that is longer
+than the index knows, after a kill amid a write, is cut back and written again. Without its index the ledger
+is read anew from its files; sums of minutes that retention has deleted are then gone.
 """
 
 from __future__ import annotations
@@ -31,15 +32,24 @@ from replaykit.ledger.store import Change, Ledger
 from replaykit.records.usage import Usage
 
 _TABLES = (
-    "CREATE TABLE IF NOT EXISTS file_waiting (id INTEGER PRIMARY KEY, path TEXT NOT NULL, line TEXT NOT NULL)",
+    (
+        "CREATE TABLE IF NOT EXISTS file_waiting (id INTEGER PRIMARY KEY, path TEXT NOT NULL, line TEXT NOT"
+        " NULL)"
+    ),
     "CREATE TABLE IF NOT EXISTS file_size (path TEXT PRIMARY KEY, size INTEGER NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS file_stands (folder TEXT PRIMARY KEY, rx_bytes INTEGER NOT NULL, tx_bytes INTEGER NOT NULL)",
+    (
+        "CREATE TABLE IF NOT EXISTS file_stands (folder TEXT PRIMARY KEY, rx_bytes INTEGER NOT NULL, tx_bytes"
+        " INTEGER NOT NULL)"
+    ),
 )
 _BATCH = 5000
 
 
 def folder_of(vantage: str, kind: str, name: str) -> str:
-    """`vm_100` of a machine; `forwarder_mapping_30009` of others. Names that a file cannot have are quoted as in a URL."""
+    """`vm_100` of a machine; `forwarder_mapping_30009` of others.
+
+    Names that a file cannot have are quoted as in a URL.
+    """
     safe = quote(name, safe=" ")[:200]
     if len(quote(name, safe=" ")) > 200:
         import hashlib
@@ -71,8 +81,9 @@ class FileLedger(Ledger):
         for record, moved in changes:
             folder = folder_of(record.vantage, record.subject_kind, record.subject)
             row = connection.exec_driver_sql(
-                "INSERT INTO file_stands VALUES (?, ?, ?) ON CONFLICT (folder) DO UPDATE SET rx_bytes = rx_bytes + excluded.rx_bytes, "
-                "tx_bytes = tx_bytes + excluded.tx_bytes RETURNING rx_bytes, tx_bytes",
+                "INSERT INTO file_stands VALUES (?, ?, ?) ON CONFLICT (folder) DO UPDATE SET rx_bytes ="
+                " rx_bytes + excluded.rx_bytes, tx_bytes = tx_bytes + excluded.tx_bytes RETURNING rx_bytes,"
+                " tx_bytes",
                 (folder, moved[0], moved[1]),
             ).one()
             day = datetime.fromtimestamp(record.time, self.zone).strftime("%Y-%m-%d")
@@ -85,9 +96,12 @@ class FileLedger(Ledger):
         if record.subject_kind == "machine" and record.subject.isdigit():
             found["vmid"] = int(record.subject)
         found |= {
-            "timestamp": calendar.show(record.time, self.zone), "rx_bytes": rx, "tx_bytes": tx, "total_bytes": rx + tx,
+            "timestamp": calendar.show(record.time, self.zone),
+            "rx_bytes": rx,
+            "tx_bytes": tx,
+            "total_bytes": rx + tx,
             "usage": {**asdict(record), "labels": dict(record.labels)},
-        }  # fmt: skip
+        }
         return json.dumps(found, ensure_ascii=False) + "\n"
 
     def changed(self) -> None:
@@ -107,7 +121,8 @@ class FileLedger(Ledger):
             ]
             with self.database.writing() as connection:
                 connection.exec_driver_sql(
-                    "INSERT INTO file_size VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size",
+                    "INSERT INTO file_size VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET size ="
+                    " excluded.size",
                     now,
                 )
                 connection.exec_driver_sql("DELETE FROM file_waiting WHERE id <= ?", (rows[-1][0],))
@@ -167,14 +182,18 @@ class FileLedger(Ledger):
         self._rereading = False
 
     def cleaned(self, subjects: Iterable[Key], since: int, until: int) -> None:
-        """Lines of records that were deleted are taken out of their files, which are written aside and renamed."""
+        """Lines of records that were deleted are taken out of their files, which are written aside and
+        renamed.
+        """
         with self._alone():
             for vantage, kind, name in subjects:
                 for place in sorted((self.folder / folder_of(vantage, kind, name)).glob("traffic_*.jsonl")):
                     self._without(place, since, until)
 
     def acted(self, times: Sequence[int]) -> None:
-        """`logs/actions_DAY.json` and `states/vm_100_state.json`: what the index has of these days, and holds now."""
+        """`logs/actions_DAY.json` and `states/vm_100_state.json`: what the index has of these days, and holds
+        now.
+        """
         from replaykit.ledger.done import effects, log
 
         if not times and self._states is not None:
@@ -190,13 +209,17 @@ class FileLedger(Ledger):
                 entries = log(self, day, calendar.following("day", day, self.zone), 1_000_000)
                 rows = [
                     {
-                        "vmid": _vmid(e.subject), "rule_name": e.rule, "action": e.action if e.outcome != "undone" else f"undo {e.action}",
-                        "reason": e.reason, "timestamp": calendar.show(e.time, self.zone), "success": e.outcome in ("done", "undone"),
+                        "vmid": _vmid(e.subject),
+                        "rule_name": e.rule,
+                        "action": e.action if e.outcome != "undone" else f"undo {e.action}",
+                        "reason": e.reason,
+                        "timestamp": calendar.show(e.time, self.zone),
+                        "success": e.outcome in ("done", "undone"),
                         **({"error": e.error} if e.error else {}),
                     }
                     for e in entries
                     if e.kind == "machine"
-                ]  # fmt: skip
+                ]
                 if rows:
                     self._put("logs", f"actions_{calendar.show(day, self.zone)[:10]}.json", rows)
             if held != self._states:

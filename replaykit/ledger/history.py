@@ -1,7 +1,8 @@
 """Questions to the ledger: how much, by subject or label, in each hour, day or month, or in any span of time.
 
-A span is made of the largest buckets that fit into it, so that a month costs one row a subject. Where retention has
-deleted the small buckets at its edges, the span is widened to the buckets that are left, and the answer says so.
+A span is made of the largest buckets that fit into it, so that a month costs one row a subject. Where
+retention has deleted the small buckets at its edges, the span is widened to the buckets that are left, and
+the answer says so.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ Span = tuple[str, int, int]
 
 
 class Sum(NamedTuple):
-    """What was moved from `time` to before `until`. subject: its name, or the value of a label; labels: of a subject."""
+    """What was moved from `time` to before `until`.
+
+    subject: its name, or the value of a label; labels: of a subject.
+    """
 
     time: int
     until: int
@@ -60,7 +64,8 @@ class Totals:
 
 
 class Gap(NamedTuple):
-    """From one reading to the next, too far apart: when the traffic between was moved is not known, and it is shown evenly.
+    """From one reading to the next, too far apart: when the traffic between was moved is not known, and it is
+    shown evenly.
 
     subjects: how many were not read then; subject: one of them.
     """
@@ -74,8 +79,8 @@ class Gap(NamedTuple):
 class Bucket(NamedTuple):
     """A bucket of a range, whether anything was moved in it or not.
 
-    seconds: over which its bytes lie, up to now or to the last reading; covered_seconds: of these, between readings that are
-    no gap; gap_seconds: without readings, up to now.
+    seconds: over which its bytes lie, up to now or to the last reading; covered_seconds: of these, between
+    readings that are no gap; gap_seconds: without readings, up to now.
     """
 
     time: int
@@ -141,7 +146,10 @@ def totals(
 def gaps(
     ledger: Ledger, since: int, until: int, selection: Selection = EVERYTHING, now: int | None = None
 ) -> list[Gap]:
-    """Those that overlap [since, until), the oldest first. now: with the one that lasts beyond it, where nobody reads any more."""
+    """Those that overlap [since, until), the oldest first.
+
+    now: with the one that lasts beyond it, where nobody reads any more.
+    """
     t = schema.gap
     query = sa.select(t.c.subject_id, t.c.since, t.c.until).where(t.c.since < until, t.c.until > since)
     with ledger.database.reading() as connection:
@@ -244,7 +252,10 @@ def subjects_of(connection: sa.Connection, selection: Selection) -> Named:
 def rows_of(
     connection: sa.Connection, period: str, first: int, end: int, named: Named, whole: bool = False
 ) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Time, subject and sums; of more subjects than are named, where that is quicker. whole: of all the buckets together."""
+    """Time, subject and sums; of more subjects than are named, where that is quicker.
+
+    whole: of all the buckets together.
+    """
     t = schema.TABLES[period]
     columns: list[Any] = [t.c.time, t.c.subject_id, *(t.c[n] for n in COUNTERS)]
     if whole:

@@ -1,7 +1,7 @@
 """The ledger's tables, the same in SQLite, PostgreSQL and MySQL.
 
-Migrations (Alembic, `migrations/`) make them; this is what queries are written with. Text keys are compared by a
-digest, since databases differ in what equal texts are and how long an index may be.
+Migrations (Alembic, `migrations/`) make them; this is what queries are written with. Text keys are compared
+by a digest, since databases differ in what equal texts are and how long an index may be.
 """
 
 from __future__ import annotations
@@ -44,79 +44,110 @@ meta = Table(
     Column("value", Text, nullable=False),
 )
 subject = Table(
-    "ledger_subject", metadata,
+    "ledger_subject",
+    metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("digest", String(32), nullable=False, unique=True),
     Column("vantage", String(64), nullable=False),
     Column("kind", String(32), nullable=False),
     Column("name", Text, nullable=False),
     Column("labels", Text, nullable=False),
-)  # fmt: skip
+)
 source = Table(
-    "ledger_source", metadata,
+    "ledger_source",
+    metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("digest", String(32), nullable=False, unique=True),
     Column("name", Text, nullable=False),
-)  # fmt: skip
+)
 minute = Table(
-    "ledger_minute", metadata,
+    "ledger_minute",
+    metadata,
     Column("time", BigInteger, primary_key=True, autoincrement=False),
     Column("subject_id", Integer, primary_key=True, autoincrement=False),
     Column("source_id", Integer, primary_key=True, autoincrement=False),
     Column("seconds", SmallInteger, nullable=False),
-    *_counters(), Index("ix_ledger_minute_subject", "subject_id", "time"), **_OPTIONS,
-)  # fmt: skip
+    *_counters(),
+    Index("ix_ledger_minute_subject", "subject_id", "time"),
+    **_OPTIONS,
+)
 
 
 def _rolled(name: str) -> Table:
     return Table(
-        name, metadata,
+        name,
+        metadata,
         Column("time", BigInteger, primary_key=True, autoincrement=False),
         Column("subject_id", Integer, primary_key=True, autoincrement=False),
-        *_counters(), Index(f"ix_{name}_subject", "subject_id", "time"), **_OPTIONS,
-    )  # fmt: skip
+        *_counters(),
+        Index(f"ix_{name}_subject", "subject_id", "time"),
+        **_OPTIONS,
+    )
 
 
 hour, day, month = (_rolled(f"ledger_{name}") for name in ("hour", "day", "month"))
 TABLES = {"minute": minute, "hour": hour, "day": day, "month": month}
 counter = Table(
-    "ledger_counter", metadata,
+    "ledger_counter",
+    metadata,
     Column("subject_id", Integer, primary_key=True, autoincrement=False),
     Column("digest", String(32), primary_key=True),
     Column("time", BigInteger, nullable=False),
     Column("epoch", String(128), nullable=False),
-    *_counters(), Index("ix_ledger_minute_subject", "subject_id", "time"), **_OPTIONS,
-)  # fmt: skip
+    *_counters(),
+    Index("ix_ledger_minute_subject", "subject_id", "time"),
+    **_OPTIONS,
+)
 gap = Table(
-    "ledger_gap", metadata,
+    "ledger_gap",
+    metadata,
     Column("subject_id", Integer, primary_key=True, autoincrement=False),
     Column("since", BigInteger, primary_key=True, autoincrement=False),
-    Column("until", BigInteger, nullable=False), **_OPTIONS,
-)  # fmt: skip
+    Column("until", BigInteger, nullable=False),
+    **_OPTIONS,
+)
 """Between two readings that are too far apart: what was moved then is known, when it was is not."""
 
 
 effect = Table(
-    "ledger_effect", metadata,
+    "ledger_effect",
+    metadata,
     Column("digest", String(32), primary_key=True),
-    *_subject(), Column("effect", String(32), nullable=False), Column("value", Text, nullable=False),
-    Column("original", Text, nullable=False), Column("state", String(16), nullable=False), Column("rule", Text, nullable=False),
-    Column("since", BigInteger, nullable=False), Column("hold_until", BigInteger, nullable=False), Column("error", Text, nullable=False),
-)  # fmt: skip
+    *_subject(),
+    Column("effect", String(32), nullable=False),
+    Column("value", Text, nullable=False),
+    Column("original", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("hold_until", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+)
 episode = Table(
-    "ledger_episode", metadata,
+    "ledger_episode",
+    metadata,
     Column("digest", String(32), primary_key=True),
-    Column("rule", Text, nullable=False), *_subject(), Column("event", Text, nullable=False),
-    Column("waiting", Text, nullable=False), Column("since", BigInteger, nullable=False),
-    Column("hold_until", BigInteger, nullable=False), Column("state", String(16), nullable=False),
-)  # fmt: skip
+    Column("rule", Text, nullable=False),
+    *_subject(),
+    Column("event", Text, nullable=False),
+    Column("waiting", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("hold_until", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+)
 action = Table(
-    "ledger_action", metadata,
+    "ledger_action",
+    metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("time", BigInteger, nullable=False), Column("rule", Text, nullable=False), *_subject(),
-    Column("action", String(64), nullable=False), Column("value", Text, nullable=False),
-    Column("outcome", String(16), nullable=False), Column("reason", Text, nullable=False), Column("error", Text, nullable=False),
-)  # fmt: skip
+    Column("time", BigInteger, nullable=False),
+    Column("rule", Text, nullable=False),
+    *_subject(),
+    Column("action", String(64), nullable=False),
+    Column("value", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("error", Text, nullable=False),
+)
 
 
 def digest(*parts: str) -> str:

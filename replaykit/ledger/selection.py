@@ -27,7 +27,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Selection:
-    """Nothing given selects everything. names, exclude: globs; labels: a glob, or several, for each label that must match."""
+    """Nothing given selects everything.
+
+    names, exclude: globs; labels: a glob, or several, for each label that must match.
+    """
 
     vantage: str | None = None
     kind: str | None = None

@@ -1,4 +1,5 @@
-"""What a vantage says of its subjects beside what they moved: when last, what their limits stand at, why they are refused.
+"""What a vantage says of its subjects beside what they moved: when last, what their limits stand at, why they
+are refused.
 
 Kept among the ledger's notes, one a subject, so that other programs can tell and a restart goes on from it.
 """

@@ -1,9 +1,9 @@
 """The ledger: usage records in, sums by minute, hour, day and month out, exact and never counted twice.
 
-A write is one transaction: the records, and what they add to the hours, days and months. So a kill at any instant loses
-what was not yet written and nothing else. A record's key is its subject, source and time; a repeat of it changes
-nothing, a newer version of it changes the sums by the difference. Writing costs a row a record in each of four tables;
-asking costs the buckets asked for, however many minutes lie behind them.
+A write is one transaction: the records, and what they add to the hours, days and months. So a kill at any
+instant loses what was not yet written and nothing else. A record's key is its subject, source and time; a
+repeat of it changes nothing, a newer version of it changes the sums by the difference. Writing costs a row a
+record in each of four tables; asking costs the buckets asked for, however many minutes lie behind them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of records: counted for the first time, changed, repeats, and too late (their minutes are gone)."""
+    """What became of records: counted for the first time, changed, repeats, and too late (their minutes are
+    gone).
+    """
 
     new: int = 0
     changed: int = 0
@@ -59,7 +61,8 @@ class Ledger:
             self.time_zone = str(self.mark(connection, "time_zone"))
         if time_zone is not None and time_zone != self.time_zone:
             raise UsageError(
-                f"{self.database.shown}: its days begin in {self.time_zone}, which cannot be changed; write {time_zone} to another ledger"
+                f"{self.database.shown}: its days begin in {self.time_zone}, which cannot be changed; write"
+                f" {time_zone} to another ledger"
             )
         self.zone = calendar.zone(self.time_zone)
         self._subjects: dict[tuple[str, str, str], tuple[int, Mapping[str, str]]] = {}
@@ -137,11 +140,12 @@ class Ledger:
         return Written(new, changed, given - new - changed - late, late)
 
     def read(self, readings: Iterable[Reading], every_s: float | None = None) -> Written:
-        """Counters as they stand: what they moved since their last reading is counted, evenly over the minutes between.
+        """Counters as they stand: what they moved since their last reading is counted, evenly over the
+        minutes between.
 
-        So an hour's edge gets its part on either side, and polls that were missed leave no spike. every_s: how often there
-        should be a reading; where three in a row are missing, and two minutes are without one, that is kept as a gap.
-        Raises UsageError.
+        So an hour's edge gets its part on either side, and polls that were missed leave no spike. every_s:
+        how often there should be a reading; where three in a row are missing, and two minutes are without
+        one, that is kept as a gap. Raises UsageError.
         """
         longest = None if every_s is None else max(_SHORTEST_GAP_S, 3 * every_s)
         given = list(readings)
@@ -225,8 +229,12 @@ class Ledger:
         """Minutes before were deleted."""
 
     def _minutes_of(
-        self, connection: sa.Connection, deltas: Sequence[tuple[int, ...]], names: Mapping[int, Key], labels: Mapping[Key, Mapping[str, str]]
-    ) -> list[Change]:  # fmt: skip
+        self,
+        connection: sa.Connection,
+        deltas: Sequence[tuple[int, ...]],
+        names: Mapping[int, Key],
+        labels: Mapping[Key, Mapping[str, str]],
+    ) -> list[Change]:
         """The rows of readings' minutes as they stand now, and what they grew by."""
         there = self._there(connection, {d[0] for d in deltas}, {d[2] for d in deltas}) if deltas else {}
         out = []
@@ -242,7 +250,10 @@ class Ledger:
         return out
 
     def add(self, connection: sa.Connection, period: str, sums: Sequence[Row]) -> list[Row]:
-        """Adds to the sums of one length of bucket, and gives what was added. sums: of smaller buckets, one for each key."""
+        """Adds to the sums of one length of bucket, and gives what was added.
+
+        sums: of smaller buckets, one for each key.
+        """
         starts = {time: calendar.floor(period, time, self.zone) for time in {row[0] for row in sums}}
         rows = [(starts[row[0]], *row[1:]) for row in sums]
         if len(set(starts.values())) < len(starts):

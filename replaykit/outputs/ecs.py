@@ -47,13 +47,14 @@ FIELDS = {
     "trace_id": "trace.id",
 }
 OWN = (
-    "endpoint", "weight", "complete", "missing_bytes", "request_header_bytes", "response_header_bytes", "link_bytes",
-    "retransmitted_bytes", "first_byte_ns", "content_encoding", "connection", "stream", "anomaly", "alpn", "proxy_ip", "proxy_port", "grpc_status",
-    "request_messages", "response_messages", "request_decoded_bytes", "response_decoded_bytes",
+    "endpoint", "weight", "complete", "missing_bytes", "request_header_bytes", "response_header_bytes",
+    "link_bytes", "retransmitted_bytes", "first_byte_ns", "content_encoding", "connection", "stream",
+    "anomaly", "alpn", "proxy_ip", "proxy_port", "grpc_status", "request_messages", "response_messages",
+    "request_decoded_bytes", "response_decoded_bytes",
 )  # fmt: skip
 _IDENTITY = (
-    "time", "response_time", "client_ip", "client_port", "server_ip", "server_port", "stream", "protocol", "method",
-    "target", "status", "request_wire_bytes", "response_wire_bytes",
+    "time", "response_time", "client_ip", "client_port", "server_ip", "server_port", "stream", "protocol",
+    "method", "target", "status", "request_wire_bytes", "response_wire_bytes",
 )  # fmt: skip
 
 _CONSTANT = {"ecs": {"version": VERSION}}
@@ -61,7 +62,9 @@ _CATEGORY = ["network", "web"]
 
 
 def mappings(what: str) -> dict[str, Any]:
-    """The fields of `exchanges`, `minutes` or `hosts`, as a component template holds them; nothing else is indexed."""
+    """The fields of `exchanges`, `minutes` or `hosts`, as a component template holds them; nothing else is
+    indexed.
+    """
     kinds: dict[str, Any] = {
         "@timestamp": {"type": "date_nanos"},
         "event.kind": _KEYWORD,
@@ -116,8 +119,8 @@ def _minute_kinds() -> dict[str, Any]:
 
 def _host_kinds() -> dict[str, Any]:
     counts = (
-        "capture.packets", "capture.drops", "spool.waiting_bytes", "spool.sent", "spool.refused", "spool.dropped",
-        *(f"account.{name}" for name in COUNTERS),
+        "capture.packets", "capture.drops", "spool.waiting_bytes", "spool.sent", "spool.refused",
+        "spool.dropped", *(f"account.{name}" for name in COUNTERS),
     )  # fmt: skip
     return {f"replaykit.{name}": _LONG for name in counts} | {"replaykit.run": _KEYWORD}
 
@@ -147,8 +150,9 @@ def exchanges(
     protocol = _plain(column("protocol"))
     version = pc.case_when(
         pc.make_struct(pc.starts_with(protocol, "http/"), pc.equal(protocol, "h2")),
-        pc.utf8_slice_codeunits(protocol, 5), "2",
-    )  # fmt: skip
+        pc.utf8_slice_codeunits(protocol, 5),
+        "2",
+    )
     end = pc.add(stamp, pc.cast(column("duration_ns"), pa.duration("ns")))
     event: dict[str, Any] = {"kind": "event", "category": _CATEGORY, "end": end}
     if with_id:
@@ -160,8 +164,13 @@ def exchanges(
         "observer": {"name": observer, "product": "replaykit"},
         "network": {"transport": "tcp", "bytes": size},
         "http": {"version": version},
-        "replaykit": {"bytes": size if plain else pc.multiply(pc.cast(size, pa.float64()), weight)}
-        | {name: pc.cast(weight, pa.int64()) if plain and name == "weight" else column(name) for name in OWN},
+        "replaykit": (
+            {"bytes": size if plain else pc.multiply(pc.cast(size, pa.float64()), weight)}
+            | {
+                name: pc.cast(weight, pa.int64()) if plain and name == "weight" else column(name)
+                for name in OWN
+            }
+        ),
     }
     for name, field in FIELDS.items():
         at, parts = tree, field.split(".")
@@ -178,9 +187,14 @@ def minutes(batch: pa.RecordBatch, observer: str, ids: list[str] | None = None) 
     """
     found = by_minute(batch, ids or identities(batch))
     text = pc.binary_join_element_wise(
-        *(found.column(name).cast(pa.string()) for name in ("minute", "endpoint", "host", "method", "status", "check")),
-        "\x1f", null_handling="replace", null_replacement="",
-    )  # fmt: skip
+        *(
+            found.column(name).cast(pa.string())
+            for name in ("minute", "endpoint", "host", "method", "status", "check")
+        ),
+        "\x1f",
+        null_handling="replace",
+        null_replacement="",
+    )
     names = [_digest(f"{observer}\x1f{one}".encode()) for one in text.to_pylist()]
     column = found.column
     tree = {
@@ -193,8 +207,10 @@ def minutes(batch: pa.RecordBatch, observer: str, ids: list[str] | None = None) 
         "source": {"bytes": column("request_wire_bytes")},
         "destination": {"bytes": column("response_wire_bytes")},
         "network": {"bytes": pc.add(column("request_wire_bytes"), column("response_wire_bytes"))},
-        "replaykit": {"endpoint": column("endpoint"), "duration_max_ns": column("duration_max_ns")}
-        | {name: column(name) for name in SUMS},
+        "replaykit": (
+            {"endpoint": column("endpoint"), "duration_max_ns": column("duration_max_ns")}
+            | {name: column(name) for name in SUMS}
+        ),
     }
     return Documents(names, _days(column("minute")), encode(tree).cast(pa.binary()).to_pylist())
 
@@ -214,7 +230,10 @@ def host(time_ns: int, observer: str, run: str, status: Mapping[str, Any]) -> Do
 
 
 def identities(batch: pa.RecordBatch, *more: str) -> list[str]:
-    """For each exchange an id of 32 hexadecimal digits that depends on it alone. more: further columns to tell rows apart."""
+    """For each exchange an id of 32 hexadecimal digits that depends on it alone.
+
+    more: further columns to tell rows apart.
+    """
     parts = []
     for name in (*_IDENTITY, *more):
         column = _plain(batch.column(name))

@@ -100,7 +100,9 @@ class ElasticOutput:
             self.exchanges(moved.replace_schema_metadata({_OF: _MINUTES}))
 
     def observe(self, status: Mapping[str, Any]) -> None:
-        """This host's counters, as a document of the kind `hosts`: what they grew by, so that sums are right."""
+        """This host's counters, as a document of the kind `hosts`: what they grew by, so that sums
+        are right.
+        """
         now = {**status, "spool": {n: v for n, v in self.state.items() if n != "trouble"}}
         grown = {
             group: {
@@ -140,11 +142,15 @@ def to_record(batch: pa.RecordBatch) -> bytes:
 
 
 def _trimmed(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A slice has the dictionaries of all that it was cut from: without what it does not use, everything after is cheaper."""
+    """A slice has the dictionaries of all that it was cut from: without what it does not use, everything
+    after is cheaper.
+    """
     columns = [
-        c.dictionary_decode().dictionary_encode()
-        if pa.types.is_dictionary(c.type) and len(c.dictionary) > batch.num_rows // 4
-        else c
+        (
+            c.dictionary_decode().dictionary_encode()
+            if pa.types.is_dictionary(c.type) and len(c.dictionary) > batch.num_rows // 4
+            else c
+        )
         for c in batch.columns
     ]
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)

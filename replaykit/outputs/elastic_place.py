@@ -42,8 +42,8 @@ class Place:
 def parse_place(target: str) -> Place:
     """`elasticsearch://[user:password@]host:9200[/NAME][?spool=DIR&spool-size=1GB&tls=1&ca=FILE&insecure=1]`.
 
-    `what=minutes` sends statistics by minute only, `what=exchanges` no statistics; `observer=NAME`: this host.
-    Credentials may also come from ELASTICSEARCH_API_KEY, ELASTICSEARCH_USERNAME and
+    `what=minutes` sends statistics by minute only, `what=exchanges` no statistics; `observer=NAME`: this
+    host. Credentials may also come from ELASTICSEARCH_API_KEY, ELASTICSEARCH_USERNAME and
     ELASTICSEARCH_PASSWORD, or from files named by these with _FILE. Raises UsageError.
     """
     parts = urlsplit(target)

@@ -72,7 +72,9 @@ class Points:
 
 
 def _escaped(text: str) -> str:
-    """A tag's value (InfluxDB's line protocol: commas, equals signs and blanks; no line ends; no last backslash)."""
+    """A tag's value (InfluxDB's line protocol: commas, equals signs and blanks; no line ends; no last
+    backslash).
+    """
     plain = visible(" ".join(text.splitlines()))
     for special in ",= ":
         plain = plain.replace(special, f"\\{special}")

@@ -1,9 +1,9 @@
 """Exchanges into a Kafka topic, by way of a spool on disk (the extra `kafka`).
 
-Owns the form: a message holds up to 500 exchanges of one host, a JSON object a line, each with its `id`, which
-depends on the exchange alone, and `observer`. What is sent twice can so be counted once by whoever reads. Where a topic
-for increments is named, it has a line for what each exchange in flight moved in a slice of time, and exchanges that are
-told there are marked with `in_increments`.
+Owns the form: a message holds up to 500 exchanges of one host, a JSON object a line, each with its `id`,
+which depends on the exchange alone, and `observer`. What is sent twice can so be counted once by whoever
+reads. Where a topic for increments is named, it has a line for what each exchange in flight moved in a slice
+of time, and exchanges that are told there are marked with `in_increments`.
 """
 
 from __future__ import annotations
@@ -86,9 +86,14 @@ class _Producer:
 
     async def _start(self) -> None:
         producer = self._module.AIOKafkaProducer(
-            acks="all", enable_idempotence=True, linger_ms=20, compression_type="gzip", max_request_size=16 << 20,
-            request_timeout_ms=15_000, **self._options,
-        )  # fmt: skip
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=20,
+            compression_type="gzip",
+            max_request_size=16 << 20,
+            request_timeout_ms=15_000,
+            **self._options,
+        )
         try:
             await producer.start()
             if self._increments:  # a topic that is asked for is made: whoever subscribes to both finds it
@@ -129,8 +134,15 @@ class KafkaExchanges:
         topic = parts.path.strip("/") or TOPIC
         shown = f"kafka://{hosts}"
         unknown = set(given) - {
-            "mechanism", "ca", "cert", "key", "spool", "spool-size", "observer", "increments",
-        }  # fmt: skip
+            "mechanism",
+            "ca",
+            "cert",
+            "key",
+            "spool",
+            "spool-size",
+            "observer",
+            "increments",
+        }
         increments = given.get("increments", "")
         if increments == topic:
             raise UsageError(f"{shown}: increments={topic}: exchanges go there; name another topic")
@@ -145,9 +157,16 @@ class KafkaExchanges:
             unquote(password) or secret("KAFKA_PASSWORD") or "",
         )
         broker = Broker(
-            hosts, topic, sasl=bool(user), mechanism=given.get("mechanism", ""), username=user, password=password,
-            ca=given.get("ca", ""), certificate=given.get("cert", ""), key=given.get("key", ""),
-        )  # fmt: skip
+            hosts,
+            topic,
+            sasl=bool(user),
+            mechanism=given.get("mechanism", ""),
+            username=user,
+            password=password,
+            ca=given.get("ca", ""),
+            certificate=given.get("cert", ""),
+            key=given.get("key", ""),
+        )
         observer = given.get("observer") or socket.gethostname()
         self.target = f"{shown}/{topic}"
         name = f"kafka-{hosts.replace(',', '-').replace(':', '-')}-{topic}"

@@ -1,8 +1,8 @@
 """Exchanges into a ledger: `--to sqlite:///usage.db`, `files:FOLDER`, `postgresql://…`, `mysql://…`.
 
-Each minute's sums are written with the run as their source, so the same file read twice counts once, and so does a
-minute that is written again as it grows. A database that is away is tried again; what is not yet written stays in memory,
-one record for each endpoint and minute.
+Each minute's sums are written with the run as their source, so the same file read twice counts once, and so
+does a minute that is written again as it grows. A database that is away is tried again; what is not yet
+written stays in memory, one record for each endpoint and minute.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""OpenTelemetry by OTLP over HTTP (the extra `otlp`): metrics by endpoint, and a span for each traced exchange.
+"""OpenTelemetry by OTLP over HTTP (the extra `otlp`): metrics by endpoint, and a span for each traced
+exchange.
 
 A span has the trace id that the exchange's request carried and a link to it, so that the cost in bytes stands
 next to the trace. Exporters are OpenTelemetry's own; a bounded queue keeps a capture from waiting for them.
@@ -37,7 +38,8 @@ _COUNTERS = (
 
 
 class OtlpOutput:
-    """`otlp://host:4318[?tls=1&interval=10s&spans=0&observer=NAME]`. OTEL_EXPORTER_OTLP_HEADERS holds credentials.
+    """`otlp://host:4318[?tls=1&interval=10s&spans=0&observer=NAME]`. OTEL_EXPORTER_OTLP_HEADERS holds
+    credentials.
 
     Raises UsageError.
     """
@@ -92,7 +94,9 @@ class OtlpOutput:
             self._spans = BatchSpanProcessor(spans, max_queue_size=_SPANS, max_export_batch_size=2000)
 
     def _watch(self, exporter: Any, what: str) -> None:
-        """Keeps whether the last export succeeded; metrics are cumulative, so a later one makes a failed one good."""
+        """Keeps whether the last export succeeded; metrics are cumulative, so a later one makes a failed one
+        good.
+        """
         export = exporter.export
 
         def watched(*arguments: Any, **more: Any) -> Any:
@@ -131,8 +135,24 @@ class OtlpOutput:
         if traced.num_rows > room:  # one batch never fills the queue
             self._dropped.add(traced.num_rows - room)
             traced = traced.slice(0, room)
-        columns = ("time", "response_time", "duration_ns", "trace_id", "method", "endpoint", "host", "path", "status", "request_wire_bytes",
-                   "response_wire_bytes", "link_bytes", "retransmitted_bytes", "server_ip", "server_port", "client_ip")  # fmt: skip
+        columns = (
+            "time",
+            "response_time",
+            "duration_ns",
+            "trace_id",
+            "method",
+            "endpoint",
+            "host",
+            "path",
+            "status",
+            "request_wire_bytes",
+            "response_wire_bytes",
+            "link_bytes",
+            "retransmitted_bytes",
+            "server_ip",
+            "server_port",
+            "client_ip",
+        )
         values = {n: traced.column(n) for n in columns}
         for name in ("time", "response_time"):
             values[name] = values[name].cast(pa.int64())
@@ -155,8 +175,9 @@ class OtlpOutput:
         # The trace's own span id is not among the columns; the lower half of its id stands for it.
         link = Link(SpanContext(trace, (trace & ((1 << 64) - 1)) or 1, True, sampled))
         attributes = {
-            "http.request.method": row["method"], "http.response.status_code": row["status"], "server.address": row["host"] or row["server_ip"],
-            "server.port": row["server_port"], "client.address": row["client_ip"], "url.path": row["path"],
+            "http.request.method": row["method"], "http.response.status_code": row["status"],
+            "server.address": row["host"] or row["server_ip"], "server.port": row["server_port"],
+            "client.address": row["client_ip"], "url.path": row["path"],
             "http.request.size": row["request_wire_bytes"], "http.response.size": row["response_wire_bytes"],
             "replaykit.endpoint": row["endpoint"], "replaykit.link_bytes": row["link_bytes"],
             "replaykit.retransmitted_bytes": row["retransmitted_bytes"],

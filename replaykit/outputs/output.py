@@ -47,15 +47,23 @@ class Observing(Protocol):
 
 @runtime_checkable
 class Moving(Protocol):
-    """An output that tells sums over time. Where it is known what exchanges in flight move, it is given both."""
+    """An output that tells sums over time.
+
+    Where it is known what exchanges in flight move, it is given both.
+    """
 
     def take(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> None:
-        """The exchanges that have ended, and all that moved (see `records.increment.movements`): in place of `exchanges`."""
+        """The exchanges that have ended, and all that moved (see `records.increment.movements`): in place of
+        `exchanges`.
+        """
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """When a new file is begun: after so many bytes or seconds; None: never. existing: of a file that is not rotated."""
+    """When a new file is begun: after so many bytes or seconds; None: never.
+
+    existing: of a file that is not rotated.
+    """
 
     max_bytes: int | None = None
     max_seconds: float | None = None
@@ -86,6 +94,7 @@ def open_output(target: str, rotation: Rotation) -> Output:
         if output is not None:
             return output
     raise UsageError(
-        f"--to {target}: unknown kind of output; use a name ending in .gor, .gor.gz, .parquet, .jsonl or .csv, "
-        "a directory (ending in /), elasticsearch://, kafka://, s3://, influxdb://, otlp://, prometheus://, sqlite:///, postgresql:// or mysql://"
+        f"--to {target}: unknown kind of output; use a name ending in .gor, .gor.gz, .parquet, .jsonl or"
+        " .csv, a directory (ending in /), elasticsearch://, kafka://, s3://, influxdb://, otlp://,"
+        " prometheus://, sqlite:///, postgresql:// or mysql://"
     )

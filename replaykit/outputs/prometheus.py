@@ -28,8 +28,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class PrometheusOutput:
-    """`prometheus://[HOST]:PORT[?max-endpoints=N]`: /metrics, on 127.0.0.1 unless told; beyond this machine with the token in
-    REPLAYKIT_TOKEN, or for everybody with `open=true`. Raises UsageError.
+    """`prometheus://[HOST]:PORT[?max-endpoints=N]`: /metrics, on 127.0.0.1 unless told; beyond this machine
+    with the token in REPLAYKIT_TOKEN, or for everybody with `open=true`. Raises UsageError.
     """
 
     wants_messages = False
@@ -82,9 +82,12 @@ class PrometheusOutput:
         )
         self._link = counter("replaykit_link_bytes", "Bytes of the packets", ["endpoint"])
         self._duration = Histogram(
-            "replaykit_duration_seconds", "First byte of the request to last of the response", ["endpoint"],
-            buckets=_SECONDS, registry=registry,
-        )  # fmt: skip
+            "replaykit_duration_seconds",
+            "First byte of the request to last of the response",
+            ["endpoint"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._labels = Labels(most)
         self._packets = counter("replaykit_capture_packets", "Packets that passed the kernel's filter", [])
         self._drops = counter("replaykit_capture_drops", "Packets that the kernel dropped", [])

@@ -1,4 +1,6 @@
-"""What of the traffic is looked at and how, as people say it: in a command line, a pipeline's file, a call."""
+"""What of the traffic is looked at and how, as people say it: in a command line, a pipeline's file, a
+call.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,8 @@ class ProtocolOptions(Options):
     protocol: Annotated[
         Texts,
         Option(
-            "also reads these protocols by their plug-ins: redis, postgresql, ...; raw: connections are streams of bytes",
+            "also reads these protocols by their plug-ins: redis, postgresql, ...; raw: connections are"
+            " streams of bytes",
             "NAMES",
             complete="protocols",
         ),
@@ -82,7 +85,8 @@ class ProtocolOptions(Options):
     client_from: Annotated[
         Text | None,
         Option(
-            "who the client is: x-forwarded-for, forwarded, x-real-ip, or another header; HOPS trusted proxies, counted from the right (default 1)",
+            "who the client is: x-forwarded-for, forwarded, x-real-ip, or another header; HOPS trusted"
+            " proxies, counted from the right (default 1)",
             "HEADER[:HOPS]",
         ),
     ] = None

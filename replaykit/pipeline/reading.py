@@ -54,9 +54,10 @@ class Reader:
     above: put around the engine. columns: those read of Parquet files, the others are null; None: all.
     moved: is given all that moved, in slices of `chosen.slice_ns`; of what is no capture the exchanges.
     increments: is given these alone, as they leave the engine, and exchanges keep their numbers.
-    window: of Parquet files, only exchanges in this time. workers: threads that read captures; None: as many as are of use.
-    fits: raises UsageError where a kind of input (`capture`, `gor`, `parquet`) and name cannot be read as is asked for.
-    progress: for the files, what is told of each step. report: is told of a key log of no use and the like.
+    window: of Parquet files, only exchanges in this time. workers: threads that read captures; None: as many
+    as are of use. fits: raises UsageError where a kind of input (`capture`, `gor`, `parquet`) and name cannot
+    be read as is asked for. progress: for the files, what is told of each step. report: is told of a key log
+    of no use and the like.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Reader:
         self.left_out = LeftOut()
 
     def _named(self, name: str, window: partitions.Window) -> Sequence[str | CaptureFile]:
-        """The file, opened; of a directory or bucket the names of its Parquet files, which are opened one by one."""
+        """The file, opened; of a directory or bucket the names of its Parquet files, which are opened one by
+        one.
+        """
         remote = name.startswith("s3://")
         if remote and name.endswith(".parquet"):
             return [name]
@@ -100,7 +103,8 @@ class Reader:
         found = partitions.files(store, partitions.Window())
         if not found:
             raise UsageError(
-                f"{name}: {'a prefix' if remote else 'a directory'} without Parquet files; name the files in it"
+                f"{name}: {'a prefix' if remote else 'a directory'} without Parquet files; name the files"
+                " in it"
             )
         return partitions.files(store, window) if window else found
 
@@ -144,7 +148,9 @@ class Reader:
     def read_moved(
         self, names: Sequence[str]
     ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch | None] | Messages]:
-        """The same; with each batch all that moved until it came, where `chosen.slice_ns` asks for it and the file knows it."""
+        """The same; with each batch all that moved until it came, where `chosen.slice_ns` asks for it and the
+        file knows it.
+        """
         held: list[pa.RecordBatch] = []
         if self._options.slice_ns:
             self._moved = held.append

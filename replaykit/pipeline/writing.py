@@ -23,8 +23,9 @@ from replaykit.records.message import Messages
 class Background:
     """Runs an output in a thread of its own, so that writing and parsing share two cores.
 
-    An output that fails ends alone: it says so once, takes nothing any more, and counts what it did not write.
-    Only where the reader of standard output has gone (BrokenPipeError) does the caller hear of it at once.
+    An output that fails ends alone: it says so once, takes nothing any more, and counts what it did not
+    write. Only where the reader of standard output has gone (BrokenPipeError) does the caller hear of it at
+    once.
     """
 
     def __init__(self, output: Output) -> None:
@@ -112,7 +113,9 @@ class Background:
 
 @contextmanager
 def opened(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]:
-    """Opens the targets, and closes all of them whatever happens; what went wrong is said, and ends in exit status 2."""
+    """Opens the targets, and closes all of them whatever happens; what went wrong is said, and ends in exit
+    status 2.
+    """
     running: list[Background] = []
     try:
         for target in targets:
@@ -132,6 +135,8 @@ def opened(targets: Sequence[str], how: Rotation) -> Iterator[list[Background]]:
 
 
 def sliced(chosen: Options, outputs: Sequence[Background]) -> Options:
-    """Options by which files are read for these outputs: with all that moves by the minute, where one tells sums over time."""
+    """Options by which files are read for these outputs: with all that moves by the minute, where one tells
+    sums over time.
+    """
     moving = any(isinstance(output.output, Moving) for output in outputs)
     return replace(chosen, slice_ns=MINUTE_NS) if moving else chosen

@@ -1,4 +1,7 @@
-"""The exchange: one request with its response, measured. Its Arrow schema; a side that was not seen is null."""
+"""The exchange: one request with its response, measured.
+
+Its Arrow schema; a side that was not seen is null.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The increment: what an exchange moved in one slice of time, and batches of all that moved.
 
-An exchange that begins and ends within a slice has no increments: its row says all. The increments of any other add up
-to its row, the last of them marked.
+An exchange that begins and ends within a slice has no increments: its row says all. The increments of any
+other add up to its row, the last of them marked.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ BATCH_SCHEMA = pa.schema(
         pa.field("last", pa.bool_(), nullable=False),
     ]
 )
-"""An exchange's columns as far as they are known by then, sizes of the slice alone; the exchange's number; the slice's
-start; whether the exchange has ended with it."""
+"""An exchange's columns as far as they are known by then, sizes of the slice alone; the exchange's number;
+the slice's start; whether the exchange has ended with it."""
 
 ENDED, BEGUN = "ended", "begun"
 
 SIZES = (
-    *(f"{side}_{size}" for side in ("request", "response") for size in ("header_bytes", "body_bytes", "wire_bytes", "packets")),
+    *(
+        f"{side}_{size}"
+        for side in ("request", "response")
+        for size in ("header_bytes", "body_bytes", "wire_bytes", "packets")
+    ),
     "link_bytes",
     "retransmitted_bytes",
-)  # fmt: skip
+)
 """Columns that add up."""
 
 MOVEMENT_SCHEMA = pa.schema(
@@ -41,9 +45,9 @@ MOVEMENT_SCHEMA = pa.schema(
         pa.field(BEGUN, pa.timestamp("ns", tz="UTC")),
     ]
 )
-"""All that moved: an exchange's columns with `time` in the slice in which it moved; `ended`: one exchange ended with it.
-An increment that is no exchange's end has no durations. `begun`: when an exchange that is told in increments began; null for
-one whose row says all."""
+"""All that moved: an exchange's columns with `time` in the slice in which it moved; `ended`: one exchange
+ended with it. An increment that is no exchange's end has no durations. `begun`: when an exchange that is told
+in increments began; null for one whose row says all."""
 
 _CONSTANT = ("connection", "stream", BEGUN, "method", "target", "status", "response_time", "duration_ns")
 """What the row of an exchange and that of its end have in common."""
@@ -84,7 +88,9 @@ def movements(exchanges: pa.RecordBatch, increments: pa.RecordBatch | None) -> p
 
 
 def in_increments(exchanges: pa.RecordBatch, moved: pa.RecordBatch) -> pa.Array:
-    """Whether each of the exchanges is told in increments; all that moved until they ended was taken with them."""
+    """Whether each of the exchanges is told in increments; all that moved until they ended was taken with
+    them.
+    """
     ends = moved.filter(pc.and_(moved.column(ENDED), pc.is_valid(moved.column(BEGUN))))
     begun = exchanges.append_column(MOVEMENT_SCHEMA.field(BEGUN), _begin(exchanges))
     return pc.is_in(_told_apart(begun), value_set=_told_apart(ends))

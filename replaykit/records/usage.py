@@ -18,8 +18,8 @@ MOST = 2**63 - 1
 class Usage:
     """What a subject moved in a bucket. time: its start, seconds since the epoch; seconds: its length.
 
-    source: who counted, such as a host and run. The same subject, source and time again replaces what was there, so
-    a repeat counts once, and a bucket that grows can be written as often as one likes.
+    source: who counted, such as a host and run. The same subject, source and time again replaces what was
+    there, so a repeat counts once, and a bucket that grows can be written as often as one likes.
     """
 
     time: int
@@ -39,19 +39,25 @@ class Usage:
     def counters(self) -> tuple[int, int, int, int, int, int]:
         """In the order of COUNTERS."""
         return (
-            self.rx_bytes, self.tx_bytes, self.rx_packets, self.tx_packets, self.requests, self.connections,
-        )  # fmt: skip
+            self.rx_bytes,
+            self.tx_bytes,
+            self.rx_packets,
+            self.tx_packets,
+            self.requests,
+            self.connections,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a subject's counters stand at. counter: which one, where a subject has several (they add up).
 
-    A counter that went backwards was reset, and counts from zero; so does one whose epoch (a boot id, a start time)
-    changed. The first reading of a counter is where it begins, unless it is known to have begun at zero (`fresh`).
-    began: before that nothing of this epoch was moved, where that is known; seconds since the epoch. also: kind, name and
-    labels of others to whom the same belongs, such as the user of an address; who that is may change between readings.
-    steady: it was read all along since the last reading that was written, and stood so.
+    A counter that went backwards was reset, and counts from zero; so does one whose epoch (a boot id, a start
+    time) changed. The first reading of a counter is where it begins, unless it is known to have begun at zero
+    (`fresh`). began: before that nothing of this epoch was moved, where that is known; seconds since the
+    epoch. also: kind, name and labels of others to whom the same belongs, such as the user of an address; who
+    that is may change between readings. steady: it was read all along since the last reading that was
+    written, and stood so.
     """
 
     time: int
@@ -75,5 +81,10 @@ class Reading:
     def counters(self) -> tuple[int, int, int, int, int, int]:
         """In the order of COUNTERS."""
         return (
-            self.rx_bytes, self.tx_bytes, self.rx_packets, self.tx_packets, self.requests, self.connections,
-        )  # fmt: skip
+            self.rx_bytes,
+            self.tx_bytes,
+            self.rx_packets,
+            self.tx_packets,
+            self.requests,
+            self.connections,
+        )

@@ -14,7 +14,9 @@ MORE, INVALID = 0, -1
 
 
 class Answers(Protocol):
-    """`keep`: the connection may be used again after the response; `used`: bytes of the last piece that it took."""
+    """`keep`: the connection may be used again after the response; `used`: bytes of the last piece that it
+    took.
+    """
 
     @property
     def keep(self) -> bool: ...
@@ -39,7 +41,9 @@ def open_answers() -> Answers:
 
 
 def final(payload: bytes) -> tuple[int, bytes]:
-    """The status of a response, and the response without interim ones before it (RFC 9110 §15.2); 0: it is none."""
+    """The status of a response, and the response without interim ones before it (RFC 9110 §15.2); 0: it is
+    none.
+    """
     rest = payload.lstrip(b"\r\n")
     while True:
         head = http1.parse(rest, True)

@@ -60,7 +60,8 @@ class Sending:
     """How requests are sent. Times in s.
 
     connections: at most so many at a time. sessions: requests of one recorded connection share one,
-    in order. own: is told of every connection. keep: whole answers are wanted. http2: the target is spoken to in HTTP/2.
+    in order. own: is told of every connection. keep: whole answers are wanted. http2: the target is spoken to
+    in HTTP/2.
     """
 
     connections: int = 10_000

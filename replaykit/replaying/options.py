@@ -47,7 +47,8 @@ class ReplayOptions(Options):
     sessions: Annotated[
         bool | None,
         Option(
-            "requests of one recorded connection share one, in order (default at a recorded pace); or any connection that is free",
+            "requests of one recorded connection share one, in order (default at a recorded pace); or any"
+            " connection that is free",
             only=("--sessions/--pooled",),
         ),
     ] = None
@@ -64,7 +65,8 @@ class ReplayOptions(Options):
     all_methods: Annotated[
         bool,
         Option(
-            "POST and PATCH too; for a target that is not on this machine only idempotent methods are sent unless asked",
+            "POST and PATCH too; for a target that is not on this machine only idempotent methods are sent"
+            " unless asked",
             panel="requests",
         ),
     ] = False

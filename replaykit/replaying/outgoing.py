@@ -63,7 +63,7 @@ class Outgoing:
 
 def prepare(messages: Messages, aim: Aim) -> Outgoing:
     """A batch made ready; its rows are the batch's."""
-    (data, index) = core.outgoing(messages.gor, *messages.places(), aim.host, aim.prefix, aim.fixed)
+    data, index = core.outgoing(messages.gor, *messages.places(), aim.host, aim.prefix, aim.fixed)
     array = pa.Array._import_from_c_capsule(*data)
     columns = pa.RecordBatch._import_from_c_capsule(*index)
     raw = memoryview(array.buffers()[1]) if len(array) else memoryview(b"")

@@ -22,7 +22,10 @@ from replaykit.units import parse_duration
 
 
 def plan(asked: ReplayOptions, read: Read, rules: Rules, sets_host: bool = False) -> Plan:
-    """What is to be done. read: is told what comes of the files. sets_host: the rules say what Host is. Raises UsageError."""
+    """What is to be done. read: is told what comes of the files. sets_host: the rules say what Host is.
+
+    Raises UsageError.
+    """
     target = parse_target(asked.to)
     pace = _pace(asked)
     sessions = asked.sessions if asked.sessions is not None else isinstance(pace, Recorded)
@@ -74,9 +77,9 @@ def plan(asked: ReplayOptions, read: Read, rules: Rules, sets_host: bool = False
         loops=asked.loop or None,
         most=asked.limit,
         duration_s=None if asked.duration is None else parse_duration(asked.duration),
-        comparison=Comparison(asked.compare_header, asked.body, asked.ignore, patterns)
-        if asked.compare
-        else None,
+        comparison=(
+            Comparison(asked.compare_header, asked.body, asked.ignore, patterns) if asked.compare else None
+        ),
     )
 
 

@@ -41,7 +41,10 @@ class Read:
 
 
 def names(pattern: str) -> list[str]:
-    """The files of a glob, sorted; the chunks of a name that is none; S3 objects of a prefix. Raises UsageError where there is none."""
+    """The files of a glob, sorted; the chunks of a name that is none; S3 objects of a prefix.
+
+    Raises UsageError where there is none.
+    """
     if pattern == "-":
         return ["-"]
     if pattern.startswith("s3://"):
@@ -58,7 +61,9 @@ def names(pattern: str) -> list[str]:
 
 
 def _chunks(name: str) -> list[str]:
-    """What `gor --output-file requests.gor` wrote: requests_0.gor, requests_1.gor and so on, in their order."""
+    """What `gor --output-file requests.gor` wrote: requests_0.gor, requests_1.gor and so on, in their
+    order.
+    """
     stem, ending = os.path.splitext(name)
     there = glob.glob(f"{glob.escape(stem)}_*{glob.escape(ending)}")
     numbered = [(int(n), p) for p in there if (n := p[len(stem) + 1 : len(p) - len(ending)]).isdecimal()]
@@ -164,8 +169,8 @@ def read_files(
     wanted: Callable[[], bool] = lambda: True,
     heard: Callable[[pa.RecordBatch], None] | None = None,
 ) -> Iterator[Messages]:
-    """Messages of all files, merged by time. `wanted`: asked between pieces; False ends the reading. `heard`: is
-    given the exchanges of captures.
+    """Messages of all files, merged by time. `wanted`: asked between pieces; False ends the reading. `heard`:
+    is given the exchanges of captures.
 
     Raises UsageError.
     """

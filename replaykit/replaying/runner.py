@@ -127,9 +127,12 @@ class Replay:
             if self.plan.comparison is not None:
                 self._remember(messages, self.plan.comparison)
                 numbers = self._asked
-                batch = replace(batch, names=[
-                    numbers.next(batch.id(row)) if what else b"" for row, what in enumerate(batch.what)
-                ])  # fmt: skip
+                batch = replace(
+                    batch,
+                    names=[
+                        numbers.next(batch.id(row)) if what else b"" for row, what in enumerate(batch.what)
+                    ],
+                )
             await self._send(pool, clock, batch, rows)
             if self._stopping.is_set():
                 await self._count_unsent(len(rows) - (self._submitted - submitted), ahead, source)

@@ -53,8 +53,8 @@ class Times:
 class Stats:
     """sent: requests written to a connection. answered: whole answers. errors: by kind, requests
     without a whole answer. reopened: requests sent again because the target had closed the connection
-    before, without a byte of a response. skipped: by reason, requests that were not sent. beyond: requests whose
-    records held bytes beyond them, which were not sent."""
+    before, without a byte of a response. skipped: by reason, requests that were not sent. beyond: requests
+    whose records held bytes beyond them, which were not sent."""
 
     def __init__(self) -> None:
         self.sent = 0

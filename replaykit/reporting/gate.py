@@ -1,4 +1,6 @@
-"""The gate's verdict for people and for CI: a table, JSON, JUnit XML, SARIF, GitHub's annotations, Markdown."""
+"""The gate's verdict for people and for CI: a table, JSON, JUnit XML, SARIF, GitHub's annotations,
+Markdown.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +56,13 @@ def _table(verdict: Verdict, top: int) -> str:
 
 def _plain(check: Check) -> dict[str, Any]:
     return {
-        "rule": check.rule, "subject": check.subject, "value": check.value, "limit": check.limit,
-        "unit": check.unit, "passed": check.passed,
-    }  # fmt: skip
+        "rule": check.rule,
+        "subject": check.subject,
+        "value": check.value,
+        "limit": check.limit,
+        "unit": check.unit,
+        "passed": check.passed,
+    }
 
 
 def _json(verdict: Verdict, top: int) -> str:
@@ -68,19 +74,27 @@ def _json(verdict: Verdict, top: int) -> str:
         "exchanges": round(m.requests),
         "checks": [_plain(check) for check in verdict.checks],
         "endpoints": [
-            {"endpoint": n, "exchanges": round(e.requests), "bytes": round(e.bytes), "largest_bytes": e.largest,
-             "bytes_per_request": e.per_request}
+            {
+                "endpoint": n,
+                "exchanges": round(e.requests),
+                "bytes": round(e.bytes),
+                "largest_bytes": e.largest,
+                "bytes_per_request": e.per_request,
+            }
             for n, e in m.ordered()
         ],
-    }  # fmt: skip
+    }
     return json_text(found, indent=2) + "\n"
 
 
 def _junit(verdict: Verdict, top: int) -> str:
     suite = ElementTree.Element(
-        "testsuite", name="bandwidth gate", tests=str(len(verdict.checks)),
-        failures=str(len(verdict.failures)), errors="0",
-    )  # fmt: skip
+        "testsuite",
+        name="bandwidth gate",
+        tests=str(len(verdict.checks)),
+        failures=str(len(verdict.failures)),
+        errors="0",
+    )
     for check in verdict.checks:
         case = ElementTree.SubElement(suite, "testcase", classname=check.rule, name=visible(check.subject))
         if not check.passed:
@@ -133,7 +147,10 @@ def _github(verdict: Verdict, top: int) -> str:
 
 def _markdown(verdict: Verdict, top: int) -> str:
     def code(text: str) -> str:
-        """A code span: no link, tag or column begins in it. Its fence is longer than any run of backticks within."""
+        """A code span: no link, tag or column begins in it.
+
+        Its fence is longer than any run of backticks within.
+        """
         shown = visible(text).replace("|", "\\|")
         fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
         pad = " " if len(fence) > 1 else ""

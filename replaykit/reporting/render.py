@@ -65,7 +65,10 @@ _BETWEEN = 2
 def table(
     summary: Summary, top: int | None, width: int | None = None, rates: Rates | None = None
 ) -> PlainTable:
-    """The summary for a person. rates: have a column of their own. width: of the terminal, in columns; what does not fit is left out and named. None: all."""
+    """The summary for a person. rates: have a column of their own.
+
+    width: of the terminal, in columns; what does not fit is left out and named. None: all.
+    """
     found = list(zip(rows(summary, top), summary.top(top), strict=True))
     data = {
         name: [name, *(one(row, group, summary.measure) for row, (_, group) in found)]
@@ -123,7 +126,9 @@ def _fitting(needed: Mapping[str, int], wide: Sequence[int], width: int) -> tupl
 
 
 def cut(text: str, most: int) -> str:
-    """At most so many columns of a terminal; what is too long loses its middle, since ends tell names apart."""
+    """At most so many columns of a terminal; what is too long loses its middle, since ends tell names
+    apart.
+    """
     if cell_len(text) <= most:
         return text
     head = set_cell_size(text, (most - 1) // 2).rstrip()
@@ -158,15 +163,15 @@ _COLUMNS: dict[str, Callable[[dict[str, Any], Group, str], str]] = {
 }
 """In the order in which they are shown."""
 _HEADS = {
-    "request head": "request\nhead", "request body": "\nbody", "response head": "response\nhead", "response body": "\nbody",
-    "overhead": "over-\nhead", "size p50": "size\np50", "size p95": "\np95", "time p50": "time\np50", "time p95": "\np95",
-    "time p99": "\np99",
+    "request head": "request\nhead", "request body": "\nbody", "response head": "response\nhead",
+    "response body": "\nbody", "overhead": "over-\nhead", "size p50": "size\np50", "size p95": "\np95",
+    "time p50": "time\np50", "time p95": "\np95", "time p99": "\np99",
 }  # fmt: skip
 _ALONE = {name: name.replace(" ", "\n") for name in _HEADS if " " in name}
 """Where its neighbours may be left out, a column has its whole name."""
 _MATTERS = (
-    "total", "now", "share", "requests", "size p95", "time p95", "response body", "request body", "time p50", "size p50", "response head",
-    "request head", "overhead", "time p99",
+    "total", "now", "share", "requests", "size p95", "time p95", "response body", "request body", "time p50",
+    "size p50", "response head", "request head", "overhead", "time p99",
 )  # fmt: skip
 """What is left out last comes first."""
 _ESSENTIAL = 5
@@ -186,9 +191,12 @@ def over_table(data: Sequence[Mapping[str, Any]], by: Sequence[str], measure: st
         shown = "" if row["time"] == before else row["time"][:23].replace("T", " ")
         before = row["time"]
         out.add_row(
-            shown, *(visible(row[name]) for name in by), f"{row['requests']:,}", show_size(row["bytes"]),
+            shown,
+            *(visible(row[name]) for name in by),
+            f"{row['requests']:,}",
+            show_size(row["bytes"]),
             f"{show_size(row['bytes_per_second'])}/s",
-        )  # fmt: skip
+        )
     return out
 
 
@@ -210,9 +218,16 @@ def savings_table(data: Sequence[Mapping[str, Any]]) -> PlainTable:
     out = PlainTable()
     out.add_column("endpoint", overflow="fold", min_width=12)
     for name in (
-        "responses", "bodies", "sent\nplain", "gzip\nspares", "br\nspares", "sent again\nunchanged", "\nbytes",
-        "repeated\nwithin 1 s", "\nbytes",
-    ):  # fmt: skip
+        "responses",
+        "bodies",
+        "sent\nplain",
+        "gzip\nspares",
+        "br\nspares",
+        "sent again\nunchanged",
+        "\nbytes",
+        "repeated\nwithin 1 s",
+        "\nbytes",
+    ):
         out.add_column(name, justify="right", no_wrap=True)
     for row in data:
         out.add_row(
@@ -265,13 +280,13 @@ def stats_line(summary: Summary, top: int, extra: Mapping[str, Any], rates: Rate
         **extra,
         "measure": "wire",
         "total_requests": round(total.requests),
-        "avg_request_size": round(total.request_wire_bytes / total.requests / 1024, 3)
-        if total.requests
-        else 0,
+        "avg_request_size": (
+            round(total.request_wire_bytes / total.requests / 1024, 3) if total.requests else 0
+        ),
         "max_request_size": round(total.max_request_bytes / 1024, 3),
-        "avg_response_size": round(total.response_wire_bytes / total.requests / 1024, 3)
-        if total.requests
-        else 0,
+        "avg_response_size": (
+            round(total.response_wire_bytes / total.requests / 1024, 3) if total.requests else 0
+        ),
         "max_response_size": round(total.max_response_bytes / 1024, 3),
         "total_mb": round(total.wire_bytes / 1024 / 1024, 3),
         "top_endpoints": endpoints,

@@ -1,7 +1,7 @@
 """Tables and live views, for a terminal or a pipe.
 
-Owns the only doors to rich: what a cell, a title or a line holds is shown as plain text, never read as markup.
-Output to a pipe is neither cut nor wrapped, and has no colours.
+Owns the only doors to rich: what a cell, a title or a line holds is shown as plain text, never read as
+markup. Output to a pipe is neither cut nor wrapped, and has no colours.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ def show(table: RenderableType) -> None:
 
 
 class LiveView:
-    """A picture that refreshes in its place. What goes wrong in showing is said once and ends nothing else."""
+    """A picture that refreshes in its place.
+
+    What goes wrong in showing is said once and ends nothing else.
+    """
 
     def __init__(self, stderr: bool = False, transient: bool = True) -> None:
         self.console = console(stderr)
@@ -108,5 +111,6 @@ class LiveView:
             if not self._said:
                 self._said = True
                 say(
-                    f"replaykit: the live view cannot be shown: {type(error).__name__}: {error}; the work goes on"
+                    f"replaykit: the live view cannot be shown: {type(error).__name__}: {error}; the work"
+                    " goes on"
                 )

@@ -67,7 +67,9 @@ def gap_records(gaps: Sequence[Gap], zone: tzinfo) -> list[dict[str, Any]]:
 
 
 def unread(rows: Sequence[Sum], gaps: Sequence[Gap]) -> set[int]:
-    """The buckets, by their start, of which half or more lies between two readings: their sums are by an even share."""
+    """The buckets, by their start, of which half or more lies between two readings: their sums are by an even
+    share.
+    """
     covered: dict[int, int] = {}
     for time, until in {(r.time, r.until) for r in rows}:
         for gap in gaps:
@@ -128,9 +130,15 @@ def table(
         shown = when
         share = moved(row, direction) / (whole[row.time] or 1)
         out.add_row(
-            *cells, row.subject_kind, named(row) or "(all)", f"{share:.1%}", show_size(moved(row, direction)),
-            show_size(row.rx_bytes), show_size(row.tx_bytes), *(f"{getattr(row, n):,}" for n in counts),
-        )  # fmt: skip
+            *cells,
+            row.subject_kind,
+            named(row) or "(all)",
+            f"{share:.1%}",
+            show_size(moved(row, direction)),
+            show_size(row.rx_bytes),
+            show_size(row.tx_bytes),
+            *(f"{getattr(row, n):,}" for n in counts),
+        )
     return out
 
 
@@ -142,7 +150,8 @@ def label(time: int, zone: tzinfo, period: str) -> str:
 def series(
     rows: Sequence[Sum], direction: str, period: str, zone: tzinfo
 ) -> tuple[list[int], dict[str, list[int]]]:
-    """Every bucket's start from the first to the last, and for each of the largest subjects its bytes at each; the rest as `(other)`.
+    """Every bucket's start from the first to the last, and for each of the largest subjects its bytes at
+    each; the rest as `(other)`.
 
     Of one subject alone there are two lines: received and sent.
     """
@@ -171,8 +180,14 @@ def series(
 
 
 def as_png(
-    rows: Sequence[Sum], zone: tzinfo, period: str, direction: str, title: str, dark: bool, gaps: Sequence[Gap] = ()
-) -> bytes:  # fmt: skip
+    rows: Sequence[Sum],
+    zone: tzinfo,
+    period: str,
+    direction: str,
+    title: str,
+    dark: bool,
+    gaps: Sequence[Gap] = (),
+) -> bytes:
     """A stacked bar a bucket. Raises UsageError where the library is missing."""
     try:
         import matplotlib

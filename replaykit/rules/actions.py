@@ -1,8 +1,8 @@
 """Actions of rules: effects, which hold for a while, and those that are done once, such as telling somebody.
 
-Those that are done once are found by the entry-point group `replaykit.actions`. Each is a function of the event (see
-`replaykit.rules.notify.text`), the value that the rule gives it, and the notifiers of the file. It returns when it is
-done, and raises UsageError or OSError where it was not.
+Those that are done once are found by the entry-point group `replaykit.actions`. Each is a function of the
+event (see `replaykit.rules.notify.text`), the value that the rule gives it, and the notifiers of the file. It
+returns when it is done, and raises UsageError or OSError where it was not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ Once = Callable[[Mapping[str, Any], Any, Mapping[str, Mapping[str, Any]]], None]
 
 @dataclass(frozen=True)
 class Action:
-    """kind: of EFFECTS, or the name of an installed action. value: bytes a second, a notifier's name, a URL, arguments."""
+    """kind: of EFFECTS, or the name of an installed action.
+
+    value: bytes a second, a notifier's name, a URL, arguments.
+    """
 
     kind: str
     value: Any = True
@@ -50,7 +53,9 @@ def webhook(event: Mapping[str, Any], value: str, notifiers: Mapping[str, Mappin
 def command(
     event: Mapping[str, Any], value: tuple[str, ...], notifiers: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Entry point: a program, with the event as JSON on its standard input and REPLAYKIT_… in its environment."""
+    """Entry point: a program, with the event as JSON on its standard input and REPLAYKIT_… in its
+    environment.
+    """
     from replaykit.rules.notify import send
 
     send({"kind": "command", "arguments": list(value)}, event)

@@ -32,7 +32,9 @@ class Growth:
 
 @dataclass(frozen=True)
 class Silence:
-    """Times of day, which may go over midnight, on these days of the week (0 Monday); or from one moment to another."""
+    """Times of day, which may go over midnight, on these days of the week (0 Monday); or from one moment to
+    another.
+    """
 
     begin: time | datetime
     end: time | datetime
@@ -54,7 +56,10 @@ class Silence:
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. Times in seconds; sizes in bytes; `above`: beyond it, in the metric's unit (durations in ns)."""
+    """One rule.
+
+    Times in seconds; sizes in bytes; `above`: beyond it, in the metric's unit (durations in ns).
+    """
 
     name: str
     metric: str
@@ -93,7 +98,10 @@ class Rules:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of a rule and group. value, threshold: in the same unit; over: beyond it; calm: below what recovery asks."""
+    """Of a rule and group.
+
+    value, threshold: in the same unit; over: beyond it; calm: below what recovery asks.
+    """
 
     group: str
     value: float
@@ -129,10 +137,24 @@ def _rules(document: Document) -> Rules:
 def _rule(one: AlertRule, zone: tzinfo) -> Rule:
     growth = None if one.growth is None else Growth(one.growth.than, one.growth.by)
     return Rule(
-        one.name, one.metric, one.by, one.where.patterns(), one.window, one.above, one.share, growth, one.at_least, one.held, one.recover,
-        one.recover_for, tuple(_silence(each, zone) for each in one.silence), one.notify, one.change.settings(), one.severity,
+        one.name,
+        one.metric,
+        one.by,
+        one.where.patterns(),
+        one.window,
+        one.above,
+        one.share,
+        growth,
+        one.at_least,
+        one.held,
+        one.recover,
+        one.recover_for,
+        tuple(_silence(each, zone) for each in one.silence),
+        one.notify,
+        one.change.settings(),
+        one.severity,
         one.enabled,
-    )  # fmt: skip
+    )
 
 
 def _silence(one: Quiet, zone: tzinfo) -> Silence:
@@ -202,17 +224,26 @@ def _accumulate(metric: str, row: Mapping[str, Any], at: list[float]) -> None:
 
 
 def judge(rule: Rule, now: pa.Table, before: Sequence[pa.Table | None], loss: float | None) -> list[Verdict]:
-    """before: the windows of `growth.than`; None where there is no data from then. loss: of the window, if known."""
+    """before: the windows of `growth.than`; None where there is no data from then.
+
+    loss: of the window, if known.
+    """
     if rule.metric == "loss":
         return [] if loss is None else [_verdict(rule, "", loss, _threshold(rule))]
     current = values(rule, now)
     if rule.share is not None:
         whole = sum(values(_everything(rule), now).values())
         return [
-            Verdict(g, v, rule.share * whole, v > rule.share * whole and v >= rule.at_least,
-                    v <= (rule.share if rule.recover is None else rule.recover) * whole or v < rule.at_least, share=v / whole if whole else 0.0)
+            Verdict(
+                g,
+                v,
+                rule.share * whole,
+                v > rule.share * whole and v >= rule.at_least,
+                v <= (rule.share if rule.recover is None else rule.recover) * whole or v < rule.at_least,
+                share=v / whole if whole else 0.0,
+            )
             for g, v in current.items()
-        ]  # fmt: skip
+        ]
     if rule.growth is not None:
         return _grown(rule, current, before)
     return [_verdict(rule, g, v, _threshold(rule)) for g, v in current.items()]

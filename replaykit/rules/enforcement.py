@@ -1,9 +1,10 @@
 """Makes the rules come true: what ought to hold is compared with what holds, again and again.
 
-Owns effects (blocked, limited, ...), episodes (who was told what) and the log of both, all in the ledger. What a subject
-was like before is written down before it is touched, and kept until it is as it was, so a crash at any point forgets
-nothing and touches nothing twice: a step after it goes on from what is written. Undoing is the same comparison: what no
-rule asks for any more, because the period turned, a limit was raised or a rule was deleted, is restored.
+Owns effects (blocked, limited, ...), episodes (who was told what) and the log of both, all in the ledger.
+What a subject was like before is written down before it is touched, and kept until it is as it was, so a
+crash at any point forgets nothing and touches nothing twice: a step after it goes on from what is written.
+Undoing is the same comparison: what no rule asks for any more, because the period turned, a limit was raised
+or a rule was deleted, is restored.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Controller(Protocol):
 
 
 class Guard:
-    """rules: a file that is read again when it changes, or rules. controllers: by vantage, of what this process can do.
+    """rules: a file that is read again when it changes, or rules. controllers: by vantage, of what this
+    process can do.
 
     dry_run: everything is judged and logged, nothing is done.
     """
@@ -108,9 +110,11 @@ class Guard:
     # Effects: what holds as long as a rule asks for it.
 
     def _effects(self, found: Sequence[Verdict], now: int) -> list[Entry]:
-        goals = {} if self._dry_run else {
-            k: w for k, w in wanted(found).items() if w.subject.vantage in self._controllers
-        }  # fmt: skip
+        goals = (
+            {}
+            if self._dry_run
+            else {k: w for k, w in wanted(found).items() if w.subject.vantage in self._controllers}
+        )
         with self.ledger.database.reading() as connection:
             rows = connection.execute(sa.select(schema.effect)).mappings().all()
         held = {
@@ -138,9 +142,10 @@ class Guard:
             return self._failed(goal, now, str(error))
         vantage, kind, name = key[0]
         row = {
-            "digest": schema.digest(*key[0], key[1]), "vantage": vantage, "kind": kind, "subject": name, "effect": goal.effect,
-            "value": json.dumps(goal.value), "original": json.dumps(original), "state": "pending", "rule": goal.verdict.rule.name,
-            "since": now, "hold_until": now + goal.verdict.rule.hold_s, "error": "",
+            "digest": schema.digest(*key[0], key[1]), "vantage": vantage, "kind": kind, "subject": name,
+            "effect": goal.effect, "value": json.dumps(goal.value), "original": json.dumps(original),
+            "state": "pending", "rule": goal.verdict.rule.name, "since": now,
+            "hold_until": now + goal.verdict.rule.hold_s, "error": "",
         }  # fmt: skip
         with self.ledger.database.writing() as connection:
             self.ledger.database.put(connection, schema.effect, [row], ())
@@ -262,22 +267,37 @@ class Guard:
         self, digest: str, verdict: Verdict, threshold: Threshold, now: int, found: Sequence[Verdict]
     ) -> tuple[dict[str, Any], list[Entry]]:
         rule, subject = verdict.rule, verdict.subject
+        since = calendar.show(verdict.since, self.ledger.zone)[:16].replace("T", " ")
+        bound = f"{threshold.at:.0%} of {rule.describe()} ({rule.show(threshold.at * verdict.allowed)})"
+        in_words = f"{rule.show(verdict.used)} since {since}, more than {bound}"
         event = {
-            "id": hashlib.blake2b(f"{digest}\x1f{now}".encode(), digest_size=8).hexdigest(), "kind": "firing", "rule": rule.name,
-            "severity": "warning" if threshold.at < 1 else "critical", "group": f"{subject.kind} {subject.name}",
-            "at": iso(now), "began": iso(now), "metric": rule.metric, "value": verdict.used,
-            "threshold": threshold.at * verdict.allowed, "window_s": max(60, now - verdict.since),
-            "step": threshold.at, "vantage": subject.vantage, "subject_kind": subject.kind, "subject": subject.name, "labels": dict(subject.labels),
-            "reason": verdict.reason, "top": top(verdict, found),
-            "in_words": f"{rule.show(verdict.used)} since {calendar.show(verdict.since, self.ledger.zone)[:16].replace('T', ' ')}, "
-            f"more than {threshold.at:.0%} of {rule.describe()} ({rule.show(threshold.at * verdict.allowed)})",
-        }  # fmt: skip
+            "id": hashlib.blake2b(f"{digest}\x1f{now}".encode(), digest_size=8).hexdigest(),
+            "kind": "firing",
+            "rule": rule.name,
+            "severity": "warning" if threshold.at < 1 else "critical",
+            "group": f"{subject.kind} {subject.name}",
+            "at": iso(now),
+            "began": iso(now),
+            "metric": rule.metric,
+            "value": verdict.used,
+            "threshold": threshold.at * verdict.allowed,
+            "window_s": max(60, now - verdict.since),
+            "step": threshold.at,
+            "vantage": subject.vantage,
+            "subject_kind": subject.kind,
+            "subject": subject.name,
+            "labels": dict(subject.labels),
+            "reason": verdict.reason,
+            "top": top(verdict, found),
+            "in_words": in_words,
+        }
         dry = rule.dry_run or self._dry_run
         once = [a for a in threshold.actions if a.kind not in EFFECTS]
         row = {
-            "digest": digest, "rule": rule.name, "vantage": subject.vantage, "kind": subject.kind, "subject": subject.name,
-            "event": json.dumps(event), "waiting": json.dumps([] if dry else [[a.kind, a.value, "firing"] for a in once]),
-            "since": now, "hold_until": now + rule.hold_s, "state": "open",
+            "digest": digest, "rule": rule.name, "vantage": subject.vantage, "kind": subject.kind,
+            "subject": subject.name, "event": json.dumps(event),
+            "waiting": json.dumps([] if dry else [[a.kind, a.value, "firing"] for a in once]), "since": now,
+            "hold_until": now + rule.hold_s, "state": "open",
         }  # fmt: skip
         with self.ledger.database.writing() as connection:
             self.ledger.database.put(connection, schema.episode, [row], ())

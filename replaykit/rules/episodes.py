@@ -1,8 +1,8 @@
 """Episodes of alerts: when they begin, are told once, and end; kept on disk.
 
 Owns the state of every rule and group, and an outbox. State is saved before word is sent and after, so a
-restart neither forgets an episode nor begins it again; a message whose delivery was cut off by a crash is sent
-again with the same id. Steps of time that were missed are evaluated afterwards.
+restart neither forgets an episode nor begins it again; a message whose delivery was cut off by a crash is
+sent again with the same id. Steps of time that were missed are evaluated afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Source(Protocol):
     """Statistics by minute. Methods raise UsageError, and OSError while a server is away."""
 
     def rows(self, since_ns: int, until_ns: int) -> pa.Table | None:
-        """The rows of the minutes from `since` to before `until`; None where nothing is known of that time."""
+        """The rows of the minutes from `since` to before `until`; None where nothing is known of that
+        time.
+        """
 
     def loss(self, since_ns: int, until_ns: int) -> float | None:
         """The share of packets that the kernel dropped; None where nobody knows."""
@@ -173,7 +175,10 @@ class Watch:
         return out
 
     def deliver(self, send: Callable[[str, Mapping[str, Any]], None], now: float) -> list[str]:
-        """Sends what is in the outbox; gives a line for each failure. What fails is sent again next time, for a day."""
+        """Sends what is in the outbox; gives a line for each failure.
+
+        What fails is sent again next time, for a day.
+        """
         troubles: list[str] = []
         away: set[str] = set()
         for entry in list(self.state.outbox):
@@ -215,7 +220,8 @@ def _ns(seconds: float) -> int:
 
 def _numbers(rule: Rule, verdict: Verdict) -> dict[str, Any]:
     out: dict[str, Any] = {
-        "metric": rule.metric, "by": rule.by, "window_s": rule.window_s, "value": verdict.value, "threshold": verdict.threshold,
+        "metric": rule.metric, "by": rule.by, "window_s": rule.window_s, "value": verdict.value,
+        "threshold": verdict.threshold,
     }  # fmt: skip
     for name in ("base", "share"):
         value = getattr(verdict, name)

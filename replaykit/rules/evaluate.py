@@ -1,6 +1,7 @@
 """What the rules say now: which are exceeded, by whom, and which of several wins.
 
-The cost grows with the subjects and the rules, not with the time that a rule looks back on: each span is asked for once.
+The cost grows with the subjects and the rules, not with the time that a rule looks back on: each span is
+asked for once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Wanted:
 
 
 def verdicts(ledger: Ledger, rules: Iterable[Rule], now: int) -> list[Verdict]:
-    """Of every enabled rule, for every subject that it selects and that used anything; the rules' order is kept."""
+    """Of every enabled rule, for every subject that it selects and that used anything; the rules' order is
+    kept.
+    """
     asked: dict[tuple[str | None, str | None, int], Sequence[Sum]] = {}
     out: list[Verdict] = []
     for rule in rules:
@@ -131,7 +134,8 @@ def stricter(effect: str, one: Any, other: Any) -> bool:
 def explain(
     ledger: Ledger, rules: Sequence[Rule], name: str, now: int, states: Mapping[Key, State] | None = None
 ) -> list[str]:
-    """Why what happens to the subjects of this name (or glob) happens, line by line; nothing for an unknown one.
+    """Why what happens to the subjects of this name (or glob) happens, line by line; nothing for an unknown
+    one.
 
     states: what vantages say of their subjects now: limits of their own, and why somebody is refused.
     """
@@ -154,7 +158,8 @@ def explain(
         for w in held:
             more = f", stricter than {', '.join(w.others)}" if w.others else ""
             lines.append(
-                f"  => {effect_in_words(w.effect, w.value)} by {w.verdict.rule.name}{more}; {_until(w.verdict, ledger)}"
+                f"  => {effect_in_words(w.effect, w.value)} by {w.verdict.rule.name}{more};"
+                f" {_until(w.verdict, ledger)}"
             )
         refusals = state.refusals if state is not None else ()
         at = calendar.show(state.at, ledger.zone) if state is not None else ""
@@ -185,7 +190,8 @@ def _explained(
             f"{rule.name}: allows {rule.describe()}: nothing used since {calendar.show(since, ledger.zone)}"
         ]
     lines = [
-        f"{rule.name}: allows {rule.describe()}: {verdict.reason} since {calendar.show(verdict.since, ledger.zone)}"
+        f"{rule.name}: allows {rule.describe()}: {verdict.reason} since"
+        f" {calendar.show(verdict.since, ledger.zone)}"
     ]
     for threshold in rule.thresholds:
         state = "reached" if threshold in verdict.reached else "not reached"

@@ -32,7 +32,9 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Rule:
-    """limit: bytes or a count; share: of what all subjects of that vantage and kind moved; rate: bytes (or counts) a second."""
+    """limit: bytes or a count; share: of what all subjects of that vantage and kind moved; rate: bytes (or
+    counts) a second.
+    """
 
     name: str
     selection: Selection
@@ -41,7 +43,9 @@ class Rule:
     period: str | None = "month"
     start_day: int = 1
     anchored: bool = False
-    """Periods begin with the subject's own creation (its label `created`, seconds since the epoch), not with the calendar's."""
+    """Periods begin with the subject's own creation (its label `created`, seconds since the epoch), not with
+    the calendar's.
+    """
     window_s: int | None = None
     limit: float | None = None
     share: float | None = None
@@ -167,10 +171,23 @@ def _rules(document: Document) -> Rules:
 
 def _rule(one: LimitRule, names: Sequence[str], line: int) -> Rule:
     return Rule(
-        one.name, Selection(one.vantage, one.kind, one.subjects, one.exclude, one.labels), one.metric, one.direction, one.period,
-        one.start_day or 1, one.anchor == "created", one.window, one.limit, one.share, one.rate, _thresholds(one, names),
-        hold_s=(one.window or 0) if one.hold is None else int(one.hold), enabled=one.enabled, dry_run=one.dry_run, line=line,
-    )  # fmt: skip
+        one.name,
+        Selection(one.vantage, one.kind, one.subjects, one.exclude, one.labels),
+        one.metric,
+        one.direction,
+        one.period,
+        one.start_day or 1,
+        one.anchor == "created",
+        one.window,
+        one.limit,
+        one.share,
+        one.rate,
+        _thresholds(one, names),
+        hold_s=(one.window or 0) if one.hold is None else int(one.hold),
+        enabled=one.enabled,
+        dry_run=one.dry_run,
+        line=line,
+    )
 
 
 def _thresholds(one: LimitRule, names: Sequence[str]) -> tuple[Threshold, ...]:

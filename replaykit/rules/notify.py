@@ -1,4 +1,5 @@
-"""Word of alerts: webhooks (plain, Slack, DingTalk, Feishu, WeCom), Alertmanager, e-mail, a command, and all that Apprise reaches.
+"""Word of alerts: webhooks (plain, Slack, DingTalk, Feishu, WeCom), Alertmanager, e-mail, a command, and all
+that Apprise reaches.
 
 Owns what each of them wants to be told. Secrets (tokens in URLs, passwords) come from the environment by
 `${NAME}` and are never part of an error.
@@ -88,7 +89,10 @@ def send(notifier: Mapping[str, Any], event: Mapping[str, Any]) -> None:
 
 
 def service(url: str) -> Any:
-    """Apprise's service for a URL; None where it knows none. Raises UsageError where Apprise is not installed."""
+    """Apprise's service for a URL; None where it knows none.
+
+    Raises UsageError where Apprise is not installed.
+    """
     try:
         import apprise
     except ModuleNotFoundError:
@@ -203,14 +207,19 @@ def _email(notifier: Mapping[str, Any], event: Mapping[str, Any]) -> None:
 
 def _command(arguments: list[str], event: Mapping[str, Any]) -> None:
     environment = {
-        **os.environ, "REPLAYKIT_RULE": event["rule"], "REPLAYKIT_KIND": event["kind"], "REPLAYKIT_GROUP": visible(event["group"]),
-        "REPLAYKIT_VALUE": str(event["value"]), "REPLAYKIT_ID": event["id"],
+        **os.environ, "REPLAYKIT_RULE": event["rule"], "REPLAYKIT_KIND": event["kind"],
+        "REPLAYKIT_GROUP": visible(event["group"]), "REPLAYKIT_VALUE": str(event["value"]),
+        "REPLAYKIT_ID": event["id"],
     }  # fmt: skip
     try:
         done = subprocess.run(
-            arguments, input=json.dumps({**event, "text": text(event)}).encode(), capture_output=True, check=False,
-            timeout=_LONGEST_S, env=environment,
-        )  # fmt: skip
+            arguments,
+            input=json.dumps({**event, "text": text(event)}).encode(),
+            capture_output=True,
+            check=False,
+            timeout=_LONGEST_S,
+            env=environment,
+        )
     except subprocess.TimeoutExpired:
         raise UsageError(f"{arguments[0]}: did not end within {_LONGEST_S} s") from None
     if done.returncode:

@@ -24,7 +24,10 @@ def show(entry: Entry) -> str:
     """One line."""
     value = f" {value_in_words(entry.action, entry.value)}" if entry.value else ""
     error = f": {entry.error}" if entry.error else ""
-    return f"{entry.rule}: {entry.kind} {entry.subject}: {entry.action}{value} {entry.outcome} ({entry.reason}){error}"
+    return (
+        f"{entry.rule}: {entry.kind} {entry.subject}: {entry.action}{value} {entry.outcome}"
+        f" ({entry.reason}){error}"
+    )
 
 
 def value_in_words(action: str, value: str) -> str:

@@ -54,7 +54,10 @@ def _between(table: pa.Table, since_ns: int, until_ns: int) -> pa.Table:
 
 
 class ParquetSource:
-    """A file, a directory or an s3:// prefix of exchanges. An hour is read once, and again when its files change."""
+    """A file, a directory or an s3:// prefix of exchanges.
+
+    An hour is read once, and again when its files change.
+    """
 
     HOURS = 400
 
@@ -81,7 +84,9 @@ class ParquetSource:
         return known[1] if known[1].num_rows else None
 
     def moved(self, by: str, since_ns: int, until_ns: int, step_ns: int) -> Iterator[Moved]:
-        """Bytes of requests and responses by step and group, each exchange's where it began; an hour is read at a time."""
+        """Bytes of requests and responses by step and group, each exchange's where it began; an hour is read
+        at a time.
+        """
         for hour in range(since_ns // HOUR_NS, (until_ns - 1) // HOUR_NS + 1):
             table = self.rows(max(hour * HOUR_NS, since_ns), min((hour + 1) * HOUR_NS, until_ns))
             if table is not None:

@@ -1,8 +1,9 @@
 """Who may ask the API, and how much: judged before anything of a request is read.
 
-Owns the checks of Host, of where a browser says that a request comes from, of the token and the brake on wrong ones, the
-limits on bodies and on streams, and the headers that keep answers out of other sites' pages. A browser on this machine is
-the danger: any page in it can send requests to 127.0.0.1. Programs send none of a browser's headers, and need none.
+Owns the checks of Host, of where a browser says that a request comes from, of the token and the brake on
+wrong ones, the limits on bodies and on streams, and the headers that keep answers out of other sites' pages.
+A browser on this machine is the danger: any page in it can send requests to 127.0.0.1. Programs send none of
+a browser's headers, and need none.
 """
 
 from __future__ import annotations
@@ -117,20 +118,27 @@ class Timing:
 
     def shown(self) -> dict[str, float]:
         return {
-            "total_requests": self._count, "avg_response_ms": round(self._sum / max(1, self._count), 3),
+            "total_requests": self._count,
+            "avg_response_ms": round(self._sum / max(1, self._count), 3),
             "recent100_avg_ms": round(sum(self._recent) / max(1, len(self._recent)), 3),
-            "max_response_ms": round(self._most, 3), "min_response_ms": round(self._least, 3),
-        }  # fmt: skip
+            "max_response_ms": round(self._most, 3),
+            "min_response_ms": round(self._least, 3),
+        }
 
 
 class Admission:
-    """An ASGI application around another. token: None: none is needed, and only this machine is answered. origins: of other
-    front ends, whose pages may ask as our own does.
+    """An ASGI application around another. token: None: none is needed, and only this machine is answered.
+    origins: of other front ends, whose pages may ask as our own does.
     """
 
     def __init__(
-        self, app: Any, token: str | None = None, origins: Sequence[str] = (), brake: Brake | None = None, timing: Timing | None = None
-    ) -> None:  # fmt: skip
+        self,
+        app: Any,
+        token: str | None = None,
+        origins: Sequence[str] = (),
+        brake: Brake | None = None,
+        timing: Timing | None = None,
+    ) -> None:
         self._app, self._token, self._origins = app, token, frozenset(origins)
         self._brake = brake or Brake()
         self._streams, self._timing = 0, timing or Timing()

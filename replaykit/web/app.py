@@ -1,7 +1,9 @@
-"""The REST API and the live page, of one application whatever is measured: a part for each vantage that there is.
+"""The REST API and the live page, of one application whatever is measured: a part for each vantage that there
+is.
 
 Every answer is `{"success": …, "message": …, "data": …}`. With a token, every call but /health needs it
-(`Authorization: Bearer …`). OpenAPI's description is at /openapi.json. Who is let in at all: `replaykit.web.admission`.
+(`Authorization: Bearer …`). OpenAPI's description is at /openapi.json. Who is let in at all:
+`replaykit.web.admission`.
 """
 
 from __future__ import annotations
@@ -31,20 +33,28 @@ from replaykit.web.usage import add_history, add_limits, add_overview
 STATIC = Path(__file__).parent / "static"
 _PAGE = {
     # Nothing is loaded from elsewhere, and nobody may frame it. Vue makes functions of its templates.
-    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self' ws: wss:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
 }  # fmt: skip
 
 
 def create_app(
-    ledger: Ledger, forwarder: Forwarder | None = None, token: str | None = None, *, exchanges: str | None = None,
-    machines: Machines | None = None, rules: Callable[[], Sequence[Rule]] | None = None, origins: Sequence[str] = (),
-) -> FastAPI:  # fmt: skip
-    """The application. token: what every call but /health must bring; None: nothing. exchanges: an archive of Parquet.
+    ledger: Ledger,
+    forwarder: Forwarder | None = None,
+    token: str | None = None,
+    *,
+    exchanges: str | None = None,
+    machines: Machines | None = None,
+    rules: Callable[[], Sequence[Rule]] | None = None,
+    origins: Sequence[str] = (),
+) -> FastAPI:
+    """The application. token: what every call but /health must bring; None: nothing. exchanges: an archive of
+    Parquet.
 
-    machines: what is polled here; without it the ledger's machines are shown as they were seen last. rules: as they are now.
-    origins: of other front ends that may ask.
+    machines: what is polled here; without it the ledger's machines are shown as they were seen last. rules:
+    as they are now. origins: of other front ends that may ask.
     """
 
     app = FastAPI(title="replaykit", version=__version__, docs_url=None, redoc_url=None)

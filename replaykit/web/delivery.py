@@ -1,6 +1,7 @@
 """How answers travel: HEAD wherever there is GET, compressed, and not again where the asker has them already.
 
-Owns what RFC 9110 says of HEAD (§9.3.2) and of If-None-Match (§13.1.2), for every route at once. Streams pass as they are.
+Owns what RFC 9110 says of HEAD (§9.3.2) and of If-None-Match (§13.1.2), for every route at once. Streams pass
+as they are.
 """
 
 from __future__ import annotations

@@ -30,19 +30,28 @@ def add_exchanges(api: APIRouter, ledger: Ledger, place: str | None) -> None:
 
     @api.get("/api/exchanges")
     async def exchanges(
-        endpoint: Text = None, address: Text = None, status: Annotated[int | None, Query(ge=1, le=999)] = None,
-        since: str | None = None, until: str | None = None, order: Literal["newest", "largest"] = "newest",
+        endpoint: Text = None,
+        address: Text = None,
+        status: Annotated[int | None, Query(ge=1, le=999)] = None,
+        since: str | None = None,
+        until: str | None = None,
+        order: Literal["newest", "largest"] = "newest",
         most: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> ListAnswer:  # fmt: skip
-        """Single exchanges of the last hour, or of a span. Columns are those of docs/columns.md; no header or body is among them."""
+    ) -> ListAnswer:
+        """Single exchanges of the last hour, or of a span.
+
+        Columns are those of docs/columns.md; no header or body is among them.
+        """
         span, wanted = window(since, until), find.Wanted(endpoint, address, status)
         return ListAnswer(data=await run_in_threadpool(find.exchanges, str(place), span, wanted, order, most))
 
     @api.get("/api/endpoints")
     async def endpoints(
-        address: Text = None, since: str | None = None, until: str | None = None,
+        address: Text = None,
+        since: str | None = None,
+        until: str | None = None,
         most: Annotated[int, Query(ge=1, le=1000)] = 100,
-    ) -> ListAnswer:  # fmt: skip
+    ) -> ListAnswer:
         """What each endpoint moved for an address: whom a machine or a user talks to."""
         span, wanted = window(since, until), find.Wanted(address=address)
         return ListAnswer(data=await run_in_threadpool(find.endpoints, str(place), span, wanted, most))

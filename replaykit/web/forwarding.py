@@ -34,7 +34,9 @@ class Moved(BaseModel):
 
 
 class PortMoved(BaseModel):
-    """The same of the mapping of a port; `name` where others may have the port too: `example.com:8443`, `5300/udp`."""
+    """The same of the mapping of a port; `name` where others may have the port too: `example.com:8443`,
+    `5300/udp`.
+    """
 
     port: int
     name: str | None = None
@@ -56,7 +58,10 @@ class TrafficAnswer(Answer):
 
 
 class NewMapping(BaseModel):
-    """A mapping; what it has already is changed. `rate_limit` in bytes a second; `flow_limit_mb` in MB of 2^20."""
+    """A mapping; what it has already is changed.
+
+    `rate_limit` in bytes a second; `flow_limit_mb` in MB of 2^20.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
     source_port: int = Field(ge=1, le=65_535)
@@ -113,14 +118,17 @@ def traffic(forwarder: Forwarder) -> Traffic:
         )
     lines = [meter for (kind, _), meter in forwarder.meters.items() if kind == "tunnel"]
     tunnel = Moved(
-        bytes_sent=sum(m.sent for m in lines), bytes_received=sum(m.received for m in lines),
+        bytes_sent=sum(m.sent for m in lines),
+        bytes_received=sum(m.received for m in lines),
         last_update=max((m.last_update for m in lines), default=0),
-    )  # fmt: skip
+    )
     return Traffic(
-        tunnel=tunnel, mappings=mappings, timestamp=int(time.time()),
+        tunnel=tunnel,
+        mappings=mappings,
+        timestamp=int(time.time()),
         total_sent=tunnel.bytes_sent + sum(m.bytes_sent for m in mappings),
         total_received=tunnel.bytes_received + sum(m.bytes_received for m in mappings),
-    )  # fmt: skip
+    )
 
 
 def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder) -> None:
@@ -154,7 +162,10 @@ def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder) -> None:
 
     @app.websocket("/api/stats/ws")
     async def push(socket: WebSocket) -> None:
-        """The statistics every second. A browser cannot set headers here, so the token may be the subprotocol too."""
+        """The statistics every second.
+
+        A browser cannot set headers here, so the token may be the subprotocol too.
+        """
         offered = socket.headers.get("sec-websocket-protocol", "")
         await socket.accept(subprotocol=offered.partition(",")[0].strip() or None)
         try:
@@ -166,7 +177,10 @@ def add_traffic(api: APIRouter, app: FastAPI, forwarder: Forwarder) -> None:
 
 
 async def _silence(socket: WebSocket, seconds: float) -> None:
-    """Waits; what a client says meanwhile is nothing to us, but that it has gone. Raises WebSocketDisconnect."""
+    """Waits; what a client says meanwhile is nothing to us, but that it has gone.
+
+    Raises WebSocketDisconnect.
+    """
     try:
         async with asyncio.timeout(seconds):
             while True:
@@ -205,21 +219,39 @@ class _Asked:
         one, meter = self.forwarder.mappings[name], self.forwarder.meter("mapping", name)
         route = self.forwarder.routes.get(name)
         return {
-            **plain(one), "name": name, "protocol": one.protocol, "listen": one.listen, "port": one.source_port,
-            "bytes_sent": meter.sent, "bytes_received": meter.received, "last_update": meter.last_update,
-            "connections": meter.open, "running": route is not None, "refusal": meter.refusal(),
-            "refusals": self.refusals("mapping", name, rules), "limits": meter.limits(), "rule_rate_limit": meter.ruled.rate, "troubles": route.troubles if route is not None else {},
+            **plain(one),
+            "name": name,
+            "protocol": one.protocol,
+            "listen": one.listen,
+            "port": one.source_port,
+            "bytes_sent": meter.sent,
+            "bytes_received": meter.received,
+            "last_update": meter.last_update,
+            "connections": meter.open,
+            "running": route is not None,
+            "refusal": meter.refusal(),
+            "refusals": self.refusals("mapping", name, rules),
+            "limits": meter.limits(),
+            "rule_rate_limit": meter.ruled.rate,
+            "troubles": route.troubles if route is not None else {},
             "top_talkers": talkers(self.forwarder, name),
-        }  # fmt: skip
+        }
 
     def of_client(self, name: str, rules: dict[tuple[str, str], str]) -> dict[str, Any]:
         meter = self.forwarder.meter("client", name)
         owned = sorted(n for n, m in self.forwarder.mappings.items() if m.client == name)
         return {
-            **plain(self.forwarder.clients[name]), "name": name, "bytes_sent": meter.sent, "bytes_received": meter.received,
-            "connections": meter.open, "mappings": owned, "refusal": meter.refusal(),
-            "refusals": self.refusals("client", name, rules), "limits": meter.limits(), "rule_rate_limit": meter.ruled.rate,
-        }  # fmt: skip
+            **plain(self.forwarder.clients[name]),
+            "name": name,
+            "bytes_sent": meter.sent,
+            "bytes_received": meter.received,
+            "connections": meter.open,
+            "mappings": owned,
+            "refusal": meter.refusal(),
+            "refusals": self.refusals("client", name, rules),
+            "limits": meter.limits(),
+            "rule_rate_limit": meter.ruled.rate,
+        }
 
     async def changed(self, change: Callable[[], Awaitable[Any]]) -> None:
         try:
@@ -247,7 +279,10 @@ def add_mappings(api: APIRouter, forwarder: Forwarder, open_to_others: bool) -> 
 def _add_mappings(api: APIRouter, asked: _Asked, open_to_others: bool) -> None:
     @api.get("/api/mapping/list")
     async def list_mappings(page: Page, search: Annotated[str, Query(max_length=300)] = "") -> ListAnswer:
-        """All of them, or those with this text in name, client, target or remark. `refusals`: why nobody is let in now."""
+        """All of them, or those with this text in name, client, target or remark.
+
+        `refusals`: why nobody is let in now.
+        """
         rules, word = await asked.blocking(), search.lower()
         found = [
             name
@@ -272,7 +307,8 @@ def _add_mappings(api: APIRouter, asked: _Asked, open_to_others: bool) -> None:
         if not open_to_others and not ipaddress.ip_address(one.listen).is_loopback:
             raise Problem(
                 403,
-                f"listen: {one.listen}: beyond this machine only where the API has a token: set REPLAYKIT_TOKEN, or use --map",
+                f"listen: {one.listen}: beyond this machine only where the API has a token: set"
+                " REPLAYKIT_TOKEN, or use --map",
             )
         await asked.changed(lambda: asked.forwarder.put(one))
         return DataAnswer(

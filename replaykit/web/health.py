@@ -1,4 +1,5 @@
-"""`/health` and `/metrics` of a running pipeline, on 127.0.0.1 unless told, and beyond it only where that was agreed to.
+"""`/health` and `/metrics` of a running pipeline, on 127.0.0.1 unless told, and beyond it only where that was
+agreed to.
 
 Owns the answers, not what they say: a function gives that, quickly, from any thread.
 """
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 
 
 class Health:
-    """address: `[HOST]:PORT`. status: `ok` and whatever else is known; `metrics`: names with labels to numbers.
+    """address: `[HOST]:PORT`. status: `ok` and whatever else is known; `metrics`: names with labels to
+    numbers.
 
-    token: what must be brought beyond this machine; without it probes are told there whether all is well, and no more.
-    everybody: nothing must be brought. Raises UsageError where nothing can listen, or neither was agreed to.
+    token: what must be brought beyond this machine; without it probes are told there whether all is well, and
+    no more. everybody: nothing must be brought. Raises UsageError where nothing can listen, or neither was
+    agreed to.
     """
 
     def __init__(
@@ -97,7 +100,8 @@ def place(address: str, token: str | None, everybody: bool) -> tuple[str, int, C
 def exposition(
     metrics: Mapping[tuple[str, tuple[tuple[str, str], ...]], float], accepted: str
 ) -> tuple[int, str, bytes]:
-    """Status, kind and page in the format of Prometheus that is asked for; names that end in _total are counters.
+    """Status, kind and page in the format of Prometheus that is asked for; names that end in _total are
+    counters.
 
     Where its client is not installed, what to install: `/health` needs none, so that is said only here.
     """

@@ -1,4 +1,6 @@
-"""The machines' part of the API, in pve-traffic-monitor's shapes: machines, their statistics and history, the action log and the rules."""
+"""The machines' part of the API, in pve-traffic-monitor's shapes: machines, their statistics and history, the
+action log and the rules.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,11 @@ class StatsAnswer(BaseModel):
 
 
 class Machines(Protocol):
-    """now: what the last poll saw, by subject. rules, given: as they are now, and as the configuration has them.
+    """now: what the last poll saw, by subject. rules, given: as they are now, and as the configuration has
+    them.
 
-    name: of the hypervisor, which is asked every every_s seconds; answered: when it last answered; trouble: why it did not since.
+    name: of the hypervisor, which is asked every every_s seconds; answered: when it last answered; trouble:
+    why it did not since.
     """
 
     @property
@@ -86,7 +90,10 @@ def silence(polled: Machines) -> str:
 
 
 class _Seen:
-    """What is known of machines. polled: None: nobody polls here, and the ledger's labels say what was seen last."""
+    """What is known of machines.
+
+    polled: None: nobody polls here, and the ledger's labels say what was seen last.
+    """
 
     def __init__(self, ledger: Ledger, polled: Machines | None) -> None:
         self.ledger, self.polled = ledger, polled
@@ -101,13 +108,23 @@ class _Seen:
         tags = [t for t in labels.get("tags", "").split(";") if t]
         counters = list(machine.counters.values()) if machine is not None else []
         return {
-            "subject": subject.name, "vmid": _number(labels.get("vmid", subject.name)), "name": labels.get("name", ""),
+            "subject": subject.name,
+            "vmid": _number(labels.get("vmid", subject.name)),
+            "name": labels.get("name", ""),
             "status": machine.status if machine is not None else labels.get("status", "unknown"),
-            "tags": tags, "matched_rules": [r.name for r in rules if r.enabled and r.selection.matches(subject)],
-            "netrx": sum(c[0] for c in counters), "nettx": sum(c[1] for c in counters), "node": labels.get("node", ""),
-            "type": labels.get("type", ""), "template": machine is not None and machine.template,
-            "creation_time": _iso(int(labels["created"]), self.ledger.zone) if labels.get("created", "").isdigit() else None,
-        }  # fmt: skip
+            "tags": tags,
+            "matched_rules": [r.name for r in rules if r.enabled and r.selection.matches(subject)],
+            "netrx": sum(c[0] for c in counters),
+            "nettx": sum(c[1] for c in counters),
+            "node": labels.get("node", ""),
+            "type": labels.get("type", ""),
+            "template": machine is not None and machine.template,
+            "creation_time": (
+                _iso(int(labels["created"]), self.ledger.zone)
+                if labels.get("created", "").isdigit()
+                else None
+            ),
+        }
 
     def find(self, vmid: str) -> Subject:
         there = self.known()
@@ -123,12 +140,22 @@ class _Seen:
         with self.ledger.database.reading() as connection:
             count = connection.execute(query.where(s.c.vantage == "hypervisor")).scalar_one()
         return {
-            "total_records": count, "storage_type": "file" if self.ledger.database.shown.startswith("files:") else self.ledger.database.kind,
-            "monitor_interval": None if self.polled is None else self.polled.every_s, "data_retention": 0 if self.polled is None else self.polled.retention_days,
-            "cache_total": 0, "cache_expired": 0, "hypervisor": None if self.polled is None else self.polled.name,
-            "answered": None if self.polled is None or self.polled.answered is None else _iso(self.polled.answered, self.ledger.zone),
+            "total_records": count,
+            "storage_type": (
+                "file" if self.ledger.database.shown.startswith("files:") else self.ledger.database.kind
+            ),
+            "monitor_interval": None if self.polled is None else self.polled.every_s,
+            "data_retention": 0 if self.polled is None else self.polled.retention_days,
+            "cache_total": 0,
+            "cache_expired": 0,
+            "hypervisor": None if self.polled is None else self.polled.name,
+            "answered": (
+                None
+                if self.polled is None or self.polled.answered is None
+                else _iso(self.polled.answered, self.ledger.zone)
+            ),
             "trouble": "" if self.polled is None else silence(self.polled),
-        }  # fmt: skip
+        }
 
     def sums(
         self, period: str, names: tuple[str, ...] = (), since: int | None = None, until: int | None = None
@@ -162,7 +189,9 @@ def _add_machines(api: APIRouter, seen: _Seen) -> None:
 
     @api.get("/api/system/stats")
     async def system_stats(request: Request) -> DataAnswer:
-        """How the monitor itself is: records, storage, how quickly this API answers, and whether the hypervisor does."""
+        """How the monitor itself is: records, storage, how quickly this API answers, and whether the
+        hypervisor does.
+        """
         found = await run_in_threadpool(seen.system)
         return DataAnswer(data={**found, "api_performance": request.app.state.timing.shown()})
 
@@ -177,8 +206,8 @@ def _add_machines(api: APIRouter, seen: _Seen) -> None:
             since, until = _period(period, seen.ledger.zone)
             rx, tx = (row.rx_bytes, row.tx_bytes) if row is not None else (0, 0)
             stats[period] = {
-                "total_bytes": rx + tx, "rx_bytes": rx, "tx_bytes": tx, "start_time": _iso(since, seen.ledger.zone),
-                "end_time": _iso(until, seen.ledger.zone),
+                "total_bytes": rx + tx, "rx_bytes": rx, "tx_bytes": tx,
+                "start_time": _iso(since, seen.ledger.zone), "end_time": _iso(until, seen.ledger.zone),
             }  # fmt: skip
         return DataAnswer(data={"vm": seen.shown(subject), "stats": stats})
 
@@ -186,9 +215,12 @@ def _add_machines(api: APIRouter, seen: _Seen) -> None:
 def _add_statistics(api: APIRouter, seen: _Seen) -> None:
     @api.get("/api/stats")
     async def stats(
-        page: Page, period: Literal["minute", "hour", "day", "month"] = "day", direction: Direction = "both",
-        start: str | None = None, end: str | None = None,
-    ) -> StatsAnswer:  # fmt: skip
+        page: Page,
+        period: Literal["minute", "hour", "day", "month"] = "day",
+        direction: Direction = "both",
+        start: str | None = None,
+        end: str | None = None,
+    ) -> StatsAnswer:
         """What each machine moved in this hour, day or month, or from `start` to `end`, the largest first."""
         if (start is None) != (end is None):
             raise Problem(400, "give both start and end, or neither")
@@ -204,11 +236,20 @@ def _add_statistics(api: APIRouter, seen: _Seen) -> None:
         for name, row in found.items():
             total = row.bytes if way == "both" else row.rx_bytes if way == "rx" else row.tx_bytes
             labels = there[name].labels if name in there else {}
-            rows.append({
-                "vmid": _number(labels.get("vmid", name)), "name": labels.get("name", ""), "period": period if start is None else "custom",
-                "direction": direction, "start_time": _iso(since, seen.ledger.zone), "end_time": _iso(until, seen.ledger.zone), "total_bytes": total,
-                "rx_bytes": row.rx_bytes, "tx_bytes": row.tx_bytes, "total_gb": round(total / _GIB, 6),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "vmid": _number(labels.get("vmid", name)),
+                    "name": labels.get("name", ""),
+                    "period": period if start is None else "custom",
+                    "direction": direction,
+                    "start_time": _iso(since, seen.ledger.zone),
+                    "end_time": _iso(until, seen.ledger.zone),
+                    "total_bytes": total,
+                    "rx_bytes": row.rx_bytes,
+                    "tx_bytes": row.tx_bytes,
+                    "total_gb": round(total / _GIB, 6),
+                }
+            )
         rows.sort(key=lambda r: -r["total_bytes"])
         return StatsAnswer(
             period=period if start is None else "custom", direction=direction, data=list(page.of(rows))
@@ -224,7 +265,9 @@ def _add_history(api: APIRouter, seen: _Seen) -> None:
         start: str | None = None,
         end: str | None = None,
     ) -> ListAnswer:
-        """A machine by minute of the last hour, hour of the last day, day of 30, month of twelve, or from `start` to `end`."""
+        """A machine by minute of the last hour, hour of the last day, day of 30, month of twelve, or from
+        `start` to `end`.
+        """
         subject = await run_in_threadpool(seen.find, vmid)
         until = int(time.time()) + 1 if end is None else calendar.moment(end, seen.ledger.zone)
         since = max(0, until - _LAST[period]) if start is None else calendar.moment(start, seen.ledger.zone)
@@ -235,24 +278,36 @@ def _add_history(api: APIRouter, seen: _Seen) -> None:
         )
         moved = {r.time: r for r in rows}
         first = min(moved, default=until)  # before it was ever seen there is nothing to say
-        return ListAnswer(data=[
-            {
-                "timestamp": datetime.fromtimestamp(at, seen.ledger.zone).strftime(_SHOWN[period]),
-                "rx_bytes": moved[at].rx_bytes if at in moved else 0, "tx_bytes": moved[at].tx_bytes if at in moved else 0,
-                "total_bytes": moved[at].bytes if at in moved else 0,
-            }
-            for at in page.of(list(calendar.buckets(period, max(since, first), min(until, int(time.time()) + 1), seen.ledger.zone)))
-        ])  # fmt: skip
+        return ListAnswer(
+            data=[
+                {
+                    "timestamp": datetime.fromtimestamp(at, seen.ledger.zone).strftime(_SHOWN[period]),
+                    "rx_bytes": moved[at].rx_bytes if at in moved else 0,
+                    "tx_bytes": moved[at].tx_bytes if at in moved else 0,
+                    "total_bytes": moved[at].bytes if at in moved else 0,
+                }
+                for at in page.of(
+                    list(
+                        calendar.buckets(
+                            period, max(since, first), min(until, int(time.time()) + 1), seen.ledger.zone
+                        )
+                    )
+                )
+            ]
+        )
 
 
 def _add_log_and_rules(api: APIRouter, seen: _Seen) -> None:
     @api.get("/api/logs")
     async def logs(
-        page: Page, start: str | None = None, end: str | None = None, vmid: str | None = None,
+        page: Page,
+        start: str | None = None,
+        end: str | None = None,
+        vmid: str | None = None,
         most: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-    ) -> ListAnswer:  # fmt: skip
-        """What rules did to machines, the oldest first; of the last seven days where no time is given. With `limit`, `offset`
-        leaves out the newest.
+    ) -> ListAnswer:
+        """What rules did to machines, the oldest first; of the last seven days where no time is given. With
+        `limit`, `offset` leaves out the newest.
         """
         until = int(time.time()) + 1 if end is None else calendar.moment(end, seen.ledger.zone)
         since = max(0, until - 7 * 86_400) if start is None else calendar.moment(start, seen.ledger.zone)
@@ -263,13 +318,20 @@ def _add_log_and_rules(api: APIRouter, seen: _Seen) -> None:
             return log(seen.ledger, since, until, newest, vmid, "hypervisor", offset=page.offset)
 
         entries = await run_in_threadpool(asked)
-        return ListAnswer(data=[
-            {
-                "vmid": _number(e.subject.partition("@")[0]), "rule_name": e.rule, "action": e.action if e.outcome != "undone" else f"undo {e.action}",
-                "reason": e.reason, "timestamp": _iso(e.time, seen.ledger.zone), "success": e.outcome in ("done", "undone"), "error": e.error,
-            }
-            for e in entries
-        ])  # fmt: skip
+        return ListAnswer(
+            data=[
+                {
+                    "vmid": _number(e.subject.partition("@")[0]),
+                    "rule_name": e.rule,
+                    "action": e.action if e.outcome != "undone" else f"undo {e.action}",
+                    "reason": e.reason,
+                    "timestamp": _iso(e.time, seen.ledger.zone),
+                    "success": e.outcome in ("done", "undone"),
+                    "error": e.error,
+                }
+                for e in entries
+            ]
+        )
 
     @api.get("/api/rules")
     async def configured(page: Page) -> ListAnswer:

@@ -1,4 +1,6 @@
-"""Lists in pages: `limit` and `offset`, the count of the whole in X-Total-Count, and the pages around in Link (RFC 8288)."""
+"""Lists in pages: `limit` and `offset`, the count of the whole in X-Total-Count, and the pages around in Link
+(RFC 8288).
+"""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ MOST_ROWS = MOST
 _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400}
 _SECONDS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
 _REPORT = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; frame-ancestors 'none'; "
-    "sandbox allow-scripts allow-downloads"
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:;"
+    " frame-ancestors 'none'; sandbox allow-scripts allow-downloads"
 )
 """A report's own script draws its chart; it is no page of this API's, and may ask it nothing."""
 Period = Literal["minute", "hour", "day", "month"]
@@ -52,7 +52,10 @@ Chosen = Annotated[Selection, Depends(chosen)]
 
 
 def between(ledger: Ledger, since: str | None, until: str | None, last_s: int) -> tuple[int, int]:
-    """A span of time as people name it; without a begin, the last so many seconds. Raises Problem and UsageError."""
+    """A span of time as people name it; without a begin, the last so many seconds.
+
+    Raises Problem and UsageError.
+    """
     end = int(time.time()) + 1 if until is None else calendar.moment(until, ledger.zone)
     begin = max(0, end - last_s) if since is None else calendar.moment(since, ledger.zone)
     if not 0 <= begin < end <= calendar.LATEST:
@@ -63,14 +66,17 @@ def between(ledger: Ledger, since: str | None, until: str | None, last_s: int) -
 def add_overview(
     api: APIRouter, ledger: Ledger, parts: dict[str, bool], trouble: Callable[[], str] | None = None
 ) -> None:
-    """parts: what this application has beside the ledger. trouble: why what is shown may be old; empty where it is not."""
+    """parts: what this application has beside the ledger.
+
+    trouble: why what is shown may be old; empty where it is not.
+    """
 
     @api.get("/api/overview")
     async def overview(
         since: str | None = None, until: str | None = None, top: Annotated[int, Query(ge=1, le=100)] = 5
     ) -> DataAnswer:
-        """Who uses the bandwidth, across vantages: of each kind of subject how many, the sums, and the largest. The span is the
-        last day where none is given.
+        """Who uses the bandwidth, across vantages: of each kind of subject how many, the sums, and the
+        largest. The span is the last day where none is given.
         """
         begin, end = between(ledger, since, until, _LAST["hour"])
         found = await run_in_threadpool(totals, ledger, begin, end)
@@ -78,17 +84,30 @@ def add_overview(
         for row in found.sums:
             at = kinds.setdefault(
                 (row.vantage, row.subject_kind),
-                {"vantage": row.vantage, "kind": row.subject_kind, "subjects": 0, "rx_bytes": 0, "tx_bytes": 0, "top": []},
-            )  # fmt: skip
+                {
+                    "vantage": row.vantage,
+                    "kind": row.subject_kind,
+                    "subjects": 0,
+                    "rx_bytes": 0,
+                    "tx_bytes": 0,
+                    "top": [],
+                },
+            )
             at["subjects"] += 1
             at["rx_bytes"] += row.rx_bytes
             at["tx_bytes"] += row.tx_bytes
             if len(at["top"]) < top:
                 at["top"] += shown.records([row], ledger.zone)
-        return DataAnswer(data={
-            "since": calendar.show(found.since, ledger.zone), "until": calendar.show(found.until, ledger.zone),
-            "parts": parts, "time_zone": ledger.time_zone, "trouble": trouble() if trouble is not None else "", "kinds": [kinds[k] for k in sorted(kinds)],
-        })  # fmt: skip
+        return DataAnswer(
+            data={
+                "since": calendar.show(found.since, ledger.zone),
+                "until": calendar.show(found.until, ledger.zone),
+                "parts": parts,
+                "time_zone": ledger.time_zone,
+                "trouble": trouble() if trouble is not None else "",
+                "kinds": [kinds[k] for k in sorted(kinds)],
+            }
+        )
 
 
 def add_limits(api: APIRouter, ledger: Ledger, rules: Callable[[], Sequence[Rule]] | None) -> None:
@@ -96,7 +115,9 @@ def add_limits(api: APIRouter, ledger: Ledger, rules: Callable[[], Sequence[Rule
 
     @api.get("/api/limits")
     async def limits(vantage: str, kind: str, subject: str) -> ListAnswer:
-        """What each rule allows a subject, what it used of it, what remains, and when that begins anew (null: it slides)."""
+        """What each rule allows a subject, what it used of it, what remains, and when that begins anew (null:
+        it slides).
+        """
         now, chosen = int(time.time()), Selection(vantage, kind, (literally(subject),))
 
         def judged() -> list[dict[str, Any]]:
@@ -111,20 +132,33 @@ def add_limits(api: APIRouter, ledger: Ledger, rules: Callable[[], Sequence[Rule
 def _limit(verdict: Verdict, ledger: Ledger) -> dict[str, Any]:
     rule = verdict.rule
     return {
-        "rule": rule.name, "allows": rule.describe(), "binary": rule.is_binary, "metric": rule.metric, "direction": rule.direction, "used": verdict.used,
-        "allowed": verdict.allowed, "remaining": max(0.0, verdict.allowed - verdict.used),
+        "rule": rule.name,
+        "allows": rule.describe(),
+        "binary": rule.is_binary,
+        "metric": rule.metric,
+        "direction": rule.direction,
+        "used": verdict.used,
+        "allowed": verdict.allowed,
+        "remaining": max(0.0, verdict.allowed - verdict.used),
         "share": verdict.used / verdict.allowed if verdict.allowed else None,
         "since": calendar.show(verdict.since, ledger.zone),
-        "until": None if verdict.until is None else calendar.show(verdict.until, ledger.zone), "dry_run": rule.dry_run,
+        "until": None if verdict.until is None else calendar.show(verdict.until, ledger.zone),
+        "dry_run": rule.dry_run,
         "thresholds": [
-            {"at": t.at, "reached": t in verdict.reached, "actions": [effect_in_words(a.kind, a.value) for a in t.actions]}
+            {
+                "at": t.at,
+                "reached": t in verdict.reached,
+                "actions": [effect_in_words(a.kind, a.value) for a in t.actions],
+            }
             for t in rule.thresholds
         ],
-    }  # fmt: skip
+    }
 
 
 def _idle(ledger: Ledger, selection: Selection, found: Totals, there: Collection[str] | None) -> list[Sum]:
-    """Nothing moved, of each subject that moved nothing; of machines that are polled here only those that are there yet."""
+    """Nothing moved, of each subject that moved nothing; of machines that are polled here only those that are
+    there yet.
+    """
     moved = {(s.vantage, s.subject_kind, s.subject) for s in found.sums}
     return [
         Sum(found.since, found.until, *s.key, s.labels, 0, 0, 0, 0, 0, 0)
@@ -177,21 +211,30 @@ def _add_buckets(api: APIRouter, ledger: Ledger) -> None:
         *,
         page: Page,
     ) -> DataAnswer:
-        """What each moved in each hour, day or month; every bucket of the span, with how much of it was read; and where readings
-        are missing: what was moved then is spread evenly.
+        """What each moved in each hour, day or month; every bucket of the span, with how much of it was read;
+        and where readings are missing: what was moved then is spread evenly.
         """
         begin, end = _span(ledger, period, since, until)
         now = int(time.time())
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
         missing = await run_in_threadpool(gaps, ledger, begin, end, selection, now)
         every = await run_in_threadpool(buckets, ledger, period, begin, end, missing, now)
-        return DataAnswer(data={
-            "period": period, "time_zone": ledger.time_zone, "rows": shown.records(page.of(rows), ledger.zone),
-            "buckets": [
-                {**b._asdict(), "time": calendar.show(b.time, ledger.zone), "until": calendar.show(b.until, ledger.zone)} for b in every
-            ],
-            "gaps": shown.gap_records(missing, ledger.zone),
-        })  # fmt: skip
+        return DataAnswer(
+            data={
+                "period": period,
+                "time_zone": ledger.time_zone,
+                "rows": shown.records(page.of(rows), ledger.zone),
+                "buckets": [
+                    {
+                        **b._asdict(),
+                        "time": calendar.show(b.time, ledger.zone),
+                        "until": calendar.show(b.until, ledger.zone),
+                    }
+                    for b in every
+                ],
+                "gaps": shown.gap_records(missing, ledger.zone),
+            }
+        )
 
 
 def _add_totals(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[str]] | None) -> None:
@@ -209,8 +252,8 @@ def _add_totals(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
     ) -> DataAnswer:
         """What each moved in a span of time, the largest first; the span is the last day where none is given.
 
-        `search`, `label` (`NAME=VALUE`): only those; `whole` is of all. `idle`: with those that moved nothing. `tally`: counts of
-        each value that this label has.
+        `search`, `label` (`NAME=VALUE`): only those; `whole` is of all. `idle`: with those that moved
+        nothing. `tally`: counts of each value that this label has.
         """
         begin, end = _span(ledger, "hour", since, until)
         labels = [_label(text) for text in label or ()]
@@ -228,11 +271,12 @@ def _add_totals(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
                     counts[row.labels[tally]] = counts.get(row.labels[tally], 0) + 1
             rx, tx = sum(s.rx_bytes for s in sums), sum(s.tx_bytes for s in sums)
             return {
-                "since": calendar.show(found.since, ledger.zone), "until": calendar.show(found.until, ledger.zone),
+                "since": calendar.show(found.since, ledger.zone),
+                "until": calendar.show(found.until, ledger.zone),
                 "rows": shown.records(page.of(_wanted(sums, search, labels)), ledger.zone),
                 "whole": {"subjects": len(sums), "rx_bytes": rx, "tx_bytes": tx, "total_bytes": rx + tx},
                 **({} if tally is None else {"tally": dict(sorted(counts.items()))}),
-            }  # fmt: skip
+            }
 
         return DataAnswer(data=await run_in_threadpool(asked))
 
@@ -240,14 +284,22 @@ def _add_totals(api: APIRouter, ledger: Ledger, polled: Callable[[], Collection[
 def _add_report(api: APIRouter, ledger: Ledger) -> None:
     @api.get("/api/report", response_class=Response)
     async def report(
-        selection: Chosen, format: Literal["csv", "json", "html", "png"] = "html", period: Period = "day",
-        since: str | None = None, until: str | None = None, by: str = "subject", dark: bool = False,
-    ) -> Response:  # fmt: skip
+        selection: Chosen,
+        format: Literal["csv", "json", "html", "png"] = "html",
+        period: Period = "day",
+        since: str | None = None,
+        until: str | None = None,
+        by: str = "subject",
+        dark: bool = False,
+    ) -> Response:
         """The same as a file."""
         begin, end = _span(ledger, period, since, until)
         rows = await run_in_threadpool(history, ledger, period, begin, end, selection, by)
         missing = await run_in_threadpool(gaps, ledger, begin, end, selection, int(time.time()))
-        title = f"Bandwidth by {by.removeprefix('label:')}, {calendar.show(begin, ledger.zone)[:16]} to {calendar.show(end, ledger.zone)[:16]}"
+        title = (
+            f"Bandwidth by {by.removeprefix('label:')}, {calendar.show(begin, ledger.zone)[:16]} to"
+            f" {calendar.show(end, ledger.zone)[:16]}"
+        )
         zone, kind = (
             ledger.zone,
             {"csv": "text/csv", "json": "application/json", "html": "text/html", "png": "image/png"}[format],
@@ -279,7 +331,10 @@ def _add_what_rules_did(api: APIRouter, ledger: Ledger) -> None:
         kind: str | None = None,
         subject: str | None = None,
     ) -> ListAnswer:
-        """What rules did, the newest last; to one subject, where it is named. With `limit`, `offset` leaves out the newest."""
+        """What rules did, the newest last; to one subject, where it is named.
+
+        With `limit`, `offset` leaves out the newest.
+        """
 
         def asked() -> list[Entry]:
             page.counted(logged(ledger, subject=subject, vantage=vantage, kind=kind))

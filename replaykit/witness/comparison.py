@@ -13,8 +13,9 @@ from replaykit.witness.packets import End, segments
 from replaykit.witness.reading import Exchange, Undecided, ends_of
 
 COLUMNS = (
-    "client_ip", "client_port", "server_ip", "server_port", "proxy_ip", "proxy_port", "connection", "stream", "protocol", "method", "target", "status",
-    "request_header_bytes", "request_body_bytes", "response_header_bytes", "response_body_bytes",
+    "client_ip", "client_port", "server_ip", "server_port", "proxy_ip", "proxy_port", "connection", "stream",
+    "protocol", "method", "target", "status", "request_header_bytes", "request_body_bytes",
+    "response_header_bytes", "response_body_bytes",
 )  # fmt: skip
 """What is read of the engine's rows."""
 
@@ -31,7 +32,10 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """agreed: exchanges that both read alike. undecided: conversations that the witness does not judge, by reason."""
+    """agreed: exchanges that both read alike.
+
+    undecided: conversations that the witness does not judge, by reason.
+    """
 
     agreed: int = 0
     differences: list[Difference] = field(default_factory=list)

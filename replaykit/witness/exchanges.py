@@ -55,11 +55,16 @@ def _http1(client: Direction, server: Direction) -> list[Exchange]:
         target = request.start.target.decode("latin-1")
         out.append(
             Exchange(
-                request.start.method.decode(), target, response.start.status_code,
-                request.head, request.body, response.head, response.body,
+                request.start.method.decode(),
+                target,
+                response.start.status_code,
+                request.head,
+                request.body,
+                response.head,
+                response.body,
                 (client.packet(request.at), server.packet(response.at)),
             )
-        )  # fmt: skip
+        )
         if response.start.status_code == 101 and (b"upgrade", b"websocket") in _lowered(response.start):
             said = websocket.messages(client, asked, target, False)
             return [*out, *said, *websocket.messages(server, at, target, True)]
@@ -156,10 +161,16 @@ def _http2(client: Direction, server: Direction) -> list[Exchange]:
         fields = s.fields[0]
         out.append(
             Exchange(
-                fields[b":method"].decode(), fields.get(b":path", b"").decode("latin-1"), int(s.fields[1][b":status"]),
-                sum(s.header[0]), sum(s.body[0]), sum(s.header[1]), sum(s.body[1]), (s.packets[0][0], s.packets[1][0]),
+                fields[b":method"].decode(),
+                fields.get(b":path", b"").decode("latin-1"),
+                int(s.fields[1][b":status"]),
+                sum(s.header[0]),
+                sum(s.body[0]),
+                sum(s.header[1]),
+                sum(s.body[1]),
+                (s.packets[0][0], s.packets[1][0]),
             )
-        )  # fmt: skip
+        )
     return out
 
 

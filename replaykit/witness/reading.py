@@ -15,7 +15,10 @@ class Undecided(Exception):
 
 @dataclass(frozen=True, order=True)
 class Exchange:
-    """What is compared. Sizes in bytes as in the exchange's columns; packets: the request's first, the response's first."""
+    """What is compared.
+
+    Sizes in bytes as in the exchange's columns; packets: the request's first, the response's first.
+    """
 
     method: str
     target: str
@@ -29,9 +32,14 @@ class Exchange:
     def content(self) -> tuple[Any, ...]:
         """Without the packets' numbers."""
         return (
-            self.method, self.target, self.status, self.request_header_bytes, self.request_body_bytes,
-            self.response_header_bytes, self.response_body_bytes,
-        )  # fmt: skip
+            self.method,
+            self.target,
+            self.status,
+            self.request_header_bytes,
+            self.request_body_bytes,
+            self.response_header_bytes,
+            self.response_body_bytes,
+        )
 
 
 def ends_of(row: Mapping[str, Any]) -> tuple[End, End]:

@@ -1,4 +1,7 @@
-"""A third reading, by tshark: which requests and which statuses each connection has. No sizes: tshark does not add them up."""
+"""A third reading, by tshark: which requests and which statuses each connection has.
+
+No sizes: tshark does not add them up.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from replaykit.witness.packets import End
 from replaykit.witness.reading import ends_of
 
 _FIELDS = (
-    "ip.src", "ipv6.src", "tcp.srcport", "ip.dst", "ipv6.dst", "tcp.dstport", "http.request.method", "http.request.uri",
-    "http.response.code", "http2.headers.method", "http2.headers.path", "http2.headers.status",
+    "ip.src", "ipv6.src", "tcp.srcport", "ip.dst", "ipv6.dst", "tcp.dstport", "http.request.method",
+    "http.request.uri", "http.response.code", "http2.headers.method", "http2.headers.path",
+    "http2.headers.status",
 )  # fmt: skip
 _INTERIM = frozenset(str(status) for status in range(100, 200) if status != 101)
 Seen = Counter[str]
@@ -23,7 +27,10 @@ Seen = Counter[str]
 
 @dataclass
 class Third:
-    """agreed: requests that both have. differences: what only the engine and only tshark has, by a connection's ends."""
+    """agreed: requests that both have.
+
+    differences: what only the engine and only tshark has, by a connection's ends.
+    """
 
     agreed: int = 0
     differences: list[tuple[End, End, Seen, Seen]] = field(default_factory=list)
@@ -31,7 +38,8 @@ class Third:
 
 
 def compare(path: str, rows: Iterable[Mapping[str, Any]], whole: Collection[frozenset[End]]) -> Third:
-    """rows: the engine's. whole: conversations of which nothing is missing; tshark names no message that is not whole.
+    """rows: the engine's. whole: conversations of which nothing is missing; tshark names no message that is
+    not whole.
 
     Raises UsageError where tshark is not there or cannot read the file.
     """

@@ -145,7 +145,7 @@ def test_the_commands(tmp_path: Path) -> None:
     assert asked.count(b"\n1 ") + asked.startswith(b"1 ") == 5 and b"HTTP/1.1 200" not in asked
     rows = [json.loads(line) for line in run("exchanges", str(parquet), "--format", "jsonl").splitlines()]
     assert [r["response_decoded_bytes"] for r in rows] == [len(TEXT)] * 5
-    (plain, *rest) = json.loads(run("report", str(capture), "--savings", "--format", "json"))["savings"]
+    plain, *rest = json.loads(run("report", str(capture), "--savings", "--format", "json"))["savings"]
     assert plain["endpoint"] == "/plain" and plain["gzip_spared_bytes"] > 1000
     assert all(r["gzip_spared_bytes"] == 0 for r in rest)
     assert "/plain" in run("report", str(capture), "--savings")

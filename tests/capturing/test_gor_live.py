@@ -86,8 +86,8 @@ def test_captured_replayed_and_counted_against_the_access_logs(tmp_path: Path) -
 def test_raw_to_http_at_once(tmp_path: Path) -> None:
     """Live mirroring, as GoReplay's first example: rules, sampling flags and the real address."""
     with nginx(tmp_path) as server, target() as there:
-        command = ["--input-raw", f"127.0.0.1:{server.port}", "--output-http", there.url, "--input-raw-realip-header", "X-Real-IP",
-                   "--http-allow-url", "^/api", "--input-raw-expire", "1s", "--input-raw-engine", "raw_socket",
+        command = ["--input-raw", f"127.0.0.1:{server.port}", "--output-http", there.url, "--input-raw-realip-header", "X-Real-IP",  # noqa: E501
+                   "--http-allow-url", "^/api", "--input-raw-expire", "1s", "--input-raw-engine", "raw_socket",  # noqa: E501
                    "--input-raw-probability", "1", "--input-raw-workers", "2", "--input-raw-max-size", "1mb",
                    "--input-raw-override-snaplen", "--input-raw-buffer-timeout", "10ms", "--input-raw-vlan",
                    "--input-raw-timestamp-type", "PCAP_TSTAMP_HOST"]  # fmt: skip
@@ -115,8 +115,16 @@ def test_interfaces_left_out_and_a_tcpdump_expression(tmp_path: Path) -> None:
             "--input-raw-ignore-interface",
             "none0",
         ]
-        with gor_running("--input-raw", f":{server.port}", *ignored, "--input-raw-bpf-filter", "tcp", "--output-file", str(out),
-                         *QUICK):  # fmt: skip
+        with gor_running(
+            "--input-raw",
+            f":{server.port}",
+            *ignored,
+            "--input-raw-bpf-filter",
+            "tcp",
+            "--output-file",
+            str(out),
+            *QUICK,
+        ):
             captures(out, server.port)
             ask(server.port, "/api/x")
             until(lambda: own(out), 20)
@@ -204,8 +212,21 @@ def test_vlans(tmp_path: Path) -> None:
 
     out, number = tmp_path / "out.gor", 0
     with namespaces(f"vl{os.getpid() % 10000}") as (client, server):
-        gor = [*server, sys.executable, "-m", "replaykit.cli.gor", "--input-raw", "veth0:80", "--input-raw-vlan",
-               "--input-raw-vlan-vid", "100", "--input-raw-promisc", "--output-file", str(out), *QUICK]  # fmt: skip
+        gor = [
+            *server,
+            sys.executable,
+            "-m",
+            "replaykit.cli.gor",
+            "--input-raw",
+            "veth0:80",
+            "--input-raw-vlan",
+            "--input-raw-vlan-vid",
+            "100",
+            "--input-raw-promisc",
+            "--output-file",
+            str(out),
+            *QUICK,
+        ]
         process = subprocess.Popen(gor, stderr=subprocess.DEVNULL)
         try:
 
@@ -236,8 +257,19 @@ def test_mirrored_traffic(tmp_path: Path) -> None:
     from ci.servers import free_port
 
     out, port = tmp_path / "out.gor", free_port()
-    with gor_running("--input-raw", "127.0.0.1:80", "--input-raw-engine", "vxlan", "--input-raw-vxlan-port", str(port),
-                     "--input-raw-vxlan-vni", "7", "--output-file", str(out), *QUICK):  # fmt: skip
+    with gor_running(
+        "--input-raw",
+        "127.0.0.1:80",
+        "--input-raw-engine",
+        "vxlan",
+        "--input-raw-vxlan-port",
+        str(port),
+        "--input-raw-vxlan-vni",
+        "7",
+        "--output-file",
+        str(out),
+        *QUICK,
+    ):
         number = 0
 
         def seen() -> bool:
@@ -308,9 +340,17 @@ def test_a_file_of_the_real_goreplay_is_replayed(tmp_path: Path) -> None:
     out = tmp_path / "theirs.gor"
     with nginx(tmp_path) as server, target() as there:
         process = subprocess.Popen(
-            [program, "--input-raw", f":{server.port}", "--input-raw-track-response", "--output-file", str(out),
-             "--output-file-append"], stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                program,
+                "--input-raw",
+                f":{server.port}",
+                "--input-raw-track-response",
+                "--output-file",
+                str(out),
+                "--output-file-append",
+            ],
+            stderr=subprocess.DEVNULL,
+        )
         try:
             captures(out, server.port)
             for n in range(30):

@@ -1,4 +1,6 @@
-"""What a .gor file could not hold: said in it, added up over runs, passed by as a message, and not to be forged."""
+"""What a .gor file could not hold: said in it, added up over runs, passed by as a message, and not to be
+forged.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Bytes count when they move: what runs long is seen with its rate from the first second, whatever carries it."""
+"""Bytes count when they move: what runs long is seen with its rate from the first second, whatever carries
+it.
+"""
 
 from __future__ import annotations
 

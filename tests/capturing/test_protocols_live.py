@@ -95,10 +95,20 @@ def test_curl_with_prior_knowledge(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{port}/file.bin"
         with capturing(f"lo:{port}", "--to", str(out)) as process:
             said = subprocess.run(
-                ["curl", "-s", "--http2-prior-knowledge", "-o", str(tmp_path / "got"),
-                 "-w", "%{http_version} %{size_download} %{size_header} %{size_request}", url],
-                capture_output=True, text=True, check=True,
-            ).stdout  # fmt: skip
+                [
+                    "curl",
+                    "-s",
+                    "--http2-prior-knowledge",
+                    "-o",
+                    str(tmp_path / "got"),
+                    "-w",
+                    "%{http_version} %{size_download} %{size_header} %{size_request}",
+                    url,
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
             version, downloaded, *_ = said.split()
         found = captured(process, out)
     (row,) = found
@@ -111,9 +121,25 @@ def test_curl_with_prior_knowledge(tmp_path: Path) -> None:
 def test_curl_over_tls_with_its_key_log(tmp_path: Path) -> None:
     pem = tmp_path / "pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-keyout", str(pem), "-out", str(tmp_path / "crt")], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            str(pem),
+            "-out",
+            str(tmp_path / "crt"),
+        ],
+        check=True,
+        capture_output=True,
+    )
     (tmp_path / "www").mkdir()
     (tmp_path / "www" / "file.bin").write_bytes(b"x" * 3000)
     port, keys, out = free_port(), tmp_path / "keys", tmp_path / "out.parquet"
@@ -135,9 +161,17 @@ def test_curl_over_tls_with_its_key_log(tmp_path: Path) -> None:
         ):
             for _ in range(3):
                 subprocess.run(
-                    ["curl", "-sk", "--http2", "-o", str(tmp_path / "got"), f"https://localhost:{port}/file.bin"],
-                    env={**os.environ, "SSLKEYLOGFILE": str(keys)}, check=True,
-                )  # fmt: skip
+                    [
+                        "curl",
+                        "-sk",
+                        "--http2",
+                        "-o",
+                        str(tmp_path / "got"),
+                        f"https://localhost:{port}/file.bin",
+                    ],
+                    env={**os.environ, "SSLKEYLOGFILE": str(keys)},
+                    check=True,
+                )
             time.sleep(1)
         found, without = captured(process, out), captured(other, hidden)
     assert [(r["protocol"], r["scheme"], r["alpn"], r["path"], r["response_body_bytes"]) for r in found] == [
@@ -152,9 +186,25 @@ def test_tls_key_updates(tmp_path: Path) -> None:
     """RFC 8446 §4.6.3, asked for by openssl's own client: k updates its keys, K both sides'."""
     pem, crt, keys, out = (tmp_path / name for name in ("pem", "crt", "keys", "out.parquet"))
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-keyout", str(pem), "-out", str(crt)], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            str(pem),
+            "-out",
+            str(crt),
+        ],
+        check=True,
+        capture_output=True,
+    )
     port = free_port()
     server = (
         "openssl",
@@ -201,9 +251,25 @@ def test_tls_early_data(tmp_path: Path) -> None:
         tmp_path / name for name in ("pem", "crt", "keys", "out.parquet", "session", "again", "early")
     )
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-keyout", str(pem), "-out", str(crt)], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            str(pem),
+            "-out",
+            str(crt),
+        ],
+        check=True,
+        capture_output=True,
+    )
     early.write_bytes(b"GET /early HTTP/1.1\r\nHost: h\r\n\r\n")
     port = free_port()
     server = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-key", str(pem), "-cert", str(crt)]
@@ -294,9 +360,24 @@ def test_redis_server(tmp_path: Path) -> None:
     with listening("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", port=port):
         with capturing(f"lo:{port}", "--to", str(out), "--protocol", "redis") as process:
             said = subprocess.run(
-                ["redis-benchmark", "-p", str(port), "-n", "500", "-c", "5", "-t", "set,get", "-d", "300", "-q"],
-                capture_output=True, text=True, check=True,
-            ).stdout  # fmt: skip
+                [
+                    "redis-benchmark",
+                    "-p",
+                    str(port),
+                    "-n",
+                    "500",
+                    "-c",
+                    "5",
+                    "-t",
+                    "set,get",
+                    "-d",
+                    "300",
+                    "-q",
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
             assert "GET" in said
             time.sleep(0.5)
         found = captured(process, out)

@@ -1,4 +1,7 @@
-"""What deletes asks a person first; a script is not asked. A file with a secret that others can read is named."""
+"""What deletes asks a person first; a script is not asked.
+
+A file with a secret that others can read is named.
+"""
 
 from __future__ import annotations
 

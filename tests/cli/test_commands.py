@@ -158,9 +158,23 @@ def test_one_clear_line(name: str, capture: Path) -> None:
 
 def test_no_privilege_names_the_capability() -> None:
     done = subprocess.run(
-        ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--reuid", "65534", "--clear-groups", *REPLAYKIT, "capture", "lo:80"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            "setpriv",
+            "--bounding-set",
+            "-all",
+            "--inh-caps",
+            "-all",
+            "--reuid",
+            "65534",
+            "--clear-groups",
+            *REPLAYKIT,
+            "capture",
+            "lo:80",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if "setpriv:" in done.stderr or "Permission denied" in done.stderr or "No module" in done.stderr:
         pytest.skip(f"cannot run without privilege here: {done.stderr.strip()}")
     assert done.returncode == 2
@@ -185,8 +199,11 @@ def test_a_file_cut_short_is_read_as_far_as_it_goes(tmp_path: Path, compressed: 
 def test_a_closed_pipe_is_no_error(capture: Path) -> None:
     done = subprocess.run(
         f"{sys.executable} -m replaykit exchanges {capture} --format jsonl --quiet | head -1",
-        shell=True, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stderr == "" and done.stdout.count("\n") == 1
 
 
@@ -197,7 +214,10 @@ def test_help_has_an_example(command: str) -> None:
 
 
 def test_without_the_core_one_line_names_both_ways_out(capture: Path) -> None:
-    code = "import sys; sys.modules['replaykit._core'] = None; from replaykit.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import sys; sys.modules['replaykit._core'] = None; from replaykit.cli.main import main;"
+        " sys.exit(main(sys.argv[1:]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "report", str(capture)], capture_output=True, text=True, check=False
     )
@@ -212,8 +232,21 @@ def test_the_choice_of_an_engine_is_gone_and_says_so(capture: Path) -> None:
 
 def test_rules_rewrite_the_messages_that_are_written(capture: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gor"
-    done = run("exchanges", str(capture), "--to", str(out), "--set-header", "X-New: 1", "--rewrite-url", "/users:/people",
-               "--http-header-limiter", "none:1%", "--allow-url", "[1-3]$", "--quiet")  # fmt: skip
+    done = run(
+        "exchanges",
+        str(capture),
+        "--to",
+        str(out),
+        "--set-header",
+        "X-New: 1",
+        "--rewrite-url",
+        "/users:/people",
+        "--http-header-limiter",
+        "none:1%",
+        "--allow-url",
+        "[1-3]$",
+        "--quiet",
+    )
     assert done.returncode == 0, done.stderr
     text = out.read_bytes()
     assert text.count(b"GET /people/") == 3 == text.count(b"X-New: 1") and text.count(b"HTTP/1.1 200 OK") == 3
@@ -263,7 +296,9 @@ def test_a_report_of_nothing_says_so(capture: Path) -> None:
 
 
 def test_report_over_time_counts_bytes_when_they_moved(tmp_path: Path) -> None:
-    """A download of 4 s in slices of a second; from Parquet, which holds exchanges alone, it counts when it began."""
+    """A download of 4 s in slices of a second; from Parquet, which holds exchanges alone, it counts when it
+    began.
+    """
     from tests.mutate import write
     from tests.talk import Talk
 

@@ -26,8 +26,8 @@ class Shell:
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -m replaykit "$@"\n')
         program.chmod(0o700)
         environment = {
-            "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "dumb", "HOME": str(folder),
-            "PS1": "ready> ", "COLUMNS": "200",
+            "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2]),
+            "TERM": "dumb", "HOME": str(folder), "PS1": "ready> ", "COLUMNS": "200",
         }  # fmt: skip
         self._ours, theirs = pty.openpty()
         self._process = subprocess.Popen(
@@ -68,8 +68,10 @@ STARTS = {
     ),
     "zsh": (
         ["zsh", "-f", "-i"],
-        'unsetopt zle_bracketed_paste; autoload -U compinit; compinit -u; eval "$(replaykit --show-completion)"; '
-        "zstyle ':completion:*' menu no; echo be\"\"gun\n",
+        (
+            'unsetopt zle_bracketed_paste; autoload -U compinit; compinit -u; eval "$(replaykit'
+            ' --show-completion)"; zstyle \':completion:*\' menu no; echo be""gun\n'
+        ),
     ),
 }
 

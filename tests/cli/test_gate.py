@@ -212,14 +212,31 @@ def test_the_whole_step_of_ci(tmp_path: Path) -> None:
             ("4MB", "no", 1),
         ):
             done = subprocess.run(
-                ["sh", str(ROOT / "ci" / "bandwidth-gate.sh"), "--format", "json"], capture_output=True, text=True, check=False,
-                env={**os.environ, "TRAFFIC": str(traffic), "SERVICE": f"http://127.0.0.1:{server.port}", "LIMIT": limit,
-                     "OUT": str(tmp_path / "out"), "REPLAYKIT": " ".join(REPLAYKIT), "CAPTURE": capture}, cwd=tmp_path,
-            )  # fmt: skip
+                ["sh", str(ROOT / "ci" / "bandwidth-gate.sh"), "--format", "json"],
+                capture_output=True,
+                text=True,
+                check=False,
+                env={
+                    **os.environ,
+                    "TRAFFIC": str(traffic),
+                    "SERVICE": f"http://127.0.0.1:{server.port}",
+                    "LIMIT": limit,
+                    "OUT": str(tmp_path / "out"),
+                    "REPLAYKIT": " ".join(REPLAYKIT),
+                    "CAPTURE": capture,
+                },
+                cwd=tmp_path,
+            )
             assert done.returncode == status, done.stderr + done.stdout
             found = json.loads(done.stdout[done.stdout.index("{") :])
             assert 5_000_000 < found["total_bytes"] < 5_200_000 and found["exchanges"] == 50
-    missing = subprocess.run(["sh", str(ROOT / "ci" / "bandwidth-gate.sh")], capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]})  # fmt: skip
+    missing = subprocess.run(
+        ["sh", str(ROOT / "ci" / "bandwidth-gate.sh")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"]},
+    )
     assert missing.returncode != 0 and "TRAFFIC" in missing.stderr
 
 

@@ -63,8 +63,9 @@ def test_export(place: Path, tmp_path: Path) -> None:
         )
     )
     assert [(r["time"], r["rx_bytes"]) for r in rows] == [
-        ("2026-10-24T00:00:00+02:00", "24000000"), ("2026-10-25T00:00:00+02:00", "25000000"),
-    ]  # fmt: skip
+        ("2026-10-24T00:00:00+02:00", "24000000"),
+        ("2026-10-25T00:00:00+02:00", "25000000"),
+    ]
     found = json.loads(
         run(
             "export", str(place), *SPAN, "--format", "json", "--period", "total", "--by", "label:client"
@@ -126,12 +127,12 @@ def test_cleanup(place: Path) -> None:
         (("export", "{place}", "--since", "2026-11-02", "--until", "2026-11-01"), "ends before it begins"),
         (("export", "{place}", "--by", "colour"), "label:NAME"),
         (("export", "{place}", "--label", "client"), "NAME=GLOB"),
-        (("export", "{place}", "--output", "/proc/x/y.csv", "--format", "csv"), "/proc/x/y.csv: cannot be written"),
+        (("export", "{place}", "--output", "/proc/x/y.csv", "--format", "csv"), "/proc/x/y.csv: cannot be written"),  # noqa: E501
         (("export", "oracle://h/x"), "there are sqlite://"),
         (("cleanup", "{place}"), "say what is to be deleted"),
         (("cleanup", "{place}", "--before", "2026-01-01", "--all"), "one of these"),
         (("cleanup", "{place}", "--keep-minutes", "9"), "no duration"),
-        (("cleanup", "{place}", "--keep-minutes", "9d", "--keep-hours", "2d"), "minutes may not be kept longer"),
+        (("cleanup", "{place}", "--keep-minutes", "9d", "--keep-hours", "2d"), "minutes may not be kept longer"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_wrong_use(place: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -247,6 +248,9 @@ def test_a_long_download_counts_in_the_minutes_in_which_it_moved(tmp_path: Path)
         ).fetchall()
     first = begun // 10**9
     assert [(time - first, size) for time, _, size in found if size] == [
-        (0, 1041), (60, 1000), (120, 1000), (180, 1000)
-    ]  # fmt: skip
+        (0, 1041),
+        (60, 1000),
+        (120, 1000),
+        (180, 1000),
+    ]
     assert sum(requests for _, requests, _ in found) == 1

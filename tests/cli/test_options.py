@@ -1,4 +1,6 @@
-"""No option is taken and then ignored: for each kind of input it changes the outcome, or is refused by name."""
+"""No option is taken and then ignored: for each kind of input it changes the outcome, or is refused
+by name.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,9 @@ EVERYWHERE = {
 }
 """What each kind of input can follow."""
 PACKETS = {
-    "--tls-keys": "{keys}", "--protocol": "raw", "--vxlan-port": "1234", "--vni": "5", "--max-connections": "1",
-    "--max-connection-buffer": "1kB", "--max-buffer": "1kB", "--idle-timeout": "1ms",
+    "--tls-keys": "{keys}", "--protocol": "raw", "--vxlan-port": "1234", "--vni": "5",
+    "--max-connections": "1", "--max-connection-buffer": "1kB", "--max-buffer": "1kB",
+    "--idle-timeout": "1ms",
 }  # fmt: skip
 HEADERS = {"--allow-header": "X-Team:blue", "--disallow-header": "X-Team:blue"}
 

@@ -56,11 +56,14 @@ def test_every_command_has_its_help(plain: list[str], tmp_path: Path) -> None:
     ("line", "extra"),
     [
         ("machines", "ledger"), ("machines list", "ledger"), ("users --interface lo --once", "ledger"),
-        ("users --interface lo --source ebpf", "ledger"), ("cleanup usage.db --before 2020-01-01", "ledger"), ("export usage.db", "ledger"),
-        ("serve usage.db", "ledger"), ("forward --map 30009:127.0.0.1:22", "ledger"), ("tunnel --make-keys k --server a", "tls"),
-        ("exchanges SHOP --to sqlite:///usage.db", "ledger"), ("exchanges SHOP --to kafka://127.0.0.1:1/x", "kafka"),
-        ("exchanges SHOP --to prometheus://127.0.0.1:0", "prometheus"), ("exchanges SHOP --to otlp://127.0.0.1:1", "otlp"),
-        ("report s3://a/b/", "s3"), ("ship --setup --to elasticsearch://127.0.0.1:9", "elasticsearch"),
+        ("users --interface lo --source ebpf", "ledger"), ("cleanup usage.db --before 2020-01-01", "ledger"),
+        ("export usage.db", "ledger"), ("serve usage.db", "ledger"),
+        ("forward --map 30009:127.0.0.1:22", "ledger"), ("tunnel --make-keys k --server a", "tls"),
+        ("exchanges SHOP --to sqlite:///usage.db", "ledger"),
+        ("exchanges SHOP --to kafka://127.0.0.1:1/x", "kafka"),
+        ("exchanges SHOP --to prometheus://127.0.0.1:0", "prometheus"),
+        ("exchanges SHOP --to otlp://127.0.0.1:1", "otlp"), ("report s3://a/b/", "s3"),
+        ("ship --setup --to elasticsearch://127.0.0.1:9", "elasticsearch"),
     ],
 )  # fmt: skip
 def test_a_missing_extra_is_one_line(plain: list[str], tmp_path: Path, line: str, extra: str) -> None:
@@ -76,9 +79,12 @@ def test_what_needs_no_extra_works(plain: list[str], tmp_path: Path) -> None:
     """The README's first lines."""
     shop = str(ROOT / "samples" / "shop.pcap.gz")
     for line in (
-        f"report {shop}", f"exchanges {shop} --to shop.parquet --to shop.gor", "report shop.parquet --by host,endpoint",
-        "gate shop.gor --threshold 500MB --max-share 70%", "diff shop.gor shop.parquet --top 5",
-    ):  # fmt: skip
+        f"report {shop}",
+        f"exchanges {shop} --to shop.parquet --to shop.gor",
+        "report shop.parquet --by host,endpoint",
+        "gate shop.gor --threshold 500MB --max-share 70%",
+        "diff shop.gor shop.parquet --top 5",
+    ):
         done = _run(plain, *line.split(), folder=tmp_path)
         assert done.returncode == 0, (line, done.stderr)
 

@@ -100,11 +100,29 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
             for _ in range(times):
                 file.write(part)
         with target() as there:
-            code = "import resource,sys; from replaykit.cli.main import main; s=main(sys.argv[1:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(s)"
+            code = (
+                "import resource,sys; from replaykit.cli.main import main; s=main(sys.argv[1:]);"
+                " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(s)"
+            )
             done = subprocess.run(
-                [sys.executable, "-c", code, "replay", str(name), "--to", there.url, "--allow-url", "^/7$", "--speed", "max", "--quiet"],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-c",
+                    code,
+                    "replay",
+                    str(name),
+                    "--to",
+                    there.url,
+                    "--allow-url",
+                    "^/7$",
+                    "--speed",
+                    "max",
+                    "--quiet",
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
         assert done.returncode == 0 and len(there.requests) == times, done.stderr
         peaks.append(int(done.stdout.split()[-1]))
     assert peaks[1] < peaks[0] + 150_000, peaks
@@ -125,8 +143,22 @@ def test_from_a_capture_compressed_and_standard_input(tmp_path: Path, recording:
 
 def test_rules_hosts_limits_and_loops(recording: Path) -> None:
     with target() as there:
-        done = run(str(recording), "--to", there.url, "--speed", "max", "--allow-url", "/api/1", "--set-header", "X-A: b",
-                   "--rewrite-url", "^/api:/v2", "--keep-host", "--disallow-url", "/19$")  # fmt: skip
+        done = run(
+            str(recording),
+            "--to",
+            there.url,
+            "--speed",
+            "max",
+            "--allow-url",
+            "/api/1",
+            "--set-header",
+            "X-A: b",
+            "--rewrite-url",
+            "^/api:/v2",
+            "--keep-host",
+            "--disallow-url",
+            "/19$",
+        )
         assert done.returncode == 0, done.stderr
         assert sorted(paths(there.payloads)) == sorted(f"/v2/{n}" for n in (1, *range(10, 19)))
         assert all(b"Host: recorded.example" in p and b"X-A: b" in p for p in there.payloads)

@@ -1,4 +1,6 @@
-"""Declared pipelines: the ready ones run for real, and what is wrong in one is said with file, line and key."""
+"""Declared pipelines: the ready ones run for real, and what is wrong in one is said with file, line
+and key.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +74,14 @@ def test_capture_to_elasticsearch(elastic: str, tmp_path: Path) -> None:
     port = free_port()
     with nginx(tmp_path) as server:
         host = elastic.removeprefix("http://")
-        with running("capture-to-elasticsearch.yaml", tmp_path, server, ELASTICSEARCH=f"{host}/flow", HEALTH=f"127.0.0.1:{port}",
-                     STATE=str(tmp_path / "state")) as process:  # fmt: skip
+        with running(
+            "capture-to-elasticsearch.yaml",
+            tmp_path,
+            server,
+            ELASTICSEARCH=f"{host}/flow",
+            HEALTH=f"127.0.0.1:{port}",
+            STATE=str(tmp_path / "state"),
+        ) as process:
             for path in ("/api/one?token=hidden", "/api/two", "/health"):
                 ask(server.port, path, 7)
             until(lambda: health(port)["exchanges"] >= 14, 30)
@@ -125,8 +133,14 @@ def test_fleet_agent(broker: Kafka, tmp_path: Path) -> None:
 
     prometheus = free_port()
     with nginx(tmp_path) as server:
-        with running("fleet-agent.yaml", tmp_path, server, KAFKA=broker.plain, PROMETHEUS=f"127.0.0.1:{prometheus}",
-                     HEALTH=f"127.0.0.1:{free_port()}"):  # fmt: skip
+        with running(
+            "fleet-agent.yaml",
+            tmp_path,
+            server,
+            KAFKA=broker.plain,
+            PROMETHEUS=f"127.0.0.1:{prometheus}",
+            HEALTH=f"127.0.0.1:{free_port()}",
+        ):
             ask(server.port, "/api/one", 9)
             until(
                 lambda: 'replaykit_exchanges_total{endpoint="/api/one"' in health(prometheus, "metrics"), 20
@@ -163,10 +177,17 @@ def test_backfill(elastic: str, tmp_path: Path) -> None:
     with influxdb(tmp_path / "influx") as influx, receiver() as (otlp, _, metrics):
         query(influx, "CREATE DATABASE traffic")
         done = run(
-            "run", str(PIPELINES / "backfill.yaml"),
-            env={**os.environ, "FILES": str(OUT), "ELASTICSEARCH": f"{host}/fill", "INFLUXDB": influx.removeprefix("http://"),
-                 "OTLP": otlp, "STATE": str(tmp_path)},
-        )  # fmt: skip
+            "run",
+            str(PIPELINES / "backfill.yaml"),
+            env={
+                **os.environ,
+                "FILES": str(OUT),
+                "ELASTICSEARCH": f"{host}/fill",
+                "INFLUXDB": influx.removeprefix("http://"),
+                "OTLP": otlp,
+                "STATE": str(tmp_path),
+            },
+        )
         assert done.returncode == 0, done.stderr
         total = report(str(OUT))["total"]["requests"]
         found = query(influx, "SELECT sum(exchanges) FROM replaykit")
@@ -301,7 +322,8 @@ def test_recorded_requests_at_their_pace(tmp_path: Path) -> None:
     (tmp_path / "a.gor").write_bytes(gor([Rec(get(f"/{n}"), n * 100) for n in range(6)]))
     with target() as there:
         (tmp_path / "p.yaml").write_text(
-            f"inputs:\n  - files: a.gor\n    speed: 1\nfilters:\n  disallow_url: [/3]\noutputs: ['{there.url}']\n"
+            "inputs:\n  - files: a.gor\n    speed: 1\nfilters:\n  disallow_url: [/3]\noutputs:"
+            f" ['{there.url}']\n"
         )
         begun = time.monotonic()
         done = run("run", "p.yaml", cwd=tmp_path)

@@ -15,7 +15,7 @@ sys.argv = ["replaykit", *sys.argv[1:]]
 status = command()
 compute = vars(sys.modules["pyarrow.compute"]).get("add") is not None
 print(status, "numpy" in sys.modules, "pandas" in sys.modules, "rich" in sys.modules, compute, file=sys.stderr)
-"""
+"""  # noqa: E501
 
 
 def run(program: str, *arguments: str) -> list[str]:

@@ -1,4 +1,6 @@
-"""Every kind of file: its schema takes each example of the documentation, and refuses what the program refuses."""
+"""Every kind of file: its schema takes each example of the documentation, and refuses what the program
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,10 @@ def test_what_is_wrong_is_wrong_for_both(kind: str, text: str, tmp_path: Path) -
 
 
 def test_what_the_environment_fills_in_is_right_for_an_editor() -> None:
-    text = "rules: [{name: a, period: '${P}', limit: '${L:-5MB}', actions: [block], enabled: '${ON}', start_day: '${D}'}]"
+    text = (
+        "rules: [{name: a, period: '${P}', limit: '${L:-5MB}', actions: [block], enabled: '${ON}', start_day:"
+        " '${D}'}]"
+    )
     assert valid("rules", text)
     assert not valid("rules", text.replace("${P}", "P"))
 

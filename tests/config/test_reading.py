@@ -71,13 +71,17 @@ def errors(text: str) -> list[str]:
 
 def test_values_of_every_kind() -> None:
     found = dish(
-        "{name: 007, size: 10MiB, lasts: 1h30m, part: 30%, speed: 5MB/s, hot: yes, weight: 1.5, count: 3, taste: sour2, "
-        "link: 'https://h/x', tags: one, from: 2026-11-25}".replace("sour2", "salty")
+        "{name: 007, size: 10MiB, lasts: 1h30m, part: 30%, speed: 5MB/s, hot: yes, weight: 1.5, count: 3,"
+        " taste: sour2, link: 'https://h/x', tags: one, from: 2026-11-25}".replace("sour2", "salty")
     )
     assert (found.name, found.size, found.lasts, found.part) == ("007", 10 << 20, 5400, 0.3)
     assert (found.speed, found.hot, found.weight, found.count, found.taste) == (
-        5_000_000, True, 1.5, 3, "salty",
-    )  # fmt: skip
+        5_000_000,
+        True,
+        1.5,
+        3,
+        "salty",
+    )
     assert (found.link, found.tags, found.begin) == ("https://h/x", ("one",), "2026-11-25")
     assert dish("{name: '1', tags: [0x10, 1_000, 2.50]}").tags == ("0x10", "1_000", "2.50")
     assert parse('{"dishes": {"name": "a"}}', "m.json", Menu).dishes[0].name == "a"

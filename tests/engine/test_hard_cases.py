@@ -172,8 +172,10 @@ def test_http2_of_which_only_the_server_was_captured() -> None:
         talk.server(answered(encoder, 2 * n + 1, 3000 + n))
     found = play(talk.packets)
     assert [(r["stream"], r["method"], r["status"], r["response_body_bytes"]) for r in found.rows] == [
-        (1, None, 200, 3000), (3, None, 200, 3001), (5, None, 200, 3002),
-    ]  # fmt: skip
+        (1, None, 200, 3000),
+        (3, None, 200, 3001),
+        (5, None, 200, 3002),
+    ]
     assert found.account["connection_overhead"] < 600
 
 
@@ -463,7 +465,10 @@ def test_grpc_web_says_its_status_in_a_last_frame(text: bool, chunked: bool) -> 
 
 def test_a_page_in_answer_to_a_call_holds_no_messages() -> None:
     page = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 11\r\n\r\n<p>No</p>\r\n"
-    ask = b"POST /svc.S/Web HTTP/1.1\r\nHost: h\r\nContent-Type: application/grpc-web\r\nContent-Length: 5\r\n\r\n\0\0\0\0\0"
+    ask = (
+        b"POST /svc.S/Web HTTP/1.1\r\nHost: h\r\nContent-Type: application/grpc-web\r\nContent-Length:"
+        b" 5\r\n\r\n\0\0\0\0\0"
+    )
     row = play(Talk().open().client(ask).server(page).close().packets).only()
     assert (row["request_messages"], row["response_messages"], row["grpc_status"]) == (1, None, None)
 
@@ -500,9 +505,14 @@ def test_links_of_netfilter_and_of_the_air() -> None:
     for link, header in ((127, RADIO + QOS_DATA), (105, QOS_DATA)):
         assert play(relinked(packets, link, header)).only()["status"] == 200
     logged = [
-        Packet(p.time, 239, len(NFLOG) + 4 + len(p.data) - 14, NFLOG + struct.pack("<HH", len(p.data) - 10, 9) + p.data[14:])
+        Packet(
+            p.time,
+            239,
+            len(NFLOG) + 4 + len(p.data) - 14,
+            NFLOG + struct.pack("<HH", len(p.data) - 10, 9) + p.data[14:],
+        )
         for p in packets
-    ]  # fmt: skip
+    ]
     assert play(logged).only()["status"] == 200
     secret = relinked(packets, 105, bytes([QOS_DATA[0], 0x41]) + QOS_DATA[2:])
     assert play(secret).account["not_tcp"] == sum(p.orig for p in secret)

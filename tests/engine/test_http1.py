@@ -50,7 +50,7 @@ CONVERSATIONS = {
     ),
     "chunked with extension and trailer": (
         [GET],
-        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n6\r\n world\r\n0\r\nX-Sum: 1\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n6\r\n world\r\n0\r\nX-Sum: 1\r\n\r\n"],  # noqa: E501
         [("GET", "/a?b=1", 200, 42, 0, 47, 11, True)],
     ),
     "chunked request": (
@@ -58,7 +58,7 @@ CONVERSATIONS = {
         [OK],
         [("PUT", "/u", 200, 53, 3, 64, 5, True)],
     ),
-    "body until close": ([GET], [b"HTTP/1.0 200 OK\r\n\r\n", b"all of it"], [("GET", "/a?b=1", 200, 42, 0, 19, 9, True)]),
+    "body until close": ([GET], [b"HTTP/1.0 200 OK\r\n\r\n", b"all of it"], [("GET", "/a?b=1", 200, 42, 0, 19, 9, True)]),  # noqa: E501
     "HEAD has no body": (
         [b"HEAD / HTTP/1.1\r\n\r\n", GET],
         [b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", OK],
@@ -74,12 +74,12 @@ CONVERSATIONS = {
         [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", OK],
         [("POST", "/p", 200, 61, 2, 64, 5, True)],
     ),
-    "bare line feeds": ([b"GET / HTTP/1.1\nHost: h\n\n"], [b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx"], [("GET", "/", 200, 24, 0, 35, 1, True)]),
-    "equal lengths twice": ([GET], [b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nab"], [("GET", "/a?b=1", 200, 42, 0, 41, 2, True)]),
-    "folded header": ([GET], [b"HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"], [("GET", "/a?b=1", 200, 42, 0, 49, 1, True)]),
-    "leading zeros": ([GET], [b"HTTP/1.1 200 OK\r\nContent-Length: 0000000000000000000002\r\n\r\nab"], [("GET", "/a?b=1", 200, 42, 0, 59, 2, True)]),
-    "blank line after a body": ([GET, GET], [OK + b"\r\n", OK], [("GET", "/a?b=1", 200, 42, 0, 64, 5, True)] * 2),
-    "lower-case version is no HTTP": ([GET], [b"http/1.1 200 OK\r\n\r\n"], [("GET", "/a?b=1", None, 42, 0, None, None, False)]),
+    "bare line feeds": ([b"GET / HTTP/1.1\nHost: h\n\n"], [b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx"], [("GET", "/", 200, 24, 0, 35, 1, True)]),  # noqa: E501
+    "equal lengths twice": ([GET], [b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nab"], [("GET", "/a?b=1", 200, 42, 0, 41, 2, True)]),  # noqa: E501
+    "folded header": ([GET], [b"HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"], [("GET", "/a?b=1", 200, 42, 0, 49, 1, True)]),  # noqa: E501
+    "leading zeros": ([GET], [b"HTTP/1.1 200 OK\r\nContent-Length: 0000000000000000000002\r\n\r\nab"], [("GET", "/a?b=1", 200, 42, 0, 59, 2, True)]),  # noqa: E501
+    "blank line after a body": ([GET, GET], [OK + b"\r\n", OK], [("GET", "/a?b=1", 200, 42, 0, 64, 5, True)] * 2),  # noqa: E501
+    "lower-case version is no HTTP": ([GET], [b"http/1.1 200 OK\r\n\r\n"], [("GET", "/a?b=1", None, 42, 0, None, None, False)]),  # noqa: E501
 }  # fmt: skip
 COLUMNS = (
     "method", "target", "status", "request_header_bytes", "request_body_bytes", "response_header_bytes",

@@ -103,8 +103,12 @@ def test_exchanges_as_the_library_sends_them(mss: int) -> None:
     sent, received = map(headers_payload, streams(pair.talk))
     first, second = found.rows
     assert (first["protocol"], first["method"], first["target"], first["host"], first["status"]) == (
-        "h2", "GET", "/items/7?x=1", "shop.example", 200
-    )  # fmt: skip
+        "h2",
+        "GET",
+        "/items/7?x=1",
+        "shop.example",
+        200,
+    )
     assert first["stream"] == a and first["path"] == "/items/7" and first["endpoint"] == "/items/{id}"
     assert first["content_type"] == "application/json" and first["scheme"] == "http"
     assert first["request_header_bytes"] == sent[a] and first["response_header_bytes"] == received[a]
@@ -122,8 +126,8 @@ def test_messages_become_http1() -> None:
     options = Options(requests=True, responses=True, redact_headers=("x-token",))
     found = play(pair.talk.close().packets, options)
     (_, request_id, payload), (_, response_id, answer) = found.messages
-    assert payload == (
-        b"POST /items HTTP/1.1\r\nhost: shop.example\r\nx-token: ***\r\ncookie: a=1; b=2\r\n"
+    assert (
+        payload == b"POST /items HTTP/1.1\r\nhost: shop.example\r\nx-token: ***\r\ncookie: a=1; b=2\r\n"
         b"content-length: 4\r\n\r\nbody"
     )
     assert answer == b"HTTP/1.1 200 \r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\nok"
@@ -212,8 +216,10 @@ def test_goaway_closes_what_was_not_taken_up() -> None:
     talk.server(raw([SettingsFrame(), answer, GoAwayFrame(last_stream_id=1)])).close()
     found = play(talk.packets).rows
     assert [(r["stream"], r["status"], r["anomaly"]) for r in found] == [
-        (1, 200, None), (3, None, "stream_reset"), (5, None, "stream_reset")
-    ]  # fmt: skip
+        (1, 200, None),
+        (3, None, "stream_reset"),
+        (5, None, "stream_reset"),
+    ]
 
 
 def test_a_capture_that_starts_in_the_middle() -> None:

@@ -34,7 +34,9 @@ SLICE = 10 * STEP
 
 @dataclass
 class Told:
-    """What an engine told of packets: rows, increments, all movements, and of each slice what was captured."""
+    """What an engine told of packets: rows, increments, all movements, and of each slice what was
+    captured.
+    """
 
     exchanges: list[dict[str, Any]] = field(default_factory=list)
     increments: list[dict[str, Any]] = field(default_factory=list)

@@ -67,9 +67,15 @@ def test_redis(mss: int) -> None:
     found = read(redis_talk(mss).packets, "redis")
     rows = [(r["method"], r["response_body_bytes"], r["status"]) for r in found.rows]
     assert rows == [
-        ("GET", 11, None), ("SET", 5, None), ("INCR", 4, None), ("PING", 7, None), ("LRANGE", 20, None),
-        ("GET", 15, 1), ("HELLO", 19, None), ("PUSH", 25, None),
-    ]  # fmt: skip
+        ("GET", 11, None),
+        ("SET", 5, None),
+        ("INCR", 4, None),
+        ("PING", 7, None),
+        ("LRANGE", 20, None),
+        ("GET", 15, 1),
+        ("HELLO", 19, None),
+        ("PUSH", 25, None),
+    ]
     assert all(r["endpoint"] and r["protocol"] == "redis" and r["complete"] for r in found.rows)
     assert found.account["unparsed"] == 0
     first = found.rows[0]
@@ -110,7 +116,7 @@ def test_postgresql(mss: int) -> None:
 
 @pytest.mark.parametrize(("statement", "plain"), [
     ("select 1", "select ?"),
-    ("SELECT  a1,\n b FROM t2 -- no\nWHERE x IN (1, 2,3) /* c */ AND y = -1.5e3;", "SELECT a1, b FROM t2 WHERE x IN (?, …) AND y = ?"),
+    ("SELECT  a1,\n b FROM t2 -- no\nWHERE x IN (1, 2,3) /* c */ AND y = -1.5e3;", "SELECT a1, b FROM t2 WHERE x IN (?, …) AND y = ?"),  # noqa: E501
     ("INSERT INTO t VALUES (1,'a'), (2, 'b')", "INSERT INTO t VALUES (?, …), …"),
     ("SELECT $$secret$$, $tag$o'ne$tag$, E'a\\'b', \"Col 1\"", "SELECT ?, ?, ?, \"Col 1\""),
     ("SELECT 'never ends", "SELECT ?"),

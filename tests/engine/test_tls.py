@@ -33,10 +33,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "shop.example")])
     now = datetime.datetime.now(datetime.UTC)
     made = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(9))
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(1))
+        .not_valid_after(now + datetime.timedelta(9))
         .sign(key, hashes.SHA256())
-    )  # fmt: skip
+    )
     path = tmp_path_factory.mktemp("tls") / "pem"
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -48,10 +53,18 @@ class Pair:
     """A TLS client and server whose bytes go through a Talk."""
 
     def __init__(
-        self, certificate: Path, log: Path, *, mss: int = 1460, talk: Talk | None = None, ciphers: str = "",
-        version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, alpn: tuple[str, ...] = ("http/1.1",),
-        session: ssl.SSLSession | None = None, contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        certificate: Path,
+        log: Path,
+        *,
+        mss: int = 1460,
+        talk: Talk | None = None,
+        ciphers: str = "",
+        version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        alpn: tuple[str, ...] = ("http/1.1",),
+        session: ssl.SSLSession | None = None,
+        contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
+    ) -> None:
         self.mss = mss
         self.talk = talk or Talk(dport=443).open()
         if contexts is None:
@@ -175,9 +188,13 @@ def test_a_resumed_session(certificate: Path, tmp_path: Path) -> None:
         first.say(False, GET)
         first.say(True, ANSWER)
         second = Pair(
-            certificate, log, version=version, contexts=first.contexts, session=first.client.session,
+            certificate,
+            log,
+            version=version,
+            contexts=first.contexts,
+            session=first.client.session,
             talk=Talk(dport=443, sport=40_001).open(),
-        )  # fmt: skip
+        )
         assert second.client.session_reused
         second.say(False, GET)
         second.say(True, ANSWER)
@@ -193,8 +210,11 @@ def test_without_keys_the_host_is_known(certificate: Path, tmp_path: Path) -> No
         packets = pair.talk.close().packets
         row = play(packets).only()
         assert (row["protocol"], row["host"], row["alpn"], row["endpoint"]) == (
-            "tls", "shop.example", offered, "tls://shop.example"
-        )  # fmt: skip
+            "tls",
+            "shop.example",
+            offered,
+            "tls://shop.example",
+        )
         assert 40_000 < row["response_body_bytes"] < 41_500 and row["complete"]
         sent = sum(p.orig - 54 for p in packets if p.data[36:38] == b"\x01\xbb")
         assert row["request_wire_bytes"] == sent == row["request_header_bytes"] + row["request_body_bytes"]
@@ -305,8 +325,11 @@ def test_of_a_log_of_very_many_secrets_those_of_the_file_are_kept(
     assert found.returncode == 0 and "secrets" not in found.stderr
     assert [json.loads(line)["path"] for line in found.stdout.splitlines()] == ["/items/7"]
     piped = subprocess.run(
-        (*command[:4], "-", *command[5:]), cwd=tmp_path, capture_output=True, text=True,
+        (*command[:4], "-", *command[5:]),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         stdin=(tmp_path / "capture.pcap").open(),
-    )  # fmt: skip
+    )
     assert [json.loads(line)["protocol"] for line in piped.stdout.splitlines()] == ["tls"]
     assert "too many to keep" in piped.stderr

@@ -52,9 +52,13 @@ def test_messages_fragments_and_control_frames(mss: int) -> None:
     )
     kinds = [(r["method"], r["request_body_bytes"], r["response_body_bytes"], r["status"]) for r in found]
     assert kinds == [
-        ("TEXT", 5, None, None), ("PING", None, 3, None), ("BINARY", None, 70_200, None), ("PONG", 3, None, None),
-        ("CLOSE", 5, None, 1001), ("CLOSE", None, 2, 1000),
-    ]  # fmt: skip
+        ("TEXT", 5, None, None),
+        ("PING", None, 3, None),
+        ("BINARY", None, 70_200, None),
+        ("PONG", 3, None, None),
+        ("CLOSE", 5, None, 1001),
+        ("CLOSE", None, 2, 1000),
+    ]
     assert {r["endpoint"] for r in found} == {"/live/{id}"} and {r["protocol"] for r in found} == {
         "websocket"
     }
@@ -168,10 +172,15 @@ def test_extended_connect_over_http2() -> None:
 
     from tests.engine.test_http2 import PREFACE, raw
 
-    ask = hpack.Encoder().encode([
-        (":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/live/17"),
-        (":authority", "h"),
-    ])  # fmt: skip
+    ask = hpack.Encoder().encode(
+        [
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "https"),
+            (":path", "/live/17"),
+            (":authority", "h"),
+        ]
+    )
     answer = hpack.Encoder().encode([(":status", "200")])
     client = FrameProtocol(True, []).send_data("hello", True)
     server = FrameProtocol(False, []).send_data(b"x" * 300, True)

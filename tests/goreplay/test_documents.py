@@ -34,8 +34,14 @@ def test_documents(server: str, tmp_path: Path) -> None:
     name.write_bytes(gor([Rec(get(f"/{n}?x", "User-Agent: test", "Cookie: a=b"), n) for n in range(20)]))
     answer = b"HTTP/1.1 201 Created\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
     with target(lambda request: answer) as there:
-        done = run_gor("--input-file", str(name), "--output-http", there.url, "--output-http-elasticsearch",
-                       f"{server.removeprefix('http://')}/gor")  # fmt: skip
+        done = run_gor(
+            "--input-file",
+            str(name),
+            "--output-http",
+            there.url,
+            "--output-http-elasticsearch",
+            f"{server.removeprefix('http://')}/gor",
+        )
     assert done.returncode == 0, done.stderr
     until(lambda: len(found(server, "gor")) == 20, 60)
     one = next(d for d in found(server, "gor") if d["Req_URL"] == "/7?x")
@@ -49,8 +55,14 @@ def test_a_server_that_is_away_holds_up_nothing_and_gets_them_later(server: str,
     name.write_bytes(gor([Rec(get(f"/{n}")) for n in range(5)]))
     for place, waits in ((f"127.0.0.1:{free_port()}", True), (server.removeprefix("http://"), False)):
         with target() as there:
-            done = run_gor("--input-file", str(name), "--output-http", there.url, "--output-http-elasticsearch",
-                           f"{place}/later?spool={spool}")  # fmt: skip
+            done = run_gor(
+                "--input-file",
+                str(name),
+                "--output-http",
+                there.url,
+                "--output-http-elasticsearch",
+                f"{place}/later?spool={spool}",
+            )
         assert len(there.requests) == 5 and (b"for the next run" in done.stderr) == waits, done.stderr
     assert len(found(server, "later")) == 10
 
@@ -59,6 +71,13 @@ def test_the_document() -> None:
     now = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
     made = document(get("/a"), b"HTTP/1.1 404 Not Found\r\nVary: x\r\n\r\n", 12_999_999, now)
     assert made == {
-        "Req_URL": "/a", "Req_Method": "GET", "Req_User-Agent": "", "Resp_Status": "404", "Resp_Status-Code": "404",
-        "Resp_Proto": "HTTP/1.1", "Resp_Vary": "x", "RTT": 12, "Timestamp": "2026-01-02T00:00:00+00:00",
-    }  # fmt: skip
+        "Req_URL": "/a",
+        "Req_Method": "GET",
+        "Req_User-Agent": "",
+        "Resp_Status": "404",
+        "Resp_Status-Code": "404",
+        "Resp_Proto": "HTTP/1.1",
+        "Resp_Vary": "x",
+        "RTT": 12,
+        "Timestamp": "2026-01-02T00:00:00+00:00",
+    }

@@ -147,17 +147,38 @@ def test_every_flag_is_there_and_in_the_table_with_a_test_that_uses_it() -> None
 
 def test_dashes_signs_and_repetition() -> None:
     found = goflags.parse(
-        ["-input-raw", ":80", "--input-raw=:81", "-output-null", "--stats=false", "-verbose=2",
-         "--output-kafka-use-sasl", "true", "--input-raw-vxlan-vni", "-2", "--exit-after=1m30s"]
-    )  # fmt: skip
+        [
+            "-input-raw",
+            ":80",
+            "--input-raw=:81",
+            "-output-null",
+            "--stats=false",
+            "-verbose=2",
+            "--output-kafka-use-sasl",
+            "true",
+            "--input-raw-vxlan-vni",
+            "-2",
+            "--exit-after=1m30s",
+        ]
+    )
     assert found["input_raw"] == [":80", ":81"] and found["output_null"] is True and found["stats"] is False
     assert found["verbose"] == 2 and found["output_kafka_use_sasl"] is True
     assert found["input_raw_vxlan_vni"] == [-2] and found["exit_after"] == 90
 
 
 def test_sizes() -> None:
-    cases = {"10mb": 10 << 20, "10MB": 10 << 20, "64kb": 64 << 10, "4096": 4096, "0x10": 16, "0b101": 5,
-             "010": 8, "1gb": 1 << 30, "2tb": 2 << 40, "1_000": 1000}  # fmt: skip
+    cases = {
+        "10mb": 10 << 20,
+        "10MB": 10 << 20,
+        "64kb": 64 << 10,
+        "4096": 4096,
+        "0x10": 16,
+        "0b101": 5,
+        "010": 8,
+        "1gb": 1 << 30,
+        "2tb": 2 << 40,
+        "1_000": 1000,
+    }
     assert {text: goflags.size(text) for text in cases} == cases
     for bad in ("", "10 mb", "mb", "1.5mb", "10m"):
         with pytest.raises(ValueError, match="write"):
@@ -222,7 +243,7 @@ def test_wrong_flags_get_one_line(
         (["--input-raw", "80", "--output-null"], "[HOST]:PORT"),
         (["--input-raw", ":80", "--output-null", "--input-raw-engine", "magic"], "there are libpcap"),
         (["--input-raw", ":80", "--output-null", "--input-raw-protocol", "smtp"], "there are http"),
-        (["--input-raw", ":80", "--output-null", "--input-raw-timestamp-type", "PCAP_TSTAMP_ADAPTER"], "there are PCAP"),
+        (["--input-raw", ":80", "--output-null", "--input-raw-timestamp-type", "PCAP_TSTAMP_ADAPTER"], "there are PCAP"),  # noqa: E501
         (["--input-tcp", "x", "--output-null"], "address to listen on"),
         (["--input-tcp", ":0", "--input-tcp-secure", "--output-null"], "certificate"),
         (["--input-dummy", "", "--output-http", "h", "--output-http-elasticsearch", "h:9200"], "index_name"),

@@ -55,8 +55,11 @@ def write(template: Path, batches: Sequence[Messages], **how: Any) -> FileOutput
 
 def test_names_and_indexes() -> None:
     assert [with_index(n, 3) for n in ("a.gor", "a_1.gor", "a_x.gor", "a.gor.gz")] == [
-        "a_3.gor", "a_3.gor", "a_x_3.gor", "a.gor_3.gz",
-    ]  # fmt: skip
+        "a_3.gor",
+        "a_3.gor",
+        "a_x_3.gor",
+        "a.gor_3.gz",
+    ]
     assert [index_of(n) for n in ("a.gor", "a_7.gor", "a_b")] == [-1, 7, -1]
     text = expand("/tmp/%Y-%m-%d-%H-%M-%S-%NS_%r_%t_%i", 0.25, "id/../x", 2)
     assert re.fullmatch(r"/tmp/19[67]\d-\d\d-\d\d-\d\d-\d\d-\d\d-250000000_id_\.\._x_2_[a-zA-Z]{8}", text), (
@@ -102,13 +105,30 @@ def test_a_bound_on_everything(tmp_path: Path) -> None:
 def test_file_to_file_is_byte_for_byte(tmp_path: Path) -> None:
     data = gor([Rec(get("/a"), 0), Rec(OK, 1, 2), Rec(post("/b", b"x\ny"), 2), Rec(OK, 3, 3)])
     (tmp_path / "in.gor").write_bytes(data)
-    done = run_gor("--input-file", str(tmp_path / "in.gor"), "--output-file", str(tmp_path / "out.gor"),
-                   "--output-file-append", "--output-file-flush-interval", "10ms")  # fmt: skip
+    done = run_gor(
+        "--input-file",
+        str(tmp_path / "in.gor"),
+        "--output-file",
+        str(tmp_path / "out.gor"),
+        "--output-file-append",
+        "--output-file-flush-interval",
+        "10ms",
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.gor").read_bytes() == data
-    chunks = run_gor("--input-file", str(tmp_path / "in.gor"), "--output-file", str(tmp_path / "c.gor"),
-                     "--output-file-queue-limit", "1", "--output-file-size-limit", "1kb",
-                     "--output-file-max-size-limit", "1gb", "-output-null")  # fmt: skip
+    chunks = run_gor(
+        "--input-file",
+        str(tmp_path / "in.gor"),
+        "--output-file",
+        str(tmp_path / "c.gor"),
+        "--output-file-queue-limit",
+        "1",
+        "--output-file-size-limit",
+        "1kb",
+        "--output-file-max-size-limit",
+        "1gb",
+        "-output-null",
+    )
     assert chunks.returncode == 0
     assert b"".join((tmp_path / f"c_{n}.gor").read_bytes() for n in range(4)) == data
 
@@ -156,8 +176,16 @@ def test_pace_speed_and_longest_wait(tmp_path: Path) -> None:
 def test_loops_until_stopped(tmp_path: Path) -> None:
     (tmp_path / "a.gor").write_bytes(gor([Rec(get("/a"), 0), Rec(get("/b"), 5)]))
     out = tmp_path / "out.gor"
-    done = run_gor("--input-file", str(tmp_path / "a.gor"), "--input-file-loop", "--output-file", str(out),
-                   "--output-file-append", "--exit-after", "2s")  # fmt: skip
+    done = run_gor(
+        "--input-file",
+        str(tmp_path / "a.gor"),
+        "--input-file-loop",
+        "--output-file",
+        str(out),
+        "--output-file-append",
+        "--exit-after",
+        "2s",
+    )
     assert done.returncode == 0 and len(records(out.read_bytes())) > 20
 
 
@@ -198,12 +226,40 @@ def test_rules_and_size_bound_and_split(tmp_path: Path) -> None:
     (tmp_path / "a.gor").write_bytes(data)
     out = str(tmp_path / "out.gor")
     done = run_gor(
-        "--input-file", str(tmp_path / "a.gor"), "--output-file", out, "--output-file-append", "--copy-buffer-size", "100",
-        "--http-allow-url", "^/a", "--http-disallow-url", "/0", "--http-black-list", "/1", "--http-allow-method", "POST",
-        "--http-allow-header", "Host:recorded", "--http-disallow-header", "X-None", "--http-set-header", "X-New: 1",
-        "--http-set-param", "k=v", "--http-rewrite-url", "^/a/(.*):/z/$1", "--http-rewrite-header", "Host: (.*),$1.test",
-        "--http-header-limiter", "user:50%", "--http-param-limiter", "u:50%", "--http-basic-auth-filter", "^me:",
-    )  # fmt: skip
+        "--input-file",
+        str(tmp_path / "a.gor"),
+        "--output-file",
+        out,
+        "--output-file-append",
+        "--copy-buffer-size",
+        "100",
+        "--http-allow-url",
+        "^/a",
+        "--http-disallow-url",
+        "/0",
+        "--http-black-list",
+        "/1",
+        "--http-allow-method",
+        "POST",
+        "--http-allow-header",
+        "Host:recorded",
+        "--http-disallow-header",
+        "X-None",
+        "--http-set-header",
+        "X-New: 1",
+        "--http-set-param",
+        "k=v",
+        "--http-rewrite-url",
+        "^/a/(.*):/z/$1",
+        "--http-rewrite-header",
+        "Host: (.*),$1.test",
+        "--http-header-limiter",
+        "user:50%",
+        "--http-param-limiter",
+        "u:50%",
+        "--http-basic-auth-filter",
+        "^me:",
+    )
     assert done.returncode == 0, done.stderr
     found = payloads(Path(out).read_bytes())
     assert len(found) == 8 and paths(found[::2]) == [f"/z/{n}?k=v" for n in range(2, 6)]
@@ -238,8 +294,15 @@ def test_limits_on_inputs_and_outputs(tmp_path: Path) -> None:
     for where in ("input", "output"):
         out = tmp_path / f"{where}.gor"
         source, to = str(tmp_path / "a.gor"), str(out)
-        done = run_gor("--input-file", source + ("|10" if where == "input" else ""),
-                       "--output-file", to + ("|10" if where == "output" else ""), "--output-file-append", "--verbose", "1")  # fmt: skip
+        done = run_gor(
+            "--input-file",
+            source + ("|10" if where == "input" else ""),
+            "--output-file",
+            to + ("|10" if where == "output" else ""),
+            "--output-file-append",
+            "--verbose",
+            "1",
+        )
         assert done.returncode == 0 and len(records(out.read_bytes())) == 10
 
 
@@ -281,8 +344,15 @@ def test_a_full_disk_loses_nothing_uncounted(tmp_path: Path) -> None:
     try:
         data = gor([Rec(post(f"/{n}", b"x" * 10_000), n) for n in range(300)])
         (tmp_path / "a.gor").write_bytes(data)
-        done = run_gor("--input-file", str(tmp_path / "a.gor") + "|1000%", "--output-file", str(disk / "a.gor"),
-                       "--output-file-append", "--output-file-flush-interval", "5ms")  # fmt: skip
+        done = run_gor(
+            "--input-file",
+            str(tmp_path / "a.gor") + "|1000%",
+            "--output-file",
+            str(disk / "a.gor"),
+            "--output-file-append",
+            "--output-file-flush-interval",
+            "5ms",
+        )
         written = records((disk / "a.gor").read_bytes())
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -294,8 +364,18 @@ def test_a_full_disk_loses_nothing_uncounted(tmp_path: Path) -> None:
 def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
     (tmp_path / "a.gor").write_bytes(gor([Rec(get(f"/{n}"), n * 10) for n in range(2000)]))
     out = tmp_path / "out.gor.gz"
-    command = [sys.executable, "-m", "replaykit.cli.gor", "--input-file", str(tmp_path / "a.gor"), "--output-file",
-               str(out), "--output-file-append", "--output-file-flush-interval", "20ms"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "replaykit.cli.gor",
+        "--input-file",
+        str(tmp_path / "a.gor"),
+        "--output-file",
+        str(out),
+        "--output-file-append",
+        "--output-file-flush-interval",
+        "20ms",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     until(lambda: out.exists() and out.stat().st_size > 2000)
     process.send_signal(signal.SIGKILL)
@@ -307,8 +387,18 @@ def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
 def test_a_signal_ends_it_with_what_was_read(tmp_path: Path) -> None:
     (tmp_path / "a.gor").write_bytes(gor([Rec(get(f"/{n}"), n * 20) for n in range(3000)]))
     out = tmp_path / "out.gor"
-    command = [sys.executable, "-m", "replaykit.cli.gor", "--input-file", str(tmp_path / "a.gor"), "--output-file",
-               str(out), "--output-file-append", "--output-file-flush-interval", "20ms"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "replaykit.cli.gor",
+        "--input-file",
+        str(tmp_path / "a.gor"),
+        "--output-file",
+        str(out),
+        "--output-file-append",
+        "--output-file-flush-interval",
+        "20ms",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     until(lambda: out.exists() and out.stat().st_size > 500)
     process.send_signal(signal.SIGINT)

@@ -67,8 +67,16 @@ def collector(tls: tuple[Path, Path] | None = None) -> Iterator[tuple[int, list[
 def test_tcp_output(tmp_path: Path) -> None:
     name = recording(tmp_path / "a.gor")
     with collector() as (port, got):
-        done = run_gor("--input-file", str(name), "--output-tcp", f"127.0.0.1:{port}", "--output-tcp-workers", "3",
-                       "--stats", "--output-tcp-stats")  # fmt: skip
+        done = run_gor(
+            "--input-file",
+            str(name),
+            "--output-tcp",
+            f"127.0.0.1:{port}",
+            "--output-tcp-workers",
+            "3",
+            "--stats",
+            "--output-tcp-stats",
+        )
         until(lambda: len(b"".join(got)) >= name.stat().st_size, 20)
     assert done.returncode == 0, done.stderr
     assert sorted(records(b"".join(got))) == sorted(records(name.read_bytes()))
@@ -97,8 +105,15 @@ def test_tcp_output_waits_for_a_server_that_comes_late(tmp_path: Path) -> None:
     ) as sender:
         time.sleep(1.0)
         out = tmp_path / "out.gor"
-        with gor_running("--input-tcp", f"127.0.0.1:{port}", "--output-file", str(out), "--output-file-append",
-                         "--output-file-flush-interval", "20ms"):  # fmt: skip
+        with gor_running(
+            "--input-tcp",
+            f"127.0.0.1:{port}",
+            "--output-file",
+            str(out),
+            "--output-file-append",
+            "--output-file-flush-interval",
+            "20ms",
+        ):
             until(lambda: out.exists() and len(records(out.read_bytes())) == 10, 30)
         assert sender.wait(20) == 0
 
@@ -143,8 +158,15 @@ def test_a_peer_whose_certificate_is_not_known_gets_nothing(tmp_path: Path) -> N
 
 def test_tcp_input_refuses_what_are_no_records(tmp_path: Path) -> None:
     port, out = free_port(), tmp_path / "out.gor"
-    with gor_running("--input-tcp", f"127.0.0.1:{port}", "--output-file", str(out), "--output-file-append",
-                     "--output-file-flush-interval", "20ms") as process:  # fmt: skip
+    with gor_running(
+        "--input-tcp",
+        f"127.0.0.1:{port}",
+        "--output-file",
+        str(out),
+        "--output-file-append",
+        "--output-file-flush-interval",
+        "20ms",
+    ) as process:
         until(lambda: listens(port))
         with socket.create_connection(("127.0.0.1", port)) as s:
             s.sendall(b"no record" + SEPARATOR)
@@ -177,9 +199,18 @@ def test_websocket_output(tmp_path: Path) -> None:
             port = next(iter(server.sockets)).getsockname()[1]
             url = f"ws://me:secret@127.0.0.1:{port}/in"
             done = await asyncio.to_thread(
-                run_gor, "--input-file", str(name), "--output-ws", url, "--output-ws-workers", "2", "--output-ws-sticky",
-                "--output-ws-skip-verify", "--stats", "--output-ws-stats",
-            )  # fmt: skip
+                run_gor,
+                "--input-file",
+                str(name),
+                "--output-ws",
+                url,
+                "--output-ws-workers",
+                "2",
+                "--output-ws-sticky",
+                "--output-ws-skip-verify",
+                "--stats",
+                "--output-ws-stats",
+            )
             assert done.returncode == 0, done.stderr
             assert b"secret" not in done.stderr
 
@@ -190,8 +221,15 @@ def test_websocket_output(tmp_path: Path) -> None:
 
 def test_http_input(tmp_path: Path) -> None:
     port, out = free_port(), tmp_path / "out.gor"
-    with gor_running("--input-http", f"127.0.0.1:{port}", "--output-file", str(out), "--output-file-append",
-                     "--output-file-flush-interval", "20ms"):  # fmt: skip
+    with gor_running(
+        "--input-http",
+        f"127.0.0.1:{port}",
+        "--output-file",
+        str(out),
+        "--output-file-append",
+        "--output-file-flush-interval",
+        "20ms",
+    ):
         until(lambda: listens(port))
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/a?b=1", timeout=20) as answer:
             assert answer.status == 200
@@ -218,11 +256,31 @@ def test_http_output(tmp_path: Path) -> None:
     name, out = recording(tmp_path / "a.gor"), tmp_path / "out.gor"
     with target() as there:
         done = run_gor(
-            "--input-file", str(name), "--output-http", there.url, "--output-http-track-response", "--output-file", str(out),
-            "--output-file-append", "--output-http-workers", "3", "--output-http-workers-min", "2",
-            "--output-http-worker-timeout", "1s", "--output-http-queue-len", "4", "--output-http-timeout", "20s",
-            "--output-http-stats", "--output-http-stats-ms", "100", "--stats", "--output-http-response-buffer", "10kb",
-        )  # fmt: skip
+            "--input-file",
+            str(name),
+            "--output-http",
+            there.url,
+            "--output-http-track-response",
+            "--output-file",
+            str(out),
+            "--output-file-append",
+            "--output-http-workers",
+            "3",
+            "--output-http-workers-min",
+            "2",
+            "--output-http-worker-timeout",
+            "1s",
+            "--output-http-queue-len",
+            "4",
+            "--output-http-timeout",
+            "20s",
+            "--output-http-stats",
+            "--output-http-stats-ms",
+            "100",
+            "--stats",
+            "--output-http-response-buffer",
+            "10kb",
+        )
     assert done.returncode == 0, done.stderr
     assert sorted(paths(there.payloads)) == sorted(f"/{n}" for n in range(20))
     assert all(f"Host: 127.0.0.1:{there.port}".encode() in p for p in there.payloads)
@@ -271,8 +329,15 @@ def test_http_output_redirects_and_certificates(tmp_path: Path) -> None:
         url = f"https://127.0.0.1:{there.port}"
         done = run_gor("--input-file", str(tmp_path / "a.gor"), "--output-http", url)
         assert done.returncode == 2 and b"certificate" in done.stderr and not there.requests
-        done = run_gor("--input-file", str(tmp_path / "a.gor"), "--output-http", url, "--output-http-skip-verify",
-                       "--output-http-redirects", "3")  # fmt: skip
+        done = run_gor(
+            "--input-file",
+            str(tmp_path / "a.gor"),
+            "--output-http",
+            url,
+            "--output-http-skip-verify",
+            "--output-http-redirects",
+            "3",
+        )
         assert done.returncode == 0 and paths(there.payloads) == ["/a", "/b"]
 
 
@@ -301,10 +366,23 @@ def test_binary_output(tmp_path: Path) -> None:
         for workers in ("0", "1"):
             out = tmp_path / f"out{workers}.gor"
             done = await asyncio.to_thread(
-                run_gor, "--input-file", str(tmp_path / "a.gor"), "--output-binary", f"127.0.0.1:{port}", "--output-file",
-                str(out), "--output-file-append", "--output-binary-track-response", "--output-binary-workers", workers,
-                "--output-binary-timeout", "5s", "--output-tcp-response-buffer", "5", "--output-binary-debug",
-            )  # fmt: skip
+                run_gor,
+                "--input-file",
+                str(tmp_path / "a.gor"),
+                "--output-binary",
+                f"127.0.0.1:{port}",
+                "--output-file",
+                str(out),
+                "--output-file-append",
+                "--output-binary-track-response",
+                "--output-binary-workers",
+                workers,
+                "--output-binary-timeout",
+                "5s",
+                "--output-tcp-response-buffer",
+                "5",
+                "--output-binary-debug",
+            )
             assert done.returncode == 0, done.stderr
             answers = [r.split(b"\n", 1)[1] for r in records(out.read_bytes()) if r[:1] == b"3"]
             assert answers == [b"+\x00bin"] * 6

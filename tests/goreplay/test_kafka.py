@@ -52,8 +52,19 @@ def test_text(broker: Kafka, recording: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert sorted(consume(broker, "text", 40)) == sorted(records(recording.read_bytes()))
     out = tmp_path / "out.gor"
-    with gor_running("--input-kafka-host", broker.plain, "--input-kafka-topic", "text", "--input-kafka-offset", "-2|1000%",
-                     "--output-file", str(out), "--output-file-append", "--output-file-flush-interval", "20ms"):  # fmt: skip
+    with gor_running(
+        "--input-kafka-host",
+        broker.plain,
+        "--input-kafka-topic",
+        "text",
+        "--input-kafka-offset",
+        "-2|1000%",
+        "--output-file",
+        str(out),
+        "--output-file-append",
+        "--output-file-flush-interval",
+        "20ms",
+    ):
         until(lambda: out.exists() and len(records(out.read_bytes())) == 40, 60)
     assert sorted(records(out.read_bytes())) == sorted(records(recording.read_bytes()))
 
@@ -67,8 +78,18 @@ def test_json_with_scram(broker: Kafka, recording: Path, tmp_path: Path) -> None
         "--output-kafka-username",
         "gor",
     ]
-    done = run_gor("--input-file", str(recording), "--output-kafka-host", broker.sasl, "--output-kafka-topic", "json",
-                   "--output-kafka-json-format", *login, "--output-kafka-password", "secret")  # fmt: skip
+    done = run_gor(
+        "--input-file",
+        str(recording),
+        "--output-kafka-host",
+        broker.sasl,
+        "--output-kafka-topic",
+        "json",
+        "--output-kafka-json-format",
+        *login,
+        "--output-kafka-password",
+        "secret",
+    )
     assert done.returncode == 0 and b"secret" not in done.stderr, done.stderr
     found = [json.loads(r) for r in consume(broker, "json", 40)]
     one = next(r for r in found if r["Req_URL"] == "/7")
@@ -86,23 +107,53 @@ def test_json_with_scram(broker: Kafka, recording: Path, tmp_path: Path) -> None
         "--input-kafka-username",
         "gor",
     ]
-    with gor_running("--input-kafka-host", broker.sasl, "--input-kafka-topic", "json", "--input-kafka-json-format",
-                     *reading, "--input-kafka-password", "secret", "--input-kafka-offset", "0", "--output-file", str(out),
-                     "--output-file-append", "--output-file-flush-interval", "20ms"):  # fmt: skip
+    with gor_running(
+        "--input-kafka-host",
+        broker.sasl,
+        "--input-kafka-topic",
+        "json",
+        "--input-kafka-json-format",
+        *reading,
+        "--input-kafka-password",
+        "secret",
+        "--input-kafka-offset",
+        "0",
+        "--output-file",
+        str(out),
+        "--output-file-append",
+        "--output-file-flush-interval",
+        "20ms",
+    ):
         until(lambda: out.exists() and len(records(out.read_bytes())) == 40, 60)
     text = out.read_bytes()
     assert b"GET /7 HTTP/1.1\r\nHost: recorded.example\r\n\r\n" in text
     assert OK.replace(b"200 OK", b"200 ") in text  # the JSON has no place for the reason
-    wrong = run_gor("--input-file", str(recording), "--output-kafka-host", broker.sasl, "--output-kafka-topic", "json",
-                    *login, "--output-kafka-password", "wrong")  # fmt: skip
+    wrong = run_gor(
+        "--input-file",
+        str(recording),
+        "--output-kafka-host",
+        broker.sasl,
+        "--output-kafka-topic",
+        "json",
+        *login,
+        "--output-kafka-password",
+        "wrong",
+    )
     assert wrong.returncode == 2 and b"Traceback" not in wrong.stderr
 
 
 def test_tls(broker: Kafka, recording: Path) -> None:
     to = ["--input-file", str(recording), "--output-kafka-host", broker.tls, "--output-kafka-topic", "tls"]
     key = str(broker.ca.parent / "key.pem")
-    done = run_gor(*to, "--kafka-tls-ca-cert", str(broker.ca), "--kafka-tls-client-cert", str(broker.ca),
-                   "--kafka-tls-client-key", key)  # fmt: skip
+    done = run_gor(
+        *to,
+        "--kafka-tls-ca-cert",
+        str(broker.ca),
+        "--kafka-tls-client-cert",
+        str(broker.ca),
+        "--kafka-tls-client-key",
+        key,
+    )
     assert done.returncode == 0, done.stderr
     assert len(consume(broker, "tls", 40)) == 40
     half = run_gor(*to, "--kafka-tls-client-cert", str(broker.ca))
@@ -121,8 +172,19 @@ def test_the_recorded_pace(broker: Kafka, tmp_path: Path) -> None:
         "pace",
     )
     assert done.returncode == 0
-    with gor_running("--input-kafka-host", broker.plain, "--input-kafka-topic", "pace", "--input-kafka-offset", "-2",
-                     "--output-file", str(out), "--output-file-append", "--output-file-flush-interval", "10ms"):  # fmt: skip
+    with gor_running(
+        "--input-kafka-host",
+        broker.plain,
+        "--input-kafka-topic",
+        "pace",
+        "--input-kafka-offset",
+        "-2",
+        "--output-file",
+        str(out),
+        "--output-file-append",
+        "--output-file-flush-interval",
+        "10ms",
+    ):
         until(lambda: out.exists() and len(records(out.read_bytes())) >= 1, 60)
         begun = time.monotonic()
         until(lambda: len(records(out.read_bytes())) == 4, 60)

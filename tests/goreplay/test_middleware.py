@@ -1,4 +1,6 @@
-"""Middleware by GoReplay's protocol: programs that echo, change, drop, crash and hang; and Python in process."""
+"""Middleware by GoReplay's protocol: programs that echo, change, drop, crash and hang; and Python in
+process.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def test_a_shell_script_as_in_goreplays_documentation(tmp_path: Path, recording:
             echo "$line"
             >&2 echo "[DEBUG] $header"
         done
-        """,
+        """,  # noqa: E501
     )
     out, said, status = through(script, recording)
     assert status == 0 and out == records(recording.read_bytes())
@@ -82,8 +84,15 @@ def test_the_pypi_package_gor(tmp_path: Path, recording: Path) -> None:
         """,
     )
     with target() as there:
-        done = run_gor("--input-file", str(recording), "--output-http", there.url, "--middleware", client,
-                       "--output-http-track-response")  # fmt: skip
+        done = run_gor(
+            "--input-file",
+            str(recording),
+            "--output-http",
+            there.url,
+            "--middleware",
+            client,
+            "--output-http-track-response",
+        )
     said = done.stderr.decode()
     assert sorted(paths(there.payloads)) == sorted(f"/{n}" for n in range(50)), said
     assert all(b"X-Gor: " in p for p in there.payloads)
@@ -179,8 +188,7 @@ def test_prettified_for_middleware(tmp_path: Path) -> None:
 
 def test_in_process(tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_middleware.py").write_text(
-        textwrap.dedent(
-            """
+        textwrap.dedent("""
             from dataclasses import replace
 
             def change(message):
@@ -191,8 +199,7 @@ def test_in_process(tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyP
                 if b"/7 " in message.payload:
                     return [message, message]
                 return replace(message, payload=message.payload.replace(b"GET /", b"GET /own/"))
-            """
-        )
+            """)
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     out, said, status = through("py://own_middleware:change", recording)

@@ -160,9 +160,8 @@ HIDDEN = b"DELETE /admin HTTP/1.1\r\nHost: a\r\n\r\n"
         (b"GET /c HTTP/1.1\r\nHost: a\r\n", CUT, b""),
         (b"GET /c HTTP/1.1\r\nX: a" + SEPARATOR + FORGED, UNFRAMED, b""),
         (
-            b"POST /c HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding : chunked\r\nX: y\r\n\r\n0\r\n\r\n" + HIDDEN,
-            OTHER,
-            b"POST /c HTTP/1.1\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST /c HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding : chunked\r\nX: y\r\n\r\n0\r\n\r\n" + HIDDEN,  # noqa: E501
+            OTHER, b"POST /c HTTP/1.1\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
         (
             b"POST /c HTTP/1.1\r\nContent-Length :\r\n 2\r\nX: y\r\n\r\nxy" + HIDDEN,

@@ -167,18 +167,31 @@ PAYLOAD = st.one_of(
 )
 RULES = st.builds(
     Rules,
-    allow_headers=st.lists(st.tuples(st.sampled_from(["a", "Host"]), st.sampled_from([None, "a", "^$"])), max_size=1).map(tuple),
+    allow_headers=st.lists(
+        st.tuples(st.sampled_from(["a", "Host"]), st.sampled_from([None, "a", "^$"])), max_size=1
+    ).map(tuple),
     deny_urls=st.lists(st.sampled_from(["a", "=1"]), max_size=1).map(tuple),
     basic_auth=st.lists(st.sampled_from(["^a", "^b"]), max_size=1).map(tuple),
-    header_limits=st.lists(st.tuples(st.sampled_from([b"a", b"host"]), st.integers(0, 100)), max_size=1).map(tuple),
-    param_limits=st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.integers(0, 100)), max_size=1).map(tuple),
-    set_headers=st.lists(st.tuples(st.sampled_from([b"a", b"Host", b"x"]), st.sampled_from([b"", b"v w"])), max_size=2).map(tuple),
-    set_params=st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.sampled_from([b"", b"9"])), max_size=2).map(tuple),
-    rewrite_urls=st.lists(st.tuples(st.sampled_from(["/(a+)", "b", "^", "(.*)", "a*", "(?P<a>/)(b)?"]), TEXT), max_size=2).map(tuple),
-    rewrite_headers=st.lists(
-        st.tuples(st.sampled_from([b"a", b"Host"]), st.sampled_from(["(h)", "b$", "(.*)", "(.*?)"]), TEXT), max_size=2
+    header_limits=st.lists(st.tuples(st.sampled_from([b"a", b"host"]), st.integers(0, 100)), max_size=1).map(
+        tuple
+    ),
+    param_limits=st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.integers(0, 100)), max_size=1).map(
+        tuple
+    ),
+    set_headers=st.lists(
+        st.tuples(st.sampled_from([b"a", b"Host", b"x"]), st.sampled_from([b"", b"v w"])), max_size=2
     ).map(tuple),
-)  # fmt: skip
+    set_params=st.lists(
+        st.tuples(st.sampled_from([b"a", b"b"]), st.sampled_from([b"", b"9"])), max_size=2
+    ).map(tuple),
+    rewrite_urls=st.lists(
+        st.tuples(st.sampled_from(["/(a+)", "b", "^", "(.*)", "a*", "(?P<a>/)(b)?"]), TEXT), max_size=2
+    ).map(tuple),
+    rewrite_headers=st.lists(
+        st.tuples(st.sampled_from([b"a", b"Host"]), st.sampled_from(["(h)", "b$", "(.*)", "(.*?)"]), TEXT),
+        max_size=2,
+    ).map(tuple),
+)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -188,7 +201,9 @@ RULES = st.builds(
 )
 @pytest.mark.slow
 def test_each_record_is_judged_alone(rules: Rules, records: list[tuple[int, str, int, bytes]]) -> None:
-    """Together or one at a time, and a second time: the same comes out, and what is sent is one row a record."""
+    """Together or one at a time, and a second time: the same comes out, and what is sent is one row a
+    record.
+    """
     together, counts = read(gor(*records), rules)
     one_at_a_time = open_records(rules)
     for record in records:
@@ -218,8 +233,9 @@ def test_what_is_sent_to_a_target() -> None:
     assert outgoing(b"CONNECT h:443 HTTP/1.1\r\n\r\n", aim) == (TUNNEL, b"")
     assert outgoing(b"no request", aim) == (NO_REQUEST, b"")
     assert outgoing(b"HEAD http://prod/x?y HTTP/1.1\r\n\r\n", Aim(prefix=b"/p")) == (
-        HEAD, b"HEAD /p/x?y HTTP/1.1\r\n\r\n",
-    )  # fmt: skip
+        HEAD,
+        b"HEAD /p/x?y HTTP/1.1\r\n\r\n",
+    )
     assert outgoing(b"GET /a HTTP/1.1\r\n\r\n", Aim(fixed=b"/f?g"))[1] == b"GET /f?g HTTP/1.1\r\n\r\n"
 
 

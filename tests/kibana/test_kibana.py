@@ -1,4 +1,6 @@
-"""Dashboards and alert rules: whole, of fields that exist, and asking what a real Elasticsearch can answer."""
+"""Dashboards and alert rules: whole, of fields that exist, and asking what a real Elasticsearch can
+answer.
+"""
 
 from __future__ import annotations
 
@@ -230,8 +232,8 @@ def test_every_panel_has_an_answer(filled: str) -> None:
 
 
 def fires(url: str, watch: dict[str, Any]) -> bool:
-    """The watch's search, and its condition as JavaScript: this Elasticsearch has no Painless, and the forms used here
-    (`def`, `for (b in list)`, `L` behind a number) say the same in both."""
+    """The watch's search, and its condition as JavaScript: this Elasticsearch has no Painless, and the forms
+    used here (`def`, `for (b in list)`, `L` behind a number) say the same in both."""
     asked = watch["input"]["search"]["request"]
     payload = ask(url, f"{','.join(asked['indices'])}/_search", asked["body"])
     script = re.sub(
@@ -264,9 +266,15 @@ def test_watches_fire_and_stay_quiet(filled: str, tmp_path: Path) -> None:
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
 
     share, slow, much, growth, loss = (
-        watches[n] for n in ("one-api-above-30-percent", "static-resources-slower-than-500-ms", "more-than-1-gb-in-5-minutes",
-                             "half-as-much-again-as-yesterday", "capture-loss")
-    )  # fmt: skip
+        watches[n]
+        for n in (
+            "one-api-above-30-percent",
+            "static-resources-slower-than-500-ms",
+            "more-than-1-gb-in-5-minutes",
+            "half-as-much-again-as-yesterday",
+            "capture-loss",
+        )
+    )
     assert fires(filled, loss)  # 10 of 1010 packets, just now
     for n in range(5):
         ship(f"/part{n}", 10, 5, big(200))

@@ -58,11 +58,16 @@ def test_all_databases_answer_alike(urls: list[str]) -> None:
     names = ["30009", "GET /Käse", "GET /käse", "get /kase", "GET /kase ", "🐵", "x" * 4000]
     records = [
         used(
-            chance.choice(names), NOON + 60 * chance.randint(-5000, 5000), chance.randint(0, 2**40), chance.randint(0, 9),
-            labels={"client": chance.choice(["Ä", "ä"])}, source=chance.choice(["", "a"]), connections=1,
+            chance.choice(names),
+            NOON + 60 * chance.randint(-5000, 5000),
+            chance.randint(0, 2**40),
+            chance.randint(0, 9),
+            labels={"client": chance.choice(["Ä", "ä"])},
+            source=chance.choice(["", "a"]),
+            connections=1,
         )
         for _ in range(1500)
-    ]  # fmt: skip
+    ]
     given: list[list[Any]] = []
     for url in urls:
         ledger = open_url(url, BERLIN)
@@ -141,14 +146,21 @@ def test_opened_for_the_first_time_by_several(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_machines_on_a_server(urls: list[str], number: int, tmp_path: Path) -> None:
-    """pve-traffic-monitor's own storage lines; killed amid it, nothing counts twice and the limit is known again."""
+    """pve-traffic-monitor's own storage lines; killed amid it, nothing counts twice and the limit is known
+    again.
+    """
     url = sa.make_url(urls[number])
     place, who = f"{url.host}:{url.port}", f"{url.username}:{url.password}"
     storage = (
-        {"type": "postgres", "dsn": f"host={url.host} port={url.port} user={url.username} password={url.password} dbname=usage"}
+        {
+            "type": "postgres",
+            "dsn": (
+                f"host={url.host} port={url.port} user={url.username} password={url.password} dbname=usage"
+            ),
+        }
         if number == 1
         else {"type": "mysql", "dsn": f"{who}@tcp({place})/usage?charset=utf8mb4&parseTime=True&loc=Local"}
-    )  # fmt: skip
+    )
     make(tmp_path, ["127.0.0.1"], ["x"])
     guest = Guest(name="web", config={"net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0"})
     name, log = str(7000 + number), tmp_path / "log"
@@ -223,7 +235,8 @@ def test_views_of_pve_traffic_monitor(urls: list[str]) -> None:
         with ledger.database.reading() as connection:
             stamp = "`timestamp`" if ledger.database.kind == "mysql" else '"timestamp"'
             rows = connection.exec_driver_sql(
-                f"SELECT vmid, rx_bytes, total_bytes FROM traffic_records WHERE vmid IN (100, 200) ORDER BY vmid, {stamp}"
+                "SELECT vmid, rx_bytes, total_bytes FROM traffic_records WHERE vmid IN (100, 200) ORDER BY"
+                f" vmid, {stamp}"
             ).all()
             names = connection.exec_driver_sql(
                 "SELECT COUNT(*) FROM traffic_records WHERE vmid IS NULL"

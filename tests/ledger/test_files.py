@@ -43,12 +43,18 @@ def test_the_layout_of_document_004(tmp_path: Path) -> None:
     ledger.close()
     found = lines(tmp_path)
     assert list(found) == [
-        "netfilter_user_alice%2F1/traffic_2026-03-29.jsonl", "vm_100/traffic_2026-03-29.jsonl", "vm_100/traffic_2026-03-30.jsonl",
-    ]  # fmt: skip
+        "netfilter_user_alice%2F1/traffic_2026-03-29.jsonl",
+        "vm_100/traffic_2026-03-29.jsonl",
+        "vm_100/traffic_2026-03-30.jsonl",
+    ]
     first, second, third = found["vm_100/traffic_2026-03-29.jsonl"]
     assert {k: first[k] for k in ("vmid", "timestamp", "rx_bytes", "tx_bytes", "total_bytes")} == {
-        "vmid": 100, "timestamp": "2026-03-29T13:00:00+02:00", "rx_bytes": 10, "tx_bytes": 5, "total_bytes": 15,
-    }  # fmt: skip
+        "vmid": 100,
+        "timestamp": "2026-03-29T13:00:00+02:00",
+        "rx_bytes": 10,
+        "tx_bytes": 5,
+        "total_bytes": 15,
+    }
     assert [r["total_bytes"] for r in (second, third)] == [23, 27]  # they only grow
     assert third["timestamp"] == "2026-03-29T13:01:00+02:00"
     assert (found["vm_100/traffic_2026-03-30.jsonl"][0]["rx_bytes"]) == 18

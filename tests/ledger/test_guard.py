@@ -31,7 +31,10 @@ class Crash(BaseException):
 
 
 class Valve:
-    """A vantage's subjects: a rate (None: none) and whether they are blocked. It outlives the guard, as a kernel would."""
+    """A vantage's subjects: a rate (None: none) and whether they are blocked.
+
+    It outlives the guard, as a kernel would.
+    """
 
     def __init__(self, **rates: int | None) -> None:
         self.state: dict[str, dict[str, Any]] = {
@@ -204,7 +207,8 @@ rules:
     assert again.step(NOON + 3) == []
     (first,) = heard
     assert (first["kind"], first["subject"], first["value"], first["threshold"]) == ("firing", "a", 900, 800)
-    # In words: the period and threshold that are the rule's own, in the units in which it was written, in the ledger's zone.
+    # In words: the period and threshold that are the rule's own, in the units in which it was written, in the
+    # ledger's zone.
     said_of_it = "900 B since 2026-03-29 13:00, more than 80% of 1.00 kB in an hour (800 B)"
     assert first["in_words"] == said_of_it
     assert [t["endpoint"] for t in first["top"]] == ["a", "b"] and "90%" in first["reason"]
@@ -255,8 +259,9 @@ def test_rules_are_read_again_when_their_file_changes(ledger: Ledger, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_quarter_of_crashes(tmp_path: Path, seed: int) -> None:
-    """Simulated hours over three months and a change of the clock; the process dies at any call, before or after it took
-    effect, and a new one goes on. What holds is what the rules ask for, and in the end all is as it was."""
+    """Simulated hours over three months and a change of the clock; the process dies at any call, before or
+    after it took effect, and a new one goes on. What holds is what the rules ask for, and in the end all is
+    as it was."""
     chance = random.Random(seed)
     ledger = Ledger("sqlite://", BERLIN)
     originals = {"a": 9999, "b": None, "c": 50}
@@ -291,8 +296,9 @@ def test_a_quarter_of_crashes(tmp_path: Path, seed: int) -> None:
             hour = used_of[name, "hour", calendar.floor("hour", now, ledger.zone)]
             month = used_of[name, "month", calendar.floor("month", now, ledger.zone)]
             assert valve.state[name] == {
-                "rate_limit": 100 if hour > 1800 else 500 if hour > 1000 else original, "block": month > 20_000,
-            }, (name, now)  # fmt: skip
+                "rate_limit": 100 if hour > 1800 else 500 if hour > 1000 else original,
+                "block": month > 20_000,
+            }, (name, now)
     assert crashes > 20
     step(calendar.moment("2026-06-01", ledger.zone))
     assert valve.state == {n: {"rate_limit": r, "block": False} for n, r in originals.items()}
@@ -301,7 +307,9 @@ def test_a_quarter_of_crashes(tmp_path: Path, seed: int) -> None:
 
 
 def test_killed_in_a_real_process(tmp_path: Path) -> None:
-    """kill -9 between what is written and what is done: the original is the one from before the first touch."""
+    """kill -9 between what is written and what is done: the original is the one from before the first
+    touch.
+    """
     url = f"sqlite:///{tmp_path / 'usage.db'}"
     ledger = Ledger(url, BERLIN)
     ledger.write([used("a", NOON, 1500)])
@@ -343,9 +351,12 @@ def test_killed_in_a_real_process(tmp_path: Path) -> None:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     for dies, now, status, wanted in (
-        ("before", NOON, 9, "77"), ("after", NOON, 9, "500"), ("", NOON, 0, "500"),
-        ("restored", NOON + HOUR, 9, "77"), ("", NOON + HOUR, 0, "77"),
-    ):  # fmt: skip
+        ("before", NOON, 9, "77"),
+        ("after", NOON, 9, "500"),
+        ("", NOON, 0, "500"),
+        ("restored", NOON + HOUR, 9, "77"),
+        ("", NOON + HOUR, 0, "77"),
+    ):
         assert process(dies, now) == status
         assert state.read_text() == wanted
     ledger = Ledger(url)

@@ -62,9 +62,11 @@ def test_what_a_file_says() -> None:
     assert fair.hold_s == fair.window_s == 600 and hourly.hold_s == 0
     assert (calls.enabled, calls.dry_run, calls.rate) == (False, True, 2)
     assert [r.describe() for r in rules.rules] == [
-        "10.0 MB in a month from day 15", "1.00 MiB in an hour (tx bytes)", "60% of all bytes in the last 600 s",
+        "10.0 MB in a month from day 15",
+        "1.00 MiB in an hour (tx bytes)",
+        "60% of all bytes in the last 600 s",
         "2 requests a second over the last 3600 s (requests)",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -103,12 +105,18 @@ def only(rules: str, name: str) -> Rule:
 
 def test_selection_and_periods(ledger: Ledger) -> None:
     home = {"client": "home"}
-    ledger.write([
-        used("30009", NOON, 6_000_000, 5_000_000, labels=home), used("30011", NOON, 60_000_000, labels=home),
-        used("30010", NOON, 60_000_000, labels={"client": "else"}), used("40000", NOON, 60_000_000, labels=home),
-        used("30009", NOON, 60_000_000, labels=home, subject_kind="client"),
-        used("30009", calendar.moment("2026-03-14T23:59", ledger.zone), 9_000_000, labels=home),  # the month before
-    ])  # fmt: skip
+    ledger.write(
+        [
+            used("30009", NOON, 6_000_000, 5_000_000, labels=home),
+            used("30011", NOON, 60_000_000, labels=home),
+            used("30010", NOON, 60_000_000, labels={"client": "else"}),
+            used("40000", NOON, 60_000_000, labels=home),
+            used("30009", NOON, 60_000_000, labels=home, subject_kind="client"),
+            used(
+                "30009", calendar.moment("2026-03-14T23:59", ledger.zone), 9_000_000, labels=home
+            ),  # the month before
+        ]
+    )
     (verdict,) = verdicts(ledger, [only(RULES, "monthly")], NOON + 30)
     assert (verdict.subject.name, verdict.used, verdict.allowed, len(verdict.reached)) == (
         "30009",
@@ -124,10 +132,13 @@ def test_selection_and_periods(ledger: Ledger) -> None:
 
 
 def test_direction_metric_share_and_rate(ledger: Ledger) -> None:
-    ledger.write([
-        used("a", NOON, 900, 100, rx_packets=5, tx_packets=1, requests=700, connections=3), used("b", NOON, 100, 900, requests=1),
-        used("c", NOON, 5000, subject_kind="client"),
-    ])  # fmt: skip
+    ledger.write(
+        [
+            used("a", NOON, 900, 100, rx_packets=5, tx_packets=1, requests=700, connections=3),
+            used("b", NOON, 100, 900, requests=1),
+            used("c", NOON, 5000, subject_kind="client"),
+        ]
+    )
     rule = "rules: [{ name: r, kind: mapping, period: hour, actions: [block], %s }]"
 
     def over(text: str, now: int = NOON + 59) -> set[str]:
@@ -170,28 +181,45 @@ def test_the_strictest_wins_and_says_why(ledger: Ledger) -> None:
         ("monthly",),
     )
     text = "\n".join(explain(ledger, rules.rules, "300*", NOON + 60))
-    assert text == "\n".join([
-        "forwarder mapping 30009 client=home",
-        "  monthly: allows 10.0 MB in a month from day 15: used 10.7 MB of 10.0 MB (107%) since 2026-03-15T00:00:00+01:00",
-        "    at 80% notify ops: reached",
-        "    at 100% notify ops, rate_limit 1 MB/s: reached",
-        "  hour tx: allows 1.00 MiB in an hour (tx bytes): used 684 KiB of 1.00 MiB (67%) since 2026-03-29T13:00:00+02:00",
-        "    at 50% rate_limit 500 kB/s: reached",
-        "    at 200% block: not reached",
-        "  fair: allows 60% of all bytes in the last 600 s: used 10.7 MB of 6.42 MB (167%) since 2026-03-29T12:51:00+02:00",
-        "    at 100% command: reached",
-        "  calls: not enabled",
-        "  => rate_limit 500 kB/s by hour tx, stricter than monthly; until 2026-03-29T14:00:00+02:00",
-        "forwarder mapping 30012 client=x",
-        "  monthly: does not apply: only with client=home|off*",
-        "  hour tx: allows 1.00 MiB in an hour (tx bytes): used 0 B of 1.00 MiB (0%) since 2026-03-29T13:00:00+02:00",
-        "    at 50% rate_limit 500 kB/s: not reached",
-        "    at 200% block: not reached",
-        "  fair: allows 60% of all bytes in the last 600 s: used 5 B of 6.42 MB (0%) since 2026-03-29T12:51:00+02:00",
-        "    at 100% command: not reached",
-        "  calls: not enabled",
-        "  => nothing is restricted",
-    ])  # fmt: skip
+    assert text == "\n".join(
+        [
+            "forwarder mapping 30009 client=home",
+            (
+                "  monthly: allows 10.0 MB in a month from day 15: used 10.7 MB of 10.0 MB (107%) since"
+                " 2026-03-15T00:00:00+01:00"
+            ),
+            "    at 80% notify ops: reached",
+            "    at 100% notify ops, rate_limit 1 MB/s: reached",
+            (
+                "  hour tx: allows 1.00 MiB in an hour (tx bytes): used 684 KiB of 1.00 MiB (67%) since"
+                " 2026-03-29T13:00:00+02:00"
+            ),
+            "    at 50% rate_limit 500 kB/s: reached",
+            "    at 200% block: not reached",
+            (
+                "  fair: allows 60% of all bytes in the last 600 s: used 10.7 MB of 6.42 MB (167%) since"
+                " 2026-03-29T12:51:00+02:00"
+            ),
+            "    at 100% command: reached",
+            "  calls: not enabled",
+            "  => rate_limit 500 kB/s by hour tx, stricter than monthly; until 2026-03-29T14:00:00+02:00",
+            "forwarder mapping 30012 client=x",
+            "  monthly: does not apply: only with client=home|off*",
+            (
+                "  hour tx: allows 1.00 MiB in an hour (tx bytes): used 0 B of 1.00 MiB (0%) since"
+                " 2026-03-29T13:00:00+02:00"
+            ),
+            "    at 50% rate_limit 500 kB/s: not reached",
+            "    at 200% block: not reached",
+            (
+                "  fair: allows 60% of all bytes in the last 600 s: used 5 B of 6.42 MB (0%) since"
+                " 2026-03-29T12:51:00+02:00"
+            ),
+            "    at 100% command: not reached",
+            "  calls: not enabled",
+            "  => nothing is restricted",
+        ]
+    )
     assert explain(ledger, rules.rules, "nobody", NOON) == []
 
 

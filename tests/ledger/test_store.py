@@ -102,11 +102,15 @@ def test_a_month_is_one_bucket(ledger: Ledger) -> None:
 
 
 def test_asked_by_label_and_glob(ledger: Ledger) -> None:
-    ledger.write([
-        used("30009", NOON, 1, labels={"client": "home", "mode": "tcp"}), used("30010", NOON, 2, labels={"client": "home"}),
-        used("40000", NOON, 4, labels={"client": "office"}), used("home", NOON, 3, subject_kind="client"),
-        used("GET /files/[id]", NOON, 8, vantage="wire", subject_kind="endpoint"),
-    ])  # fmt: skip
+    ledger.write(
+        [
+            used("30009", NOON, 1, labels={"client": "home", "mode": "tcp"}),
+            used("30010", NOON, 2, labels={"client": "home"}),
+            used("40000", NOON, 4, labels={"client": "office"}),
+            used("home", NOON, 3, subject_kind="client"),
+            used("GET /files/[id]", NOON, 8, vantage="wire", subject_kind="endpoint"),
+        ]
+    )
     asked = Selection("forwarder", "mapping", labels={"client": ("ho*",)})
     assert {s.name for s in subjects(ledger, asked)} == {"30009", "30010"}
     by = totals(ledger, 0, 4 * 10**9, Selection("forwarder", "mapping"), by="label:client").sums
@@ -171,8 +175,9 @@ def test_where_readings_are_missing_is_kept(ledger: Ledger) -> None:
     ledger.read([stands("always", at + 2130, 9_000_040)], every_s=40)
     ledger.read([stands("always", at + 3000, 9_000_050)])  # nobody says how often
     assert gaps(ledger, 0, at + 10**6) == [
-        Gap(at + 170, at + 300, 2, "always"), Gap(at + 300, at + 2100, 2, "always"),
-    ]  # fmt: skip
+        Gap(at + 170, at + 300, 2, "always"),
+        Gap(at + 300, at + 2100, 2, "always"),
+    ]
     assert gaps(ledger, at + 299, at + 300, Selection(names=("vm",))) == [Gap(at + 170, at + 300, 1, "vm")]
     minutes = history(ledger, "minute", at + 8940, at + 9060, Selection(names=("vm",)))
     assert [(r.time - at, r.rx_bytes) for r in minutes] == [(8940, 7)]
@@ -200,8 +205,13 @@ def test_a_report_marks_what_was_not_read(ledger: Ledger) -> None:
         f"<p>{said}</p>" in page and page.count('"decal": {') == 14
     )  # received and sent of the one there is
     assert json.loads(shown.as_json(rows, ledger.zone, {}, missing))["gaps"] == [
-        {"since": "2026-03-29T13:05:00+02:00", "until": "2026-03-29T13:12:00+02:00", "subjects": 1, "subject": "vm"}
-    ]  # fmt: skip
+        {
+            "since": "2026-03-29T13:05:00+02:00",
+            "until": "2026-03-29T13:12:00+02:00",
+            "subjects": 1,
+            "subject": "vm",
+        }
+    ]
     assert shown.as_png(rows, ledger.zone, "minute", "both", "t", True, missing)[:4] == b"\x89PNG"
     caption = str(shown.table(rows, ledger.zone, "minute", "both", missing).caption)
     assert caption.splitlines() == [said, f"times: {ledger.zone}"]
@@ -231,9 +241,12 @@ def test_its_file_and_its_zone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="days begin in Europe/Berlin"):
         Ledger(f"sqlite:///{path}", "UTC")
     for url, said in (
-        ("nonsense", "no URL"), ("oracle://h/x", "there are sqlite"), (f"sqlite:///{tmp_path}", "directory"), ("sqlite:////proc/x/y.db", "proc"),
+        ("nonsense", "no URL"),
+        ("oracle://h/x", "there are sqlite"),
+        (f"sqlite:///{tmp_path}", "directory"),
+        ("sqlite:////proc/x/y.db", "proc"),
         ("postgresql://me:hidden@127.0.0.1:1/x", "127.0.0.1"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=said) as error:
             Ledger(url)
         assert "hidden" not in str(error.value)

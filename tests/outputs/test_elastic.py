@@ -73,8 +73,16 @@ def test_fields_sums_and_repeats(server: str, tmp_path: Path) -> None:
     expected = json.loads(report.stdout)
     total = expected["total"]
     assert count(server, "shop") == total["requests"]
-    query = {"size": 0, "aggs": {"by": {"terms": {"field": "replaykit.endpoint", "size": 100}, "aggs": {"b": {"sum": {"field": "replaykit.bytes"}}}},
-             "all": {"sum": {"field": "network.bytes"}}}}  # fmt: skip
+    query = {
+        "size": 0,
+        "aggs": {
+            "by": {
+                "terms": {"field": "replaykit.endpoint", "size": 100},
+                "aggs": {"b": {"sum": {"field": "replaykit.bytes"}}},
+            },
+            "all": {"sum": {"field": "network.bytes"}},
+        },
+    }
     found = ask(server, "shop-exchanges*/_search", query)["aggregations"]
     assert found["all"]["value"] == total["request_wire_bytes"] + total["response_wire_bytes"]
     own = {
@@ -196,9 +204,21 @@ def test_a_full_disk_under_the_spool_costs_exchanges_not_the_run(tmp_path: Path)
         target = place(f"http://127.0.0.1:{free_port()}", "full", disk / "spool")
         pcap = capture(tmp_path / "a.pcap", 6000)
         done = subprocess.run(
-            [*REPLAYKIT, "exchanges", str(pcap), "--to", target, "--to", str(tmp_path / "a.jsonl"), "--quiet"],
-            capture_output=True, text=True, check=False, timeout=200,
-        )  # fmt: skip
+            [
+                *REPLAYKIT,
+                "exchanges",
+                str(pcap),
+                "--to",
+                target,
+                "--to",
+                str(tmp_path / "a.jsonl"),
+                "--quiet",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr

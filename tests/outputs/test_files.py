@@ -77,8 +77,10 @@ def test_directory_is_partitioned_by_hour(tmp_path: Path) -> None:
     output.close()
     table = pq.read_table(tmp_path, partitioning="hive")
     assert sorted(zip(table["date"].to_pylist(), table["hour"].to_pylist(), strict=True)) == [
-        ("2023-11-14", 22), ("2023-11-14", 23), ("2023-11-14", 23)
-    ]  # fmt: skip
+        ("2023-11-14", 22),
+        ("2023-11-14", 23),
+        ("2023-11-14", 23),
+    ]
 
 
 def test_jsonl_and_csv_hold_the_same(tmp_path: Path) -> None:

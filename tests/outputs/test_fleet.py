@@ -40,11 +40,37 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
 def command(cluster: Spark, broker: Kafka, topic: str, to: Path, *more: str) -> list[str]:
     jars = ",".join(map(str, sorted((SERVERS / "spark").glob("*.jar"))))
     return [
-        str(Path(sys.executable).parent / "spark-submit"), "--master", cluster.url, "--jars", jars, "--conf", "spark.ui.enabled=false", "--conf", "spark.sql.shuffle.partitions=2",
-        "--conf", "spark.driver.bindAddress=127.0.0.1", "--conf", "spark.driver.host=127.0.0.1", "--conf", "spark.executor.memory=768m",
-        *(part for who in ("driver", "executor") for part in ("--conf", f"spark.{who}.extraJavaOptions={' '.join(QUICK_JAVA)}")),
-        str(JOB), "--brokers", broker.plain, "--topic", topic, "--increments", f"{topic}-increments", "--to", str(to), *more,
-    ]  # fmt: skip
+        str(Path(sys.executable).parent / "spark-submit"),
+        "--master",
+        cluster.url,
+        "--jars",
+        jars,
+        "--conf",
+        "spark.ui.enabled=false",
+        "--conf",
+        "spark.sql.shuffle.partitions=2",
+        "--conf",
+        "spark.driver.bindAddress=127.0.0.1",
+        "--conf",
+        "spark.driver.host=127.0.0.1",
+        "--conf",
+        "spark.executor.memory=768m",
+        *(
+            part
+            for who in ("driver", "executor")
+            for part in ("--conf", f"spark.{who}.extraJavaOptions={' '.join(QUICK_JAVA)}")
+        ),
+        str(JOB),
+        "--brokers",
+        broker.plain,
+        "--topic",
+        topic,
+        "--increments",
+        f"{topic}-increments",
+        "--to",
+        str(to),
+        *more,
+    ]
 
 
 def environment() -> dict[str, str]:
@@ -127,7 +153,9 @@ def test_batch(cluster: Spark, broker: Kafka, tmp_path: Path) -> None:
 
 
 def test_stream_killed_and_started_again(cluster: Spark, broker: Kafka, tmp_path: Path) -> None:
-    """Spark's master and worker amid the stream, which goes on by itself; then the job, amid a batch or before one."""
+    """Spark's master and worker amid the stream, which goes on by itself; then the job, amid a batch or
+    before one.
+    """
     inputs = [
         capture(tmp_path / f"{n}.pcap", 400, start=1_700_000_000_000_000_000 + n * 3_600_000_000_000)
         for n in range(4)
@@ -137,8 +165,12 @@ def test_stream_killed_and_started_again(cluster: Spark, broker: Kafka, tmp_path
     sent(broker, "stream", tmp_path / "a", "host-a", inputs[0])
     with (tmp_path / "job.log").open("wb") as log:
         process = subprocess.Popen(
-            command(cluster, broker, "stream", to, *more), stdout=log, stderr=log, env=environment(), start_new_session=True
-        )  # fmt: skip
+            command(cluster, broker, "stream", to, *more),
+            stdout=log,
+            stderr=log,
+            env=environment(),
+            start_new_session=True,
+        )
     try:
 
         def batches() -> int:
@@ -186,8 +218,10 @@ def consumed(host: str, topic: str) -> list[str]:
 
 def test_wrong_use(tmp_path: Path) -> None:
     for target, said in (
-        ("kafka://", "kafka://HOST"), ("kafka://h:1/a?colour=red", "colour"), ("kafka://h:1/a/b", "kafka://HOST"),
-    ):  # fmt: skip
+        ("kafka://", "kafka://HOST"),
+        ("kafka://h:1/a?colour=red", "colour"),
+        ("kafka://h:1/a/b", "kafka://HOST"),
+    ):
         done = run("exchanges", str(OUT), "--quiet", "--to", target)
         assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     late = run(

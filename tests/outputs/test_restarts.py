@@ -85,8 +85,9 @@ def test_the_archive_in_s3_after_kill_9(store: Any, tmp_path: Path) -> None:
     pcap, target = capture(tmp_path / "a.pcap", COUNT), f"s3://traffic/killed/?staging={tmp_path / 'staging'}"
     process = subprocess.Popen(
         [*REPLAYKIT, "exchanges", str(pcap), "--quiet", "--to", target, "--rotate-size", "100kB"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     until(lambda: bool(store.list_objects_v2(Bucket="traffic", Prefix="killed/").get("Contents")), 60)
     process.send_signal(signal.SIGKILL)
     process.wait(20)
@@ -120,8 +121,9 @@ def test_s3_killed_amid_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         boto3.client("s3").create_bucket(Bucket="traffic")
         process = subprocess.Popen(
             [*REPLAYKIT, "exchanges", str(pcap), "--quiet", "--to", target, "--rotate-size", "20kB"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         until(lambda: objects() > 0, 60)
     with moto(root, port):
         assert objects() > 0

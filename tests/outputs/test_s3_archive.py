@@ -129,7 +129,9 @@ def test_an_hour_that_may_still_be_written_is_left_alone(archive: Store) -> None
 def test_a_crash_between_any_two_steps_costs_nothing(
     archive: Store, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each put and delete is a step; whatever was done before the crash, a reader sees every exchange once."""
+    """Each put and delete is a step; whatever was done before the crash, a reader sees every exchange
+    once.
+    """
     before, left = rows(archive), step
 
     class Crash(Exception):

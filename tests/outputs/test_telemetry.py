@@ -45,7 +45,8 @@ def test_influxdb_has_the_sums(influx: str, tmp_path: Path) -> None:
     assert run("exchanges", str(OUT), "--quiet", "--to", target).returncode == 0
     found = query(
         influx,
-        "SELECT sum(exchanges), sum(request_wire_bytes), sum(response_wire_bytes), sum(link_bytes) FROM replaykit",
+        "SELECT sum(exchanges), sum(request_wire_bytes), sum(response_wire_bytes), sum(link_bytes) FROM"
+        " replaykit",
     )
     totals = [report(str(p))["total"] for p in (OUT, pcap)]
     names = ("requests", "request_wire_bytes", "response_wire_bytes", "link_bytes")
@@ -144,9 +145,13 @@ def test_otlp_without_a_receiver_ends_in_time(tmp_path: Path) -> None:
 
 def test_wrong_use() -> None:
     for target, said in (
-        ("influxdb://host", "influxdb://HOST"), ("influxdb://h/b?colour=red", "colour"), ("otlp://", "otlp://HOST"),
-        ("otlp://h?colour=red", "colour"), ("s3://", "name a bucket"), ("s3://b/p?colour=red", "colour"),
-    ):  # fmt: skip
+        ("influxdb://host", "influxdb://HOST"),
+        ("influxdb://h/b?colour=red", "colour"),
+        ("otlp://", "otlp://HOST"),
+        ("otlp://h?colour=red", "colour"),
+        ("s3://", "name a bucket"),
+        ("s3://b/p?colour=red", "colour"),
+    ):
         done = run("exchanges", str(OUT), "--quiet", "--to", target)
         assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
 

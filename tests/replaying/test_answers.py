@@ -32,7 +32,9 @@ ODD = {
     "a blank before the colon": b"HTTP/1.1 200 OK\r\nX-A : 1\r\nContent-Length: 2\r\n\r\nok",
     "a folded field": b"HTTP/1.1 200 OK\r\nX-A: 1\r\n  2\r\nContent-Length: 2\r\n\r\nok",
     "LF line ends": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
-    "blanks after a chunk's size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2  \r\nok\r\n0\r\n\r\n",
+    "blanks after a chunk's size": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2  \r\nok\r\n0\r\n\r\n"
+    ),
     "a chunk's extension": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\n\r\n",
     "trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n",
     "ICY": b"ICY 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -97,7 +99,9 @@ def test_what_follows_a_response_is_not_the_next_ones() -> None:
 
 @contextmanager
 def closing(after: int) -> Iterator[tuple[int, list[bytes]]]:
-    """A server that closes each connection after so many responses, without saying so; its port, and what it read."""
+    """A server that closes each connection after so many responses, without saying so; its port, and what it
+    read.
+    """
     listener, seen = socket.create_server(("127.0.0.1", 0), backlog=256), []
 
     def serve(client: socket.socket) -> None:

@@ -64,9 +64,16 @@ def test_a_target_that_speaks_no_http2() -> None:
 
 
 def test_fields() -> None:
-    chunked = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\nTE: gzip\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+    chunked = (
+        b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\nTE:"
+        b" gzip\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+    )
     fields, body = to_fields(chunked, b"https")
     assert body == b"ab"
     assert fields == [
-        (b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/x"), (b":authority", b"h"), (b"x-a", b"1"),
-    ]  # fmt: skip
+        (b":method", b"POST"),
+        (b":scheme", b"https"),
+        (b":path", b"/x"),
+        (b":authority", b"h"),
+        (b"x-a", b"1"),
+    ]

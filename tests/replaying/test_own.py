@@ -1,4 +1,6 @@
-"""What gor sends itself is not captured again, and what this host asks of others is not its service's traffic."""
+"""What gor sends itself is not captured again, and what this host asks of others is not its service's
+traffic.
+"""
 
 from __future__ import annotations
 

@@ -90,8 +90,14 @@ def _exchanges(name: str) -> pa.RecordBatch:
         f.name: name if pa.types.is_string(f.type) else True if pa.types.is_boolean(f.type) else 1
         for f in SCHEMA
     }
-    arrays = [pa.array([values[f.name]], pa.int64()).cast(f.type) if pa.types.is_timestamp(f.type)
-              else pa.array([values[f.name]], f.type) for f in SCHEMA]  # fmt: skip
+    arrays = [
+        (
+            pa.array([values[f.name]], pa.int64()).cast(f.type)
+            if pa.types.is_timestamp(f.type)
+            else pa.array([values[f.name]], f.type)
+        )
+        for f in SCHEMA
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
@@ -133,8 +139,9 @@ def test_every_format_of_the_gate(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_alerts_and_metrics(name: str) -> None:
     event = {
-        "kind": "firing", "rule": "loud", "group": name, "metric": "bytes", "value": 2.0, "threshold": 1.0, "window_s": 60,
-        "began": "then", "at": "now", "id": "1", "severity": "warning", "top": [{"endpoint": name, "bytes": 2, "share": 1.0}],
+        "kind": "firing", "rule": "loud", "group": name, "metric": "bytes", "value": 2.0, "threshold": 1.0,
+        "window_s": 60, "began": "then", "at": "now", "id": "1", "severity": "warning",
+        "top": [{"endpoint": name, "bytes": 2, "share": 1.0}],
     }  # fmt: skip
     said = notify.text(event)
     assert harmless(said) and len(said.splitlines()) == 6
@@ -164,8 +171,13 @@ def _capture(path: Path) -> Path:
 def _on_a_terminal(*arguments: str) -> tuple[int, str]:
     """As a person sees it; rich's own colours left out."""
     parent, child = pty.openpty()
-    process = subprocess.Popen([*REPLAYKIT, *arguments], stdout=child, stderr=child, stdin=child,
-                               env={**os.environ, "TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"})  # fmt: skip
+    process = subprocess.Popen(
+        [*REPLAYKIT, *arguments],
+        stdout=child,
+        stderr=child,
+        stdin=child,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "200", "NO_COLOR": "1"},
+    )
     os.close(child)
     seen = b""
     while True:

@@ -1,4 +1,6 @@
-"""A summary fits the terminal it is shown on: what does not fit is named, and the key is never squeezed away."""
+"""A summary fits the terminal it is shown on: what does not fit is named, and the key is never
+squeezed away.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,17 @@ PATHS = [
 
 def _summary(by: tuple[str, ...] = ("endpoint",)) -> Summary:
     summary = Summary(by)
-    rows = [{"endpoint": path, "host": "shop.example", "weight": 1.0, "complete": True, "duration_ns": 5_000_000 * (n + 1),
-             **{name: 1000 * (n + 1) for name in SCHEMA.names if name.endswith("_bytes")}} for n, path in enumerate(PATHS)]  # fmt: skip
+    rows = [
+        {
+            "endpoint": path,
+            "host": "shop.example",
+            "weight": 1.0,
+            "complete": True,
+            "duration_ns": 5_000_000 * (n + 1),
+            **{name: 1000 * (n + 1) for name in SCHEMA.names if name.endswith("_bytes")},
+        }
+        for n, path in enumerate(PATHS)
+    ]
     full = [{name: row.get(name) for name in SCHEMA.names} for row in rows]
     loose = pa.schema([f.with_nullable(True) for f in SCHEMA])
     summary.add(pa.RecordBatch.from_pylist(full, loose))

@@ -1,4 +1,6 @@
-"""Rules over replayed data: they fire, stay quiet and recover at the right times, once each, over restarts."""
+"""Rules over replayed data: they fire, stay quiet and recover at the right times, once each, over
+restarts.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,18 @@ class Told(dict[tuple[int, str], int]):
         if until <= self.from_s:
             return None
         rows = [
-            {"minute": at * 10**9, "endpoint": name, "response_wire_bytes": size, "exchanges": 10, "status": 500 if self.failed else 200,
-             "host": "h", "method": "GET"}
-            for (at, name), size in self.items() if since <= at < until
-        ]  # fmt: skip
+            {
+                "minute": at * 10**9,
+                "endpoint": name,
+                "response_wire_bytes": size,
+                "exchanges": 10,
+                "status": 500 if self.failed else 200,
+                "host": "h",
+                "method": "GET",
+            }
+            for (at, name), size in self.items()
+            if since <= at < until
+        ]
         table = empty()
         return pa.Table.from_pylist(
             [{n: r.get(n, 0) for n in table.column_names} for r in rows], table.schema
@@ -63,7 +73,7 @@ def test_a_share_of_the_bandwidth() -> None:
     rules = parse_rules("""
 rules:
   - {name: share, metric: bytes, by: endpoint, share: 30%, window: 1m, for: 2m, recover: 25%, where: {endpoint: "/api/*"}}
-""")
+""")  # noqa: E501
     hot = {m: 50 if 5 <= m < 12 else 27 if 12 <= m < 15 else 10 for m in range(30)}
     traffic = Told(
         {(T0 + m * MINUTE, "/api/a"): hot[m] for m in hot}
@@ -86,7 +96,7 @@ def test_growth_over_yesterday_and_last_week() -> None:
     rules = parse_rules("""
 rules:
   - {name: g, metric: bytes, by: endpoint, window: 1m, growth: {than: [yesterday, last_week], by: 50%}, at_least: 100B}
-""")
+""")  # noqa: E501
     traffic = Told(from_s=T0 - 8 * DAY)
     for m in range(10):
         for back, size in ((7 * DAY, 1000), (DAY, 2000), (0, 2900 if m < 5 else 3100)):
@@ -133,7 +143,7 @@ def test_a_restart_at_any_moment_neither_repeats_nor_forgets(tmp_path: Path) -> 
     text = """
 notify: {ops: {webhook: "http://127.0.0.1:1/"}}
 rules: [{name: r, metric: bytes, by: endpoint, above: 100B, window: 1m, for: 1m, recover_for: 1m, notify: ops}]
-"""
+"""  # noqa: E501
     rules = parse_rules(text)
     traffic = Told({(T0 + m * MINUTE, "/a"): 1000 if 3 <= m < 9 else 1 for m in range(20)})
     told: list[tuple[str, str]] = []
@@ -207,8 +217,9 @@ def test_the_command_over_an_archive(tmp_path: Path) -> None:
     )
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and [(e["kind"], e["group"], e["at"][11:16]) for e in found] == [
-        ("firing", "/reports/{id}", "12:05"), ("resolved", "/reports/{id}", "12:08"),
-    ]  # fmt: skip
+        ("firing", "/reports/{id}", "12:05"),
+        ("resolved", "/reports/{id}", "12:08"),
+    ]
     assert found[0]["top"][0]["endpoint"] == "/reports/{id}" and found[0]["share"] > 0.8
     assert "1 rules, 0 receivers" in run("alert", str(rules), "--check").stdout
 

@@ -29,9 +29,10 @@ from tests.rules.test_episodes import RULES, archive
 from tests.target import until
 
 EVENT = {
-    "id": "0123456789abcdef", "kind": "firing", "rule": "one API", "severity": "warning", "group": "/a", "at": "2026-11-20T12:05:00+00:00",
-    "began": "2026-11-20T12:05:00+00:00", "metric": "bytes", "by": "endpoint", "window_s": 300.0, "value": 5e6, "threshold": 3e6,
-    "share": 0.5, "top": [{"endpoint": "/a", "bytes": 5_000_000, "share": 0.5}],
+    "id": "0123456789abcdef", "kind": "firing", "rule": "one API", "severity": "warning", "group": "/a",
+    "at": "2026-11-20T12:05:00+00:00", "began": "2026-11-20T12:05:00+00:00", "metric": "bytes",
+    "by": "endpoint", "window_s": 300.0, "value": 5e6, "threshold": 3e6, "share": 0.5,
+    "top": [{"endpoint": "/a", "bytes": 5_000_000, "share": 0.5}],
 }  # fmt: skip
 
 
@@ -142,7 +143,8 @@ def test_mail() -> None:
     try:
         notify.send(
             notifier(
-                f"{{email: [a@example.org, b@example.org], from: r@example.org, smtp: '127.0.0.1:{controller.port}'}}"
+                "{email: [a@example.org, b@example.org], from: r@example.org, smtp:"
+                f" '127.0.0.1:{controller.port}'}}"
             ),
             EVENT,
         )
@@ -179,7 +181,9 @@ def test_a_real_alertmanager_has_one_alert_which_ends(tmp_path: Path) -> None:
 
 
 def test_the_command_tells_once_over_restarts(tmp_path: Path) -> None:
-    """An archive whose last minutes are over the limit: told at the first run, not at the second, recovered later."""
+    """An archive whose last minutes are over the limit: told at the first run, not at the second, recovered
+    later.
+    """
     place = archive(tmp_path / "archive")
     with hook() as (url, got):
         rules = tmp_path / "rules.yaml"
@@ -202,8 +206,9 @@ def test_the_command_tells_once_over_restarts(tmp_path: Path) -> None:
         finally:
             del os.environ["TOKEN"]
     assert [(path, body["kind"], body["at"][11:16]) for path, body in got] == [
-        ("/hidden", "firing", "12:05"), ("/hidden", "resolved", "12:08"),
-    ]  # fmt: skip
+        ("/hidden", "firing", "12:05"),
+        ("/hidden", "resolved", "12:08"),
+    ]
     assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600 and "hidden" not in (
         tmp_path / "state.json"
     ).read_text()
@@ -245,8 +250,9 @@ def test_an_alert_is_a_sentence_for_a_person_and_json_for_a_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     event = {
-        "kind": "firing", "rule": "loud", "group": "/a", "metric": "bytes", "value": 2e6, "threshold": 1.5e6, "window_s": 3600,
-        "began": "2026-11-20T12:00:00+00:00", "at": "2026-11-20T12:05:00+00:00", "id": "1", "severity": "warning", "top": [],
+        "kind": "firing", "rule": "loud", "group": "/a", "metric": "bytes", "value": 2e6, "threshold": 1.5e6,
+        "window_s": 3600, "began": "2026-11-20T12:00:00+00:00", "at": "2026-11-20T12:05:00+00:00", "id": "1",
+        "severity": "warning", "top": [],
     }  # fmt: skip
     tell(event)
     assert json.loads(capsys.readouterr().out) == event

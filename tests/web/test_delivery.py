@@ -1,4 +1,6 @@
-"""How the API's answers travel: HEAD like GET, compressed, 304 where nothing changed, and in pages; of 5,000 users."""
+"""How the API's answers travel: HEAD like GET, compressed, 304 where nothing changed, and in pages; of 5,000
+users.
+"""
 
 from __future__ import annotations
 
@@ -48,16 +50,39 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     root = tmp_path_factory.mktemp("many")
     with closing(Ledger(f"sqlite:///{root / 'usage.db'}")) as ledger:
         now = int(time.time()) // 60 * 60 - 60
-        ledger.write([
-            Usage(now, 60, "netfilter", "user", f"u{n:04}", {"name": f"User {n}", "addresses": f"10.0.{n // 250}.{n % 250}"}, 1000 * n, n)
-            for n in range(USERS)
-        ])  # fmt: skip
-        ledger.write([
-            Usage(now, 60, "hypervisor", "machine", str(100 + n), {"vmid": str(100 + n), "status": "running"}, 1000, 0)
-            for n in range(30)
-        ])  # fmt: skip
+        ledger.write(
+            [
+                Usage(
+                    now,
+                    60,
+                    "netfilter",
+                    "user",
+                    f"u{n:04}",
+                    {"name": f"User {n}", "addresses": f"10.0.{n // 250}.{n % 250}"},
+                    1000 * n,
+                    n,
+                )
+                for n in range(USERS)
+            ]
+        )
+        ledger.write(
+            [
+                Usage(
+                    now,
+                    60,
+                    "hypervisor",
+                    "machine",
+                    str(100 + n),
+                    {"vmid": str(100 + n), "status": "running"},
+                    1000,
+                    0,
+                )
+                for n in range(30)
+            ]
+        )
         (root / "rules.yaml").write_text(
-            "rules:\n  - {name: a day, kind: user, period: day, limit: 4990kB, direction: rx, dry_run: true, actions: [block]}\n"
+            "rules:\n  - {name: a day, kind: user, period: day, limit: 4990kB, direction: rx, dry_run: true,"
+            " actions: [block]}\n"
         )
         Guard(ledger, read_rules(root / "rules.yaml")).step(int(time.time()))
     with serve(root / "usage.db", root) as s:
@@ -158,7 +183,10 @@ def test_the_page_asks_for_what_it_shows(browser: Any, many: Serving) -> None:
     browser.get(f"http://127.0.0.1:{many.api}/#users")
     until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "tbody tr")) == 200, 20)
     assert "5,000" in text(browser, "[data-card=users]")
-    moved = "return performance.getEntriesByType('resource').filter(e => e.name.includes('/api/totals')).map(e => [e.transferSize, e.decodedBodySize])"
+    moved = (
+        "return performance.getEntriesByType('resource').filter(e => e.name.includes('/api/totals')).map(e =>"
+        " [e.transferSize, e.decodedBodySize])"
+    )
     until(lambda: len(browser.execute_script(moved)) >= 3, 20)  # asked again and again
     sizes = browser.execute_script(moved)
     # 200 of 5,000 rows, compressed; and within a minute nothing but a head.

@@ -1,4 +1,6 @@
-"""The page of `replaykit machines` in a browser: stopped machines are there, and a hypervisor that misses a poll is said."""
+"""The page of `replaykit machines` in a browser: stopped machines are there, and a hypervisor that misses a
+poll is said.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every page of metrics as Prometheus itself reads it: one line that it cannot read, and it rejects the whole page."""
+"""Every page of metrics as Prometheus itself reads it: one line that it cannot read, and it rejects the whole
+page.
+"""
 
 from __future__ import annotations
 

@@ -172,7 +172,8 @@ def test_chinese_dark_phone_and_keyboard(browser: Any, files: int, tmp_path: Pat
             active.send_keys(Keys.TAB)
         assert {t for t, _ in stops} >= {"a", "button", "input"}
         unnamed = browser.execute_script(
-            "return [...document.querySelectorAll('button, input, a')].filter(e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).length"
+            "return [...document.querySelectorAll('button, input, a')].filter(e => !(e.textContent.trim() ||"
+            " e.ariaLabel || e.labels?.length)).length"
         )
         assert unnamed == 0
         quiet(browser)
@@ -183,7 +184,10 @@ def test_polling_where_nothing_can_be_pushed(browser: Any, files: int, tmp_path:
         added = browser.execute_cdp_cmd(
             "Page.addScriptToEvaluateOnNewDocument",
             {
-                "source": "window.WebSocket = class { constructor() { setTimeout(() => this.onclose && this.onclose(), 10) } }"
+                "source": (
+                    "window.WebSocket = class { constructor() { setTimeout(() => this.onclose &&"
+                    " this.onclose(), 10) } }"
+                )
             },
         )
         try:
@@ -233,7 +237,8 @@ def test_endpoints_and_rules(browser: Any, files: int, tmp_path: Path) -> None:
     ledger.close()
     rules = tmp_path / "rules.yaml"
     rules.write_text(
-        "interval: 0.3s\nrules:\n  - { name: quota, kind: mapping, period: month, limit: 1MB, actions: [rate_limit: 1MB/s] }\n"
+        "interval: 0.3s\nrules:\n  - { name: quota, kind: mapping, period: month, limit: 1MB, actions:"
+        " [rate_limit: 1MB/s] }\n"
     )
     with forward(tmp_path, "--map", f"{port}:127.0.0.1:{files}", "--rules", str(rules)) as f:
         opened(browser, f, "endpoints")

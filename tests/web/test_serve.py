@@ -1,4 +1,6 @@
-"""`replaykit serve`: one page over all vantages, and from an endpoint to its exchanges, of a real capture's."""
+"""`replaykit serve`: one page over all vantages, and from an endpoint to its exchanges, of a real
+capture's.
+"""
 
 from __future__ import annotations
 
@@ -54,16 +56,26 @@ def serve(ledger: Path, root: Path, *more: str) -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample, moved to now, in a ledger and an archive, as `capture --to usage.db --to day/` would leave them."""
+    """The sample, moved to now, in a ledger and an archive, as `capture --to usage.db --to day/` would leave
+    them.
+    """
     root = tmp_path_factory.mktemp("shop")
     (root / "shop.pcap").write_bytes(moved(gzip.decompress(SHOP.read_bytes()), time.time() - 600))
     subprocess.run(
         [
-            sys.executable, "-m", "replaykit", "exchanges", str(root / "shop.pcap"), "--to", f"sqlite:///{root / 'usage.db'}", "--to",
-            f"{root}/day/", "--quiet",
+            sys.executable,
+            "-m",
+            "replaykit",
+            "exchanges",
+            str(root / "shop.pcap"),
+            "--to",
+            f"sqlite:///{root / 'usage.db'}",
+            "--to",
+            f"{root}/day/",
+            "--quiet",
         ],
         check=True,
-    )  # fmt: skip
+    )
     return root
 
 
@@ -136,14 +148,16 @@ def test_the_page(browser: Any, shop: Path, tmp_path: Path) -> None:
 
 
 def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
-    """The list with its search and filter, one with its chart and the endpoints behind it, in Chinese and on a phone."""
+    """The list with its search and filter, one with its chart and the endpoints behind it, in Chinese and on
+    a phone.
+    """
     with closing(Ledger(f"sqlite:///{shop / 'usage.db'}")) as ledger:
         now = int(time.time()) // 60 * 60
         records: list[Usage] = []
         behind: dict[str, str] = {}
         for n in range(40):
             machine = {
-                "vmid": str(100 + n), "name": f"web-{n}", "status": "stopped" if n % 8 == 7 else "running", "node": f"pve{n % 3 + 1}", "type": "lxc" if n % 5 == 4 else "qemu",
+                "vmid": str(100 + n), "name": f"web-{n}", "status": "stopped" if n % 8 == 7 else "running", "node": f"pve{n % 3 + 1}", "type": "lxc" if n % 5 == 4 else "qemu",  # noqa: E501
                 "tags": "vps;paid" if n % 2 else "vps", **({"addresses": "10.0.0.2"} if n == 3 else {}),
             }  # fmt: skip
             behind = machine if n == 3 else behind
@@ -164,8 +178,8 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
         for hours, size in ((9, 0), (5, 80_000_000), (4, 100_000_000)):
             ledger.read([Reading(now - 3600 * hours, *who, size) for who in stands], 10)
     (tmp_path / "rules.yaml").write_text(
-        "rules:\n  - {name: 1 GB a month, kind: machine, period: month, limit: 1GB, direction: rx, actions: [stop]}\n"
-        "  - {name: a day, kind: user, period: day, limit: 1kB, actions: [block]}\n"
+        "rules:\n  - {name: 1 GB a month, kind: machine, period: month, limit: 1GB, direction: rx, actions:"
+        " [stop]}\n  - {name: a day, kind: user, period: day, limit: 1kB, actions: [block]}\n"
     )
     rules = ("--rules", str(tmp_path / "rules.yaml"))
     with serve(shop / "usage.db", tmp_path, "--exchanges", str(shop / "day"), *rules) as s:
@@ -175,8 +189,11 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
         browser.get(f"http://127.0.0.1:{s.api}/")
         until(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".kind")) == 4, 20)
         assert {e.get_attribute("data-kind") for e in browser.find_elements(By.CSS_SELECTOR, ".kind")} == {
-            "endpoint", "machine", "user", "interface",
-        }  # fmt: skip
+            "endpoint",
+            "machine",
+            "user",
+            "interface",
+        }
         browser.find_element(By.XPATH, "//button[text()='Month']").click()
         time.sleep(1)
         picture(browser, "page-overview.png")
@@ -206,7 +223,8 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
         assert "shown evenly" in text(browser, "[data-missing]")
         picture(browser, "page-machines.png")
         browser.execute_script(
-            "const make = URL.createObjectURL; URL.createObjectURL = b => { b.text().then(t => { window.saved = t; }); return make.call(URL, b); }"
+            "const make = URL.createObjectURL; URL.createObjectURL = b => { b.text().then(t => { window.saved"
+            " = t; }); return make.call(URL, b); }"
         )
         browser.find_element(
             By.XPATH, "//button[text()='JSON']"
@@ -227,9 +245,11 @@ def test_users_and_machines(browser: Any, shop: Path, tmp_path: Path) -> None:
         assert "exceeded" in text(browser, "[data-limits]")
         dates = browser.find_elements(By.CSS_SELECTOR, "input[type=date]")
         browser.execute_script(
-            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input')); arguments[0].dispatchEvent(new Event('change'))",
-            dates[0], time.strftime("%Y-%m-%d", time.localtime(now - 86_400)),
-        )  # fmt: skip
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'));"
+            " arguments[0].dispatchEvent(new Event('change'))",
+            dates[0],
+            time.strftime("%Y-%m-%d", time.localtime(now - 86_400)),
+        )
         time.sleep(1)
         assert browser.find_elements(By.CSS_SELECTOR, "#subject-chart svg path")
         browser.find_element(By.XPATH, "//button[text()='中文']").click()
@@ -309,9 +329,19 @@ def test_a_gap_that_lasts_is_in_reports_and_exports(tmp_path: Path) -> None:
 )
 def test_wrong_use(arguments: tuple[str, ...], said: str, shop: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "replaykit", "serve", *(a.format(ledger=shop / "usage.db") for a in arguments)],
-        capture_output=True, text=True, check=False, timeout=30, cwd=tmp_path,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "replaykit",
+            "serve",
+            *(a.format(ledger=shop / "usage.db") for a in arguments),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        cwd=tmp_path,
+    )
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 

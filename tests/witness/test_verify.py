@@ -211,8 +211,10 @@ def test_real_servers(tmp_path: Path, http2: bool) -> None:
 
     def record(port: int, *commands: list[str]) -> None:
         dump = subprocess.Popen(
-            ["tcpdump", "-i", "lo", "-U", "-w", str(capture), "tcp", "port", str(port)], stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
+            ["tcpdump", "-i", "lo", "-U", "-w", str(capture), "tcp", "port", str(port)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         assert dump.stderr is not None and "listening" in dump.stderr.readline()
         try:
             for command in commands:
@@ -233,9 +235,12 @@ def test_real_servers(tmp_path: Path, http2: bool) -> None:
             url = f"http://127.0.0.1:{server.port}"
             curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{size_download}\\n"]
             record(
-                server.port, [*curl, f"{url}/files/100k.bin"], [*curl, f"{url}/api/a", "-o", "/dev/null", f"{url}/missing"],
-                [*curl, "-H", "X: " + "y" * 2000, f"{url}/api/b"], [*curl, "-I", f"{url}/api/c"],
-            )  # fmt: skip
+                server.port,
+                [*curl, f"{url}/files/100k.bin"],
+                [*curl, f"{url}/api/a", "-o", "/dev/null", f"{url}/missing"],
+                [*curl, "-H", "X: " + "y" * 2000, f"{url}/api/b"],
+                [*curl, "-I", f"{url}/api/c"],
+            )
     status, (found,) = verify(str(capture))
     assert status == 0 and found["agreed"] == len(sizes) and not found["different"], found
     assert free_port()  # nothing listens any more

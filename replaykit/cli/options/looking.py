@@ -41,7 +41,8 @@ class CaptureOptions(
     places: Annotated[
         Texts,
         Option(
-            "interface (default any) and ports: :80, eth0:80,8000-8010; vxlan://ADDRESS:4789/80 listens for mirrored traffic",
+            "interface (default any) and ports: :80, eth0:80,8000-8010; vxlan://ADDRESS:4789/80 listens for"
+            " mirrored traffic",
             "[IFACE]:PORT",
             complete="places",
             argument=True,

@@ -58,7 +58,8 @@ class RulesOptions(Options):
     what: Annotated[
         Literal["check", "explain", "run", "log", "effects"],
         Option(
-            "check: whether the file is right; explain: why a subject is restricted, or is not; run: judges and acts until it is stopped; log: what was done; effects: what holds now",
+            "check: whether the file is right; explain: why a subject is restricted, or is not; run: judges"
+            " and acts until it is stopped; log: what was done; effects: what holds now",
             argument=True,
         ),
     ]

@@ -14,7 +14,8 @@ class InputOptions(Options):
     files: Annotated[
         Texts,
         Option(
-            ".pcap, .pcapng (.gz, .zst), .gor, .parquet, a directory or s3://bucket/prefix/ of .parquet, or -",
+            ".pcap, .pcapng (.gz, .zst), .gor, .parquet, a directory or s3://bucket/prefix/ of .parquet,"
+            " or -",
             "FILE",
             argument=True,
         ),
@@ -30,7 +31,8 @@ class InputOptions(Options):
     workers: Annotated[
         Positive | None,
         Option(
-            "threads that read capture files, each its connections (default: the cores but one, at most 4, from 64 MiB on)",
+            "threads that read capture files, each its connections (default: the cores but one, at most 4,"
+            " from 64 MiB on)",
             "N",
         ),
     ] = None
@@ -75,7 +77,8 @@ class OutputOptions(ExistingOptions):
     to: Annotated[
         Texts,
         Option(
-            "name.parquet, .gor, .gor.gz, .jsonl, .csv, directory/, elasticsearch://HOST:9200, prometheus://:9900",
+            "name.parquet, .gor, .gor.gz, .jsonl, .csv, directory/, elasticsearch://HOST:9200,"
+            " prometheus://:9900",
             "OUTPUT",
         ),
     ] = ()
@@ -117,21 +120,24 @@ class ApiOptions(Options):
     api: Annotated[
         Text,
         Option(
-            "where the API and the page listen (default 127.0.0.1:8080); beyond this machine they need a token in REPLAYKIT_TOKEN or the file that REPLAYKIT_TOKEN_FILE names; none: no API",
+            "where the API and the page listen (default 127.0.0.1:8080); beyond this machine they need a"
+            " token in REPLAYKIT_TOKEN or the file that REPLAYKIT_TOKEN_FILE names; none: no API",
             "ADDRESS:PORT",
         ),
     ] = "127.0.0.1:8080"
     exchanges: Annotated[
         Text | None,
         Option(
-            "an archive that replaykit capture --to FOLDER/ writes, for single exchanges on the page: a folder or s3://…",
+            "an archive that replaykit capture --to FOLDER/ writes, for single exchanges on the page: a"
+            " folder or s3://…",
             "PLACE",
         ),
     ] = None
     allow_origin: Annotated[
         Texts,
         Option(
-            "pages of this origin may ask the API as our own does, for a front end of one's own: http://localhost:5173; may be repeated",
+            "pages of this origin may ask the API as our own does, for a front end of one's own:"
+            " http://localhost:5173; may be repeated",
             "URL",
         ),
     ] = ()

@@ -32,7 +32,8 @@ class AlertOptions(Options):
     source: Annotated[
         Text | None,
         Option(
-            "elasticsearch://HOST:9200/NAME, a directory or s3://bucket/prefix/ of Parquet, or a file; a live capture watches itself: replaykit capture --alerts RULES.yaml",
+            "elasticsearch://HOST:9200/NAME, a directory or s3://bucket/prefix/ of Parquet, or a file; a live"
+            " capture watches itself: replaykit capture --alerts RULES.yaml",
             "PLACE",
         ),
     ] = None

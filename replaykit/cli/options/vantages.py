@@ -70,7 +70,8 @@ class TunnelOptions(Options):
     allow: Annotated[
         Texts,
         Option(
-            "what the server may ask for, a glob such as 192.168.1.*:22 (default: this machine only); may be repeated",
+            "what the server may ask for, a glob such as 192.168.1.*:22 (default: this machine only); may be"
+            " repeated",
             "HOST:PORT",
         ),
     ] = ()
@@ -97,7 +98,9 @@ class UsersOptions(ApiOptions):
     source: Annotated[
         Literal["auto", "nftables", "ebpf", "iptables", "tc"],
         Option(
-            "nftables: our own table (--install); ebpf: programs of our own, as long as this runs; iptables: rules that set marks; tc: filters; auto: the table if it is installed, else mark rules if there are any, else ebpf"
+            "nftables: our own table (--install); ebpf: programs of our own, as long as this runs; iptables:"
+            " rules that set marks; tc: filters; auto: the table if it is installed, else mark rules if there"
+            " are any, else ebpf"
         ),
     ] = "auto"
     every: Annotated[Text, Option("how often counters are read (default 10s)", "TIME")] = "10s"
@@ -105,7 +108,8 @@ class UsersOptions(ApiOptions):
     check: Annotated[
         bool,
         Option(
-            "says which rules that set marks (with --source tc: which filters) count a packet twice, and ends: 0 where none does, else 1"
+            "says which rules that set marks (with --source tc: which filters) count a packet twice, and"
+            " ends: 0 where none does, else 1"
         ),
     ] = False
     ledger: Annotated[
@@ -121,7 +125,8 @@ class UsersOptions(ApiOptions):
     limit_by: Annotated[
         Literal["auto", "tc", "nftables"],
         Option(
-            "what limits a user's rate: tc lets packets wait, nftables drops them; auto: tc, unless the interface's qdisc is somebody's or has several queues"
+            "what limits a user's rate: tc lets packets wait, nftables drops them; auto: tc, unless the"
+            " interface's qdisc is somebody's or has several queues"
         ),
     ] = "auto"
     time_zone: Annotated[Text | None, Option("of a new ledger (default: this machine's)", "ZONE")] = None
@@ -151,7 +156,9 @@ class MachinesOptions(Options):
     what: Annotated[
         Literal["run", "list", "config", "import", "service"],
         Option(
-            "run (default): polls, counts, enforces; list: the machines now; config: asks, tries and writes the file; import: the data folder of pve-traffic-monitor into the ledger; service: install, start, stop, enable, status, logs, … by systemd",
+            "run (default): polls, counts, enforces; list: the machines now; config: asks, tries and writes"
+            " the file; import: the data folder of pve-traffic-monitor into the ledger; service: install,"
+            " start, stop, enable, status, logs, … by systemd",
             argument=True,
             panel="",
         ),
@@ -201,7 +208,10 @@ EXAMPLES = {
     ),
     "tunnel": (
         "replaykit tunnel --make-keys keys/ --server tunnel.example.org --client home",
-        "replaykit forward --tunnel 0.0.0.0:7000 --tunnel-certificate keys/server.pem --tunnel-key keys/server.key --tunnel-ca keys/ca.pem",
+        (
+            "replaykit forward --tunnel 0.0.0.0:7000 --tunnel-certificate keys/server.pem --tunnel-key"
+            " keys/server.key --tunnel-ca keys/ca.pem"
+        ),
         "replaykit tunnel tunnel.example.org:7000 --certificate home.pem --key home.key --ca ca.pem",
     ),
     "users": (

@@ -44,9 +44,12 @@ class FileInput:
     def _read(self) -> Iterator[Messages]:
         rules = self.rules if self.ruled else Rules()
         return read_files(
-            [self.pattern], rules, depth=self.depth, read=self.read,
+            [self.pattern],
+            rules,
+            depth=self.depth,
+            read=self.read,
             wanted=lambda: not self._stopped,
-        )  # fmt: skip
+        )
 
     async def batches(self) -> AsyncIterator[Messages]:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,10 @@ from replaykit.replaying.pace import Recorded
 
 
 class KafkaInput:
-    """offset: -1 the newest, -2 the oldest, or a number. speed: of the recorded pace; with -1 there is none."""
+    """offset: -1 the newest, -2 the oldest, or a number.
+
+    speed: of the recorded pace; with -1 there is none.
+    """
 
     ruled = False
     measured = False
@@ -42,8 +45,11 @@ class KafkaInput:
             begun = time.monotonic_ns()
             while not self._stopping.is_set():
                 polled = await consumer.getmany(timeout_ms=200)
-                found = [from_json(r.value) if self._broker.json else from_text(r.value)
-                         for records in polled.values() for r in records]  # fmt: skip
+                found = [
+                    from_json(r.value) if self._broker.json else from_text(r.value)
+                    for records in polled.values()
+                    for r in records
+                ]
                 bad = sum(m is None for m in found)
                 if bad:
                     self.bad += bad

@@ -83,8 +83,8 @@ class RawInput:
         if share < 1 and self.capture.settings.group is None:
             self._log(
                 0,
-                f"{self.name}: {totals.connections_kept:,} of the {totals.connections_begun:,} connections that "
-                f"began meanwhile were kept (--input-raw-probability {share:g})",
+                f"{self.name}: {totals.connections_kept:,} of the {totals.connections_begun:,} connections"
+                f" that began meanwhile were kept (--input-raw-probability {share:g})",
             )
 
     def _tell(self) -> None:

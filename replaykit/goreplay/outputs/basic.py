@@ -17,7 +17,9 @@ class StdoutOutput:
         self.lost = 0
 
     async def write(self, messages: Messages) -> None:
-        """Raises UsageError where standard output takes nothing, BrokenPipeError where its reader has gone."""
+        """Raises UsageError where standard output takes nothing, BrokenPipeError where its reader has
+        gone.
+        """
         data = memoryview(messages.storable()[0].blob())
         try:
             while data:

@@ -21,7 +21,10 @@ _IDLE = 1000
 
 @dataclass(frozen=True)
 class BinarySettings:
-    """workers: connections at a time, 0 for one a recorded connection. timeout_s: for an answer's first byte."""
+    """workers: connections at a time, 0 for one a recorded connection.
+
+    timeout_s: for an answer's first byte.
+    """
 
     workers: int = 0
     timeout_s: float = 5.0

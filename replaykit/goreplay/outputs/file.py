@@ -184,7 +184,9 @@ class FileOutput:
             self.flush()
 
     def _room(self, size: int) -> bool:
-        """The bound of what is written, after compression, is not reached yet; the record that reaches it is the last."""
+        """The bound of what is written, after compression, is not reached yet; the record that reaches it is
+        the last.
+        """
         most = self._settings.total
         if not most:
             return True

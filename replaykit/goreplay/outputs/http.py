@@ -64,9 +64,12 @@ class HttpOutput:
         heard = self._heard if self._settings.track or self._told is not None else None
         keep = heard is not None
         sending = replace(
-            self._settings.sending, keep=keep, heard=heard, failed=self._failed,
+            self._settings.sending,
+            keep=keep,
+            heard=heard,
+            failed=self._failed,
             max_answer_bytes=max(self._settings.buffer, 64 << 10),
-        )  # fmt: skip
+        )
         return Pool(self.target, sending, self.stats)
 
     async def write(self, messages: Messages) -> None:

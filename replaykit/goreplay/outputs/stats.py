@@ -1,4 +1,6 @@
-"""Who uses the bandwidth, as JSON lines: of what is captured, both directions, and of other inputs' messages."""
+"""Who uses the bandwidth, as JSON lines: of what is captured, both directions, and of other inputs'
+messages.
+"""
 
 from __future__ import annotations
 

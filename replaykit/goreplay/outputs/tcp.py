@@ -91,7 +91,10 @@ def where(address: str) -> tuple[str, int]:
 
 
 class TcpOutput:
-    """Raises UsageError for an address that is none. `lost`: messages that nobody took. own: is told of every connection."""
+    """Raises UsageError for an address that is none. `lost`: messages that nobody took.
+
+    own: is told of every connection.
+    """
 
     def __init__(
         self, address: str, settings: TcpSettings, log: Log, own: OwnConnections | None = None

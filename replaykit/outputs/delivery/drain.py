@@ -28,7 +28,9 @@ class Later(Exception):
 
 
 class Backoff:
-    """Waits longer after each failure, with full jitter: many hosts that lost the same server do not return at once."""
+    """Waits longer after each failure, with full jitter: many hosts that lost the same server do not return
+    at once.
+    """
 
     def __init__(self, stopping: threading.Event) -> None:
         self._stopping, self._tries = stopping, 0
@@ -128,9 +130,12 @@ class Drain:
         """sent, refused, dropped: things. waiting_bytes: in the spool. trouble: the last, or None."""
         server = self.server
         return {
-            "sent": server.sent, "refused": server.refused, "dropped": self._spool.dropped - self._dropped_before + self._lost,
-            "waiting_bytes": self._spool.waiting_bytes, "trouble": server.trouble or self._trouble,
-        }  # fmt: skip
+            "sent": server.sent,
+            "refused": server.refused,
+            "dropped": self._spool.dropped - self._dropped_before + self._lost,
+            "waiting_bytes": self._spool.waiting_bytes,
+            "trouble": server.trouble or self._trouble,
+        }
 
     def stop(self) -> dict[str, Any]:
         """Sends what waits, for some seconds at most, and gives the last state."""
@@ -148,8 +153,8 @@ class Drain:
         state = self.stop()
         if state["waiting_bytes"]:
             raise UsageError(
-                f"{target}: not everything could be sent ({state['trouble']}); {state['waiting_bytes']:,} bytes "
-                f"wait in {self.folder} and are sent by the next run with this spool"
+                f"{target}: not everything could be sent ({state['trouble']}); {state['waiting_bytes']:,}"
+                f" bytes wait in {self.folder} and are sent by the next run with this spool"
             )
         for what, kind in (("refused", "documents"), ("dropped", things)):
             if state[what]:

@@ -1,4 +1,6 @@
-"""The end of a tunnel that is behind the NAT: it dials, and connects to the targets that the public end asks for."""
+"""The end of a tunnel that is behind the NAT: it dials, and connects to the targets that the public end asks
+for.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A token bucket that many connections share fairly, and whose rate may change while they run.
 
-Owns time and turns: who finds it empty waits in a queue, and every TICK_S each in the queue gets as much of what has
-run in as the others. A rate of one byte a second works as one of a gigabyte does; nobody waits for more than fits in.
+Owns time and turns: who finds it empty waits in a queue, and every TICK_S each in the queue gets as much of
+what has run in as the others. A rate of one byte a second works as one of a gigabyte does; nobody waits for
+more than fits in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The forwarder's configuration (YAML): mappings, hosts and clients. Refused whole, with the lines, where it is wrong."""
+"""The forwarder's configuration (YAML): mappings, hosts and clients.
+
+Refused whole, with the lines, where it is wrong.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What rules may do to mappings and clients: block them, cut them, limit their rate; within a second, on what runs."""
+"""What rules may do to mappings and clients: block them, cut them, limit their rate; within a second, on what
+runs.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ T = TypeVar("T")
 
 
 class ForwarderControl:
-    """A controller for `replaykit.rules.enforcement`, whose calls come from another thread than the forwarder's."""
+    """A controller for `replaykit.rules.enforcement`, whose calls come from another thread than the
+    forwarder's.
+    """
 
     def __init__(self, forwarder: Forwarder) -> None:
         self._forwarder, self._loop = forwarder, asyncio.get_running_loop()

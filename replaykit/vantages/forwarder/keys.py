@@ -18,7 +18,10 @@ DAYS = 3650
 
 
 def make(folder: Path, servers: list[str], clients: list[str]) -> list[Path]:
-    """Writes ca.pem and ca.key unless they are there, server.pem and .key, NAME.pem and .key. Raises UsageError."""
+    """Writes ca.pem and ca.key unless they are there, server.pem and .key, NAME.pem and .key.
+
+    Raises UsageError.
+    """
     try:
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization

@@ -1,4 +1,6 @@
-"""What is forwarded: mappings of ports, hosts, and the clients that own them; as configuration and API declare them."""
+"""What is forwarded: mappings of ports, hosts, and the clients that own them; as configuration and API
+declare them.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ _TARGET = {
 
 
 class Mapping(Section):
-    """A port that is handed on; of `host`, the connections on that port that ask for this host (HTTP's Host, TLS's SNI)."""
+    """A port that is handed on; of `host`, the connections on that port that ask for this host (HTTP's Host,
+    TLS's SNI).
+    """
 
     source_port: Port = Field(description="The port that visitors come to")
     target_host: Host = Field(description="Where it is handed on to: a name or an address")
@@ -167,12 +171,18 @@ class Client(Section):
 
 
 def mapping(given: Dict[str, Any]) -> Mapping:
-    """From plain values, of which those that are None are not given. Raises UsageError that names the keys."""
+    """From plain values, of which those that are None are not given.
+
+    Raises UsageError that names the keys.
+    """
     return made({n: v for n, v in given.items() if v is not None}, Mapping)
 
 
 def client(given: Dict[str, Any]) -> Client:
-    """From plain values, of which those that are None are not given. Raises UsageError that names the keys."""
+    """From plain values, of which those that are None are not given.
+
+    Raises UsageError that names the keys.
+    """
     return made({n: v for n, v in given.items() if v is not None}, Client)
 
 

@@ -1,7 +1,8 @@
 """What a mapping, a client or a tunnel has moved, and how much it may.
 
-Owns the counts (they only grow), the flow limit (MB of 2^20, over everything ever moved, as NPS counts it), the number of
-connections, and the rate. A meter may have a parent, such as a mapping's client, which counts and limits the same bytes.
+Owns the counts (they only grow), the flow limit (MB of 2^20, over everything ever moved, as NPS counts it),
+the number of connections, and the rate. A meter may have a parent, such as a mapping's client, which counts
+and limits the same bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ class Running(Protocol):
 
 @dataclass(eq=False)
 class Meter:
-    """rx: bytes from visitors; tx: bytes to visitors; connections: begun. before: moved in earlier runs, rx and tx."""
+    """rx: bytes from visitors; tx: bytes to visitors; connections: begun.
+
+    before: moved in earlier runs, rx and tx.
+    """
 
     kind: str
     name: str
@@ -137,7 +141,9 @@ class Meter:
         return found if self.parent is None else found + self.parent.buckets()
 
     def allowance(self, want: int, resume: Callable[[], None]) -> int:
-        """How much may move now; 0: nothing, and `resume` is called when that has changed; -1: nothing more, ever."""
+        """How much may move now; 0: nothing, and `resume` is called when that has changed; -1: nothing more,
+        ever.
+        """
         left = self.left()
         if left is not None:
             if left <= 0:

@@ -27,7 +27,8 @@ def header(version: str, source: Address, destination: Address) -> bytes:
 
 
 def parse(data: bytes) -> tuple[int, Address | None] | None:
-    """The length of the header that data begins with, and who it says the visitor is; None of whom: the proxy itself.
+    """The length of the header that data begins with, and who it says the visitor is; None of whom: the proxy
+    itself.
 
     None where more bytes are needed. Raises ValueError where there is no such header.
     """

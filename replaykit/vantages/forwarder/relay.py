@@ -1,8 +1,8 @@
 """Bytes between two sockets, without ever holding them: the kernel moves them through a pipe (splice(2)).
 
-Owns one connection's two directions. Each reads only what it may (flow limit, rates), counts what it read, and stops
-reading while the other side does not take it: a slow reader costs one pipe. A side that has finished sending is half
-closed, and the other may go on. An idle connection holds no pipe.
+Owns one connection's two directions. Each reads only what it may (flow limit, rates), counts what it read,
+and stops reading while the other side does not take it: a slow reader costs one pipe. A side that has
+finished sending is half closed, and the other may go on. An idle connection holds no pipe.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ def _pipe() -> tuple[int, int]:
 
 
 def _splice(source: int, target: int, want: int, burst: bool) -> int:
-    """As splice(2). Amid a burst the one who would have to be waited for may run first: to sleep and wake costs more than that."""
+    """As splice(2).
+
+    Amid a burst the one who would have to be waited for may run first: to sleep and wake costs more than
+    that.
+    """
     for _ in range(_YIELDS if burst else 0):
         try:
             return os.splice(source, target, want, flags=_FLAGS)
@@ -209,7 +213,9 @@ class Relay:
             self.close("")
 
     def check(self) -> None:
-        """Ends it if a side that has finished sending is dead: nobody listens to that side any more, so nothing said so."""
+        """Ends it if a side that has finished sending is dead: nobody listens to that side any more, so
+        nothing said so.
+        """
         if self._in.done != self._out.done:
             for one in self._sockets:
                 if one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:

@@ -1,5 +1,6 @@
-"""TLS on a non-blocking socket of the event loop. What arrives is shown where it was decrypted, what leaves is sent in whole
-pieces: asyncio's own TLS copies each byte twice more, and at a gigabyte a second copies are most of the cost.
+"""TLS on a non-blocking socket of the event loop. What arrives is shown where it was decrypted, what leaves
+is sent in whole pieces: asyncio's own TLS copies each byte twice more, and at a gigabyte a second copies are
+most of the cost.
 
 Owns the socket, the handshake with its deadline, what is encrypted and not sent yet, and the goodbye.
 """
@@ -24,14 +25,21 @@ _TURNS = 4
 
 
 class Secure:
-    """opened: after the handshake. arrived: takes a view of what was decrypted, good until it returns. drained: no longer
-    full. lost: once, with the reason, if it was not `close`.
+    """opened: after the handshake. arrived: takes a view of what was decrypted, good until it returns.
+    drained: no longer full. lost: once, with the reason, if it was not `close`.
     """
 
     def __init__(
-        self, near: socket.socket, context: ssl.SSLContext, server_name: str | None, *, opened: Callable[[], None],
-        arrived: Callable[[memoryview], None], drained: Callable[[], None], lost: Callable[[Exception | None], None],
-    ) -> None:  # fmt: skip
+        self,
+        near: socket.socket,
+        context: ssl.SSLContext,
+        server_name: str | None,
+        *,
+        opened: Callable[[], None],
+        arrived: Callable[[memoryview], None],
+        drained: Callable[[], None],
+        lost: Callable[[Exception | None], None],
+    ) -> None:
         """server_name: whom to expect, for the side that dialled; None: this is the server."""
         self.loop = asyncio.get_running_loop()
         self._socket, self._opened, self._arrived = near, opened, arrived

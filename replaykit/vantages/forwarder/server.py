@@ -1,8 +1,8 @@
 """The forwarder: mappings, hosts and clients, what they moved, and the ledger that keeps it.
 
-Owns what is declared (by configuration and by API; the latter is kept in a state file), the meters, and the flush: every
-FLUSH_S what has grown is written to the ledger by minute, so a kill loses at most that. Everything here runs in the event
-loop; only the ledger is asked in a thread.
+Owns what is declared (by configuration and by API; the latter is kept in a state file), the meters, and the
+flush: every FLUSH_S what has grown is written to the ledger by minute, so a kill loses at most that.
+Everything here runs in the event loop; only the ledger is asked in a thread.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Forwarder:
     # What is declared.
 
     async def configure(self, mappings: Sequence[Mapped], clients: Sequence[Client]) -> None:
-        """What the configuration says now: new ones begin, others end, changed ones change. Raises UsageError.
+        """What the configuration says now: new ones begin, others end, changed ones change. Raises
+        UsageError.
 
         Where something cannot be opened, what was configured before is there again.
         """
@@ -136,11 +137,15 @@ class Forwarder:
         if clients or mappings:
             names = ", ".join(sorted(m.name for m in mappings)) or "none"
             self.say(
-                f"{self._state}: what the API made before is there again: {len(clients)} clients, mappings {names}"
+                f"{self._state}: what the API made before is there again: {len(clients)} clients, mappings"
+                f" {names}"
             )
 
     async def put(self, one: Mapped) -> Mapped:
-        """Begins a mapping, or changes it; connections of one that only changes its limits go on. Raises UsageError."""
+        """Begins a mapping, or changes it; connections of one that only changes its limits go on.
+
+        Raises UsageError.
+        """
         async with self._changing:
             self._own("mapping", one.name)
             await self._put(one)
@@ -171,8 +176,10 @@ class Forwarder:
             else:
                 self._hosts[one.listen, one.source_port].routes[one.host] = route
         if before is not None and (before.client, before.target_host, before.target_port) != (
-            one.client, one.target_host, one.target_port,
-        ):  # fmt: skip
+            one.client,
+            one.target_host,
+            one.target_port,
+        ):
             meter.close_all("the mapping was changed")
         meter.parent = self.meter("client", one.client) if one.client else None
         _limit(meter, one.flow_limit_mb, one.max_connections, one.rate_limit)
@@ -182,7 +189,10 @@ class Forwarder:
         self.closed.pop(one.name, None)
 
     def _move(self, before: Mapped | None, one: Mapped, route: Route) -> None:
-        """Opens it where it is now. Raises UsageError, and then it is where it was, if that can be had yet."""
+        """Opens it where it is now.
+
+        Raises UsageError, and then it is where it was, if that can be had yet.
+        """
         was = self.routes.get(one.name)
         self._close(one.name)
         try:
@@ -305,7 +315,10 @@ class Forwarder:
     # Tunnels.
 
     def listen_for_tunnels(self, address: str, port: int, context: ssl.SSLContext) -> None:
-        """Takes tunnels of those whose certificate the context accepts; its common name is their name. Raises UsageError."""
+        """Takes tunnels of those whose certificate the context accepts; its common name is their name.
+
+        Raises UsageError.
+        """
         self._tunnel_listener = TunnelListener(address, port, context, self._tunnel_up, self._tunnel_down)
         self.tunnels = {}
 
@@ -339,8 +352,17 @@ class Forwarder:
             moved = (meter.rx - rx, meter.tx - tx, meter.connections - connections)
             if any(moved):
                 self._pending[kind, name, at] = Usage(
-                    at, 60, VANTAGE, kind, name, self.labels(kind, name), moved[0], moved[1], connections=moved[2], source=self._run
-                )  # fmt: skip
+                    at,
+                    60,
+                    VANTAGE,
+                    kind,
+                    name,
+                    self.labels(kind, name),
+                    moved[0],
+                    moved[1],
+                    connections=moved[2],
+                    source=self._run,
+                )
             if at != minute:
                 at, rx, tx, connections = minute, meter.rx, meter.tx, meter.connections
             self._minutes[kind, name] = at, rx, tx, connections
@@ -358,7 +380,10 @@ class Forwarder:
         return found
 
     async def flush(self) -> None:
-        """Writes what has grown. A ledger that is away is tried again next time; nothing is lost meanwhile."""
+        """Writes what has grown.
+
+        A ledger that is away is tried again next time; nothing is lost meanwhile.
+        """
         self._records(int(time.time()))
         records, states = dict(self._pending), self._changed(int(time.time()))
         if not records and not states:

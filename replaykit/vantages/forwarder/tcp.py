@@ -1,6 +1,8 @@
-"""TCP: a visitor is accepted, checked, connected to its target, and relayed. Hosts share a port and are told apart here.
+"""TCP: a visitor is accepted, checked, connected to its target, and relayed. Hosts share a port and are told
+apart here.
 
-Owns a connection from accept to end. Nothing waits: each step is a callback of the event loop, and each has a deadline.
+Owns a connection from accept to end. Nothing waits: each step is a callback of the event loop, and each has a
+deadline.
 """
 
 from __future__ import annotations
@@ -280,7 +282,10 @@ class PortListener(Listener):
 
 
 class HostListener(Listener):
-    """A port of many hosts: the first bytes say which. They are looked at, not taken, so that they count like all others."""
+    """A port of many hosts: the first bytes say which.
+
+    They are looked at, not taken, so that they count like all others.
+    """
 
     def __init__(self, address: str, port: int) -> None:
         self.routes: dict[str, Route] = {}
@@ -320,9 +325,13 @@ class TunnelListener(Listener):
     """Those who come are the other ends of tunnels, if the context accepts their certificate."""
 
     def __init__(
-        self, address: str, port: int, context: ssl.SSLContext, up: Callable[[Line], None],
+        self,
+        address: str,
+        port: int,
+        context: ssl.SSLContext,
+        up: Callable[[Line], None],
         down: Callable[[Line, Exception | None], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._context, self._up, self._down = context, up, down
         super().__init__(address, port)
 
@@ -336,7 +345,10 @@ def answer(visitor: socket.socket, data: bytes, status: int, text: str) -> None:
     if data and data[:1] != b"\x16":
         words = {404: "Not Found", 429: "Too Many Requests", 503: "Service Unavailable"}
         body = f"{text}\n".encode()
-        head = f"HTTP/1.1 {status} {words[status]}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        head = (
+            f"HTTP/1.1 {status} {words[status]}\r\nContent-Type: text/plain\r\nContent-Length:"
+            f" {len(body)}\r\nConnection: close\r\n\r\n"
+        )
         with suppress(OSError):
             visitor.recv(peek.MOST)  # what is unread would turn the end into a reset
             visitor.send(head.encode() + body)

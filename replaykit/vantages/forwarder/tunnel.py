@@ -1,8 +1,10 @@
-"""A tunnel from behind a NAT: one mutually authenticated TLS connection, on it HTTP/2, a CONNECT a visitor (RFC 9113 §8.5).
+"""A tunnel from behind a NAT: one mutually authenticated TLS connection, on it HTTP/2, a CONNECT a visitor
+(RFC 9113 §8.5).
 
-The one behind the NAT dials; then it is the server of HTTP/2, and the public side asks it to CONNECT. Owns the streams of
-one such connection at either end: flow control in both directions, so that a visitor that reads slowly holds up its own
-stream and nobody else's; half-close; and pings, so that a dead line is noticed within PING_S x 2.
+The one behind the NAT dials; then it is the server of HTTP/2, and the public side asks it to CONNECT. Owns
+the streams of one such connection at either end: flow control in both directions, so that a visitor that
+reads slowly holds up its own stream and nobody else's; half-close; and pings, so that a dead line is noticed
+within PING_S x 2.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ class Asked:
 
 
 class Stream:
-    """A socket here, a stream of the tunnel beyond. meter: counts and limits; None at the end behind the NAT."""
+    """A socket here, a stream of the tunnel beyond.
+
+    meter: counts and limits; None at the end behind the NAT.
+    """
 
     def __init__(
         self, line: Line, number: int, near: socket.socket, meter: Meter | None, ended: Callable[[str], None]
@@ -78,7 +83,9 @@ class Stream:
         self._waiting = self._stalled = False
         self.closed = False
         self.rx = self.tx = self.held = self.credit = self.untold = 0
-        """Bytes moved; bytes from the far end that wait here; what it takes beyond its first window; taken and not told."""
+        """Bytes moved; bytes from the far end that wait here; what it takes beyond its first window; taken
+        and not told.
+        """
 
     def introduce(self, data: bytes) -> None:
         """To the far end's target before all else; the visitor's side did not send it."""
@@ -143,7 +150,10 @@ class Stream:
         self.go_on()
 
     def arrived(self, data: memoryview) -> None:
-        """From the far end; its window opens again when the near end has taken it. The view is good until this returns."""
+        """From the far end; its window opens again when the near end has taken it.
+
+        The view is good until this returns.
+        """
         self.held += len(data)
         if not (self._arrived or self._writing or self._stalled):
             data = self._given(data)
@@ -230,7 +240,8 @@ class Stream:
 
 
 class Datagrams:
-    """Datagrams in a stream, each in a capsule (RFC 9297 §3.5, RFC 9298 §5). One that finds no room is dropped, as by a full line.
+    """Datagrams in a stream, each in a capsule (RFC 9297 §3.5, RFC 9298 §5). One that finds no room is
+    dropped, as by a full line.
 
     received: takes each from the far end.
     """
@@ -286,34 +297,50 @@ class Datagrams:
 
 
 class Line:
-    """One end of the connection. asked: at the end behind the NAT, takes a stream's number and its target `host:port`.
+    """One end of the connection. asked: at the end behind the NAT, takes a stream's number and its target
+    `host:port`.
 
-    server_name: whom to expect at the other end; None: the other end dialled. down gets what went wrong, if anything did.
+    server_name: whom to expect at the other end; None: the other end dialled. down gets what went wrong, if
+    anything did.
 
-    The h2 package keeps the streams' states, their headers, settings and pings. DATA and WINDOW_UPDATE are read and written
-    here (RFC 9113 §6.1, §6.9), since all the bytes are in them: a payload goes from where it was decrypted to its socket.
+    The h2 package keeps the streams' states, their headers, settings and pings. DATA and WINDOW_UPDATE are
+    read and written here (RFC 9113 §6.1, §6.9), since all the bytes are in them: a payload goes from where it
+    was decrypted to its socket.
     """
 
     def __init__(
-        self, near: socket.socket, context: ssl.SSLContext, server_name: str | None, *, public: bool, up: Callable[[Line], None],
-        down: Callable[[Line, Exception | None], None], asked: Callable[[Line, int, Asked], None] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        near: socket.socket,
+        context: ssl.SSLContext,
+        server_name: str | None,
+        *,
+        public: bool,
+        up: Callable[[Line], None],
+        down: Callable[[Line, Exception | None], None],
+        asked: Callable[[Line, int, Asked], None] | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self._up, self._down, self._asked = up, down, asked
         self._h2 = H2Connection(
             H2Configuration(
-                client_side=public, header_encoding="utf-8", validate_inbound_headers=False, validate_outbound_headers=False,
-                normalize_inbound_headers=False, normalize_outbound_headers=False,
+                client_side=public,
+                header_encoding="utf-8",
+                validate_inbound_headers=False,
+                validate_outbound_headers=False,
+                normalize_inbound_headers=False,
+                normalize_outbound_headers=False,
             )
-        )  # fmt: skip
+        )
         self._h2.local_settings = Settings(
             client=public,
             initial_values={
-                SettingCodes.INITIAL_WINDOW_SIZE: WINDOW, SettingCodes.MAX_FRAME_SIZE: FRAME,
-                SettingCodes.MAX_CONCURRENT_STREAMS: 2**31 - 1, SettingCodes.ENABLE_PUSH: 0,
+                SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
+                SettingCodes.MAX_FRAME_SIZE: FRAME,
+                SettingCodes.MAX_CONCURRENT_STREAMS: 2**31 - 1,
+                SettingCodes.ENABLE_PUSH: 0,
                 SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,
             },
-        )  # fmt: skip
+        )
         self._h2.max_inbound_frame_size = FRAME  # as the settings above say
         self.streams: dict[int, Stream | Datagrams] = {}
         self._opening: dict[int, Callable[[int], None]] = {}
@@ -328,8 +355,14 @@ class Line:
         self._heard = self.loop.time()
         self._pinging: asyncio.TimerHandle | None = None
         self._secure = Secure(
-            near, context, server_name, opened=self._opened, arrived=self._arrived, drained=self._go_on, lost=self._broken
-        )  # fmt: skip
+            near,
+            context,
+            server_name,
+            opened=self._opened,
+            arrived=self._arrived,
+            drained=self._go_on,
+            lost=self._broken,
+        )
 
     @property
     def full(self) -> bool:
@@ -495,7 +528,10 @@ class Line:
     # What is sent.
 
     def connect(self, wanted: Asked, told: Callable[[int], None]) -> int | None:
-        """Asks the far end for a target; `told` gets an HTTP status. None where there can be no more streams."""
+        """Asks the far end for a target; `told` gets an HTTP status.
+
+        None where there can be no more streams.
+        """
         fields = [(":method", "CONNECT"), (":authority", wanted.target)]
         if wanted.datagrams:
             host, _, port = wanted.target.rpartition(":")

@@ -1,7 +1,8 @@
-"""UDP: datagrams of a visitor go to the target from a socket of their own, or by a stream of a tunnel, and what comes back
-goes to the visitor.
+"""UDP: datagrams of a visitor go to the target from a socket of their own, or by a stream of a tunnel, and
+what comes back goes to the visitor.
 
-A visitor that is silent for IDLE_S is forgotten. Datagrams over a limit are dropped, as a full line would; they are counted.
+A visitor that is silent for IDLE_S is forgotten. Datagrams over a limit are dropped, as a full line would;
+they are counted.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ class Direct:
 
 
 class Tunnelled:
-    """A stream of the tunnel; what is sent before the far end has answered waits. ended: it is over, with why."""
+    """A stream of the tunnel; what is sent before the far end has answered waits.
+
+    ended: it is over, with why.
+    """
 
     def __init__(
         self, route: Route, line: Line | None, back: Callable[[bytes], None], ended: Callable[[str], None]

@@ -1,7 +1,9 @@
-"""The configuration: pve-traffic-monitor's file as it is (JSON, all its keys), or the same in YAML, and what we add to it.
+"""The configuration: pve-traffic-monitor's file as it is (JSON, all its keys), or the same in YAML, and what
+we add to it.
 
-`pve.verify_tls` (true), `pve.ca_file`, `libvirt.uri` in place of `pve`, `ledger` in place of `storage`, `rules_file` for rules of
-our own kind. PVE_API_TOKEN_ID and PVE_API_TOKEN_SECRET come before what the file says.
+`pve.verify_tls` (true), `pve.ca_file`, `libvirt.uri` in place of `pve`, `ledger` in place of `storage`,
+`rules_file` for rules of our own kind. PVE_API_TOKEN_ID and PVE_API_TOKEN_SECRET come before what the file
+says.
 """
 
 from __future__ import annotations
@@ -64,16 +66,28 @@ def read_config(path: str) -> Config:
     monitor, api = found.monitor, found.api
     written = found.pve is not None and found.pve.api_token_secret
     return Config(
-        hypervisor, int(monitor.interval_seconds), monitor.export_path or "exports", monitor.include_templates,
-        int(monitor.data_retention_days), ledger, f"{api.host or '0.0.0.0'}:{api.port}" if api.enabled else "none", api.token or None,
-        api.allow_origins, [_rule(one, document.line(("rules", n))) for n, one in enumerate(found.rules)],
-        [one.plain() for one in found.rules], found.rules_file or None, [document.told(p) for p in found.strangers()],
+        hypervisor,
+        int(monitor.interval_seconds),
+        monitor.export_path or "exports",
+        monitor.include_templates,
+        int(monitor.data_retention_days),
+        ledger,
+        f"{api.host or '0.0.0.0'}:{api.port}" if api.enabled else "none",
+        api.token or None,
+        api.allow_origins,
+        [_rule(one, document.line(("rules", n))) for n, one in enumerate(found.rules)],
+        [one.plain() for one in found.rules],
+        found.rules_file or None,
+        [document.told(p) for p in found.strangers()],
         bool(api.token or written or re.search(r"://[^/@]*:[^/@]+@", ledger)),
-    )  # fmt: skip
+    )
 
 
 def uncommented(text: str) -> str:
-    """JSON without `//` and `/* */`, as that project's documents have them; lines stay where they are. Other text as it is."""
+    """JSON without `//` and `/* */`, as that project's documents have them; lines stay where they are.
+
+    Other text as it is.
+    """
     if not text.lstrip("\ufeff \t\r\n").startswith(("{", "//", "/*")):
         return text
 
@@ -95,6 +109,14 @@ def _rule(one: MachineRule, line: int) -> Rule:
         done = Action("rate_limit", int(one.rate_limit_mb * MIB))
     exclude = tuple(x for i in one.exclude_vm_ids for x in (i, f"{i}@*"))
     return Rule(
-        one.name, Selection("hypervisor", "machine", (), exclude, labels), "bytes", DIRECTIONS[one.traffic_direction], one.period,
-        anchored=one.use_creation_time, limit=one.limit_gb * GIB, thresholds=(Threshold(1.0, (done,)),), enabled=one.enabled, line=line,
-    )  # fmt: skip
+        one.name,
+        Selection("hypervisor", "machine", (), exclude, labels),
+        "bytes",
+        DIRECTIONS[one.traffic_direction],
+        one.period,
+        anchored=one.use_creation_time,
+        limit=one.limit_gb * GIB,
+        thresholds=(Threshold(1.0, (done,)),),
+        enabled=one.enabled,
+        line=line,
+    )

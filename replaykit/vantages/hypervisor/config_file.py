@@ -1,7 +1,7 @@
 """The machines' configuration, as its file declares it: pve-traffic-monitor's keys, and what we add to them.
 
-Keys of its top, of `monitor` and of `api` that are not known are left alone, with a warning: other versions of that
-project have others.
+Keys of its top, of `monitor` and of `api` that are not known are left alone, with a warning: other versions
+of that project have others.
 """
 
 from __future__ import annotations
@@ -89,8 +89,13 @@ class Pve(Section):
         token, secret = self.token
         verify = self.ca_file if self.verify_tls and self.ca_file else self.verify_tls
         return {
-            "kind": "proxmox", "host": self.host, "port": self.port, "token_id": token, "secret": secret, "verify": verify,
-        }  # fmt: skip
+            "kind": "proxmox",
+            "host": self.host,
+            "port": self.port,
+            "token_id": token,
+            "secret": secret,
+            "verify": verify,
+        }
 
 
 class Libvirt(Section):
@@ -111,7 +116,9 @@ class Monitor(Open):
 
 
 class Storage(Open):
-    """Where usage is kept, as pve-traffic-monitor spells it; how many connections a database has is not needed."""
+    """Where usage is kept, as pve-traffic-monitor spells it; how many connections a database has is not
+    needed.
+    """
 
     type: StorageType = Field("file", description="file, sqlite, mysql or postgresql")
     file_path: Text = Field("", description="With type file: the folder")
@@ -179,7 +186,9 @@ class MachineRule(Section):
 
 
 class MachinesFile(Open):
-    """What `replaykit machines -config` reads: pve-traffic-monitor's configuration, and what replaykit adds."""
+    """What `replaykit machines -config` reads: pve-traffic-monitor's configuration, and what
+    replaykit adds.
+    """
 
     pve: Pve | None = Field(None, description="Proxmox VE")
     libvirt: Libvirt | None = Field(None, description="libvirt, in place of pve")
@@ -234,7 +243,7 @@ def _postgresql(dsn: str) -> str:
     who = quote(parts.get("user", "postgres"), safe="")
     who += f":{quote(parts['password'], safe='')}" if parts.get("password") else ""
     mode = f"?sslmode={parts['sslmode']}" if "sslmode" in parts else ""
-    return f"postgresql://{who}@{parts.get('host', '127.0.0.1')}:{parts.get('port', '5432')}/{parts['dbname']}{mode}"
+    return f"postgresql://{who}@{parts.get('host', '127.0.0.1')}:{parts.get('port', '5432')}/{parts['dbname']}{mode}"  # noqa: E501
 
 
 def _parts(dsn: str) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """What rules may do to machines: shut them down, stop them, take their links down, limit their rate.
 
-Each effect keeps its own original (a link's state, a rate, whether the machine ran), so two on one machine never take the
-other's for the truth, and what is enforced is compared with what the machine is like now: somebody who starts it again, or
-plugs the link in, finds it enforced again at the next step.
+Each effect keeps its own original (a link's state, a rate, whether the machine ran), so two on one machine
+never take the other's for the truth, and what is enforced is compared with what the machine is like now:
+somebody who starts it again, or plugs the link in, finds it enforced again at the next step.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ _OFF = ("shutdown", "stop")
 
 
 class MachineControl:
-    """A controller for `replaykit.rules.enforcement`. find: the machine of a subject as it was seen last; None: it never was.
+    """A controller for `replaykit.rules.enforcement`. find: the machine of a subject as it was seen last;
+    None: it never was.
 
-    One that is not in the list is not taken for gone, since a token that lost a privilege sees none: the hypervisor is asked for it.
+    One that is not in the list is not taken for gone, since a token that lost a privilege sees none: the
+    hypervisor is asked for it.
     """
 
     def __init__(self, hypervisor: Hypervisor, find: Callable[[str], Machine | None]) -> None:
@@ -66,7 +68,8 @@ class MachineControl:
             del self._tasks[subject.name, effect]
             raise UsageError(f"{effect} of machine {subject.name} failed: {end}")
         self._tasks[subject.name, effect] = _DONE
-        return True  # what the poll saw may be some seconds old: if it runs at the next step still, it is asked again
+        # what the poll saw may be some seconds old: if it runs at the next step still, it is asked again
+        return True
 
     def restore(self, subject: Subject, effect: str, original: Any) -> None:
         machine = self._machine(subject)

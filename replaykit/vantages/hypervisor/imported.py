@@ -1,7 +1,7 @@
 """The data folder of pve-traffic-monitor: its samples become usage.
 
-`vm_{id}/traffic_YYYY-MM-DD.jsonl` holds a record a line, older `.json` files a list of them: counters as they stood, by
-time. Reading the same folder twice counts it once.
+`vm_{id}/traffic_YYYY-MM-DD.jsonl` holds a record a line, older `.json` files a list of them: counters as they
+stood, by time. Reading the same folder twice counts it once.
 """
 
 from __future__ import annotations

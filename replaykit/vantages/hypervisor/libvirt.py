@@ -1,4 +1,7 @@
-"""libvirt, by its own program virsh: QEMU, LXC and Xen on one host. The counters of each interface, in one call for all domains."""
+"""libvirt, by its own program virsh: QEMU, LXC and Xen on one host.
+
+The counters of each interface, in one call for all domains.
+"""
 
 from __future__ import annotations
 

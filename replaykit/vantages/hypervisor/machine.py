@@ -12,9 +12,11 @@ UNSEEN = "unseen"
 
 @dataclass(frozen=True)
 class Machine:
-    """counters: bytes received and sent by the guest, of each interface or of all together, since the guest was started.
+    """counters: bytes received and sent by the guest, of each interface or of all together, since the guest
+    was started.
 
-    boot: changes when it is started anew, where that is known. uptime_s: where boot is not. id: unique at one time.
+    boot: changes when it is started anew, where that is known. uptime_s: where boot is not. id: unique at one
+    time.
     """
 
     id: str
@@ -43,15 +45,18 @@ class Nic:
 
 @dataclass(frozen=True)
 class Details:
-    """created: seconds since the epoch. addresses: that its configuration gives it. None and nothing: unknown."""
+    """created: seconds since the epoch. addresses: that its configuration gives it.
+
+    None and nothing: unknown.
+    """
 
     created: int | None = None
     addresses: tuple[str, ...] = ()
 
 
 class Hypervisor(Protocol):
-    """Methods raise UsageError where something is wrong or not allowed, OSError where it does not answer, KeyError where the
-    machine is gone. All are bounded in time.
+    """Methods raise UsageError where something is wrong or not allowed, OSError where it does not answer,
+    KeyError where the machine is gone. All are bounded in time.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Proxmox VE by its API and a token, with proxmoxer: all nodes of a cluster, QEMU and containers.
 
-A poll is one call (`GET cluster/resources?type=vm`). Changes carry the digest of the configuration they were made from, so
-a concurrent one is refused instead of lost; tasks are followed to their end.
+A poll is one call (`GET cluster/resources?type=vm`). Changes carry the digest of the configuration they were
+made from, so a concurrent one is refused instead of lost; tasks are followed to their end.
 """
 
 from __future__ import annotations
@@ -19,12 +19,21 @@ SHUTDOWN_S = 180
 
 
 class Proxmox:
-    """token: `user@realm!name` and its secret. verify: True, False, or a file of certificates. Raises UsageError."""
+    """token: `user@realm!name` and its secret. verify: True, False, or a file of certificates.
+
+    Raises UsageError.
+    """
 
     def __init__(
-        self, host: str, token_id: str, secret: str, port: int = 8006, verify: bool | str = True, templates: bool = False,
+        self,
+        host: str,
+        token_id: str,
+        secret: str,
+        port: int = 8006,
+        verify: bool | str = True,
+        templates: bool = False,
         shutdown_s: int = SHUTDOWN_S,
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             from proxmoxer import ProxmoxAPI
         except ImportError:
@@ -71,7 +80,8 @@ class Proxmox:
             raise UsageError(f"{self.name}: {text}{f': {error.errors}' if error.errors else ''}") from None
         except requests.exceptions.SSLError as error:
             raise UsageError(
-                f"{self.name}: its certificate is not trusted ({_last(error)}); give ca_file, or verify_tls: false"
+                f"{self.name}: its certificate is not trusted ({_last(error)}); give ca_file, or verify_tls:"
+                " false"
             ) from None
         except requests.exceptions.RequestException as error:
             raise OSError(0, f"{self.name}: {_last(error)}") from None
@@ -140,10 +150,16 @@ def _machine(row: Any) -> Machine | None:
         if "netin" in row and "netout" in row and row.get("status") == "running":
             counters = {"all": (int(row["netin"]), int(row["netout"]))}
         return Machine(
-            str(int(row["vmid"])), str(row.get("name", "")), str(row.get("node", "")), row["type"], str(row.get("status", "unknown")),
-            counters, tuple(t.lower() for t in str(row.get("tags", "")).replace(",", ";").split(";") if t.strip()),
-            bool(row.get("template")), int(row.get("uptime") or 0),
-        )  # fmt: skip
+            str(int(row["vmid"])),
+            str(row.get("name", "")),
+            str(row.get("node", "")),
+            row["type"],
+            str(row.get("status", "unknown")),
+            counters,
+            tuple(t.lower() for t in str(row.get("tags", "")).replace(",", ";").split(";") if t.strip()),
+            bool(row.get("template")),
+            int(row.get("uptime") or 0),
+        )
     except (TypeError, ValueError):
         return None
 

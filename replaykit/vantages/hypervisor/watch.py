@@ -1,8 +1,8 @@
 """Machines into usage: one poll gives what all of them moved since the last.
 
-Owns who is who: a machine is its id until another is made with that id, and its counters begin anew with each start, on each
-node. What a removed interface had counted is not counted again. All of that is kept in the ledger, so a restart of this
-program changes nothing.
+Owns who is who: a machine is its id until another is made with that id, and its counters begin anew with each
+start, on each node. What a removed interface had counted is not counted again. All of that is kept in the
+ledger, so a restart of this program changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _ASKED_AT_ONCE = 20
 
 @dataclass
 class Known:
-    """subject: in the ledger. seen: by an earlier poll, at `place`. node, start: of the guest, where only uptimes are known. epoch, part: the counters' names."""
+    """subject: in the ledger. seen: by an earlier poll, at `place`.
+
+    node, start: of the guest, where only uptimes are known. epoch, part: the counters' names.
+    """
 
     subject: str
     created: int | None = None
@@ -63,7 +66,10 @@ class Watch:
         self.now: dict[str, Machine] = {}
 
     def poll(self, now: int) -> list[Machine]:
-        """Asks and counts. Raises UsageError and OSError, and then nothing was counted: the next poll counts it all."""
+        """Asks and counts.
+
+        Raises UsageError and OSError, and then nothing was counted: the next poll counts it all.
+        """
         machines = self._hypervisor.machines()
         asked = 0
         readings: list[Reading] = []
@@ -129,7 +135,8 @@ class Watch:
         sums = tuple(map(sum, zip(*machine.counters.values(), strict=True)))
         known.epoch = self._epoch(machine, known, now)
         if len(machine.counters) == 1 and "all" in machine.counters:
-            # A sum over interfaces that fell, though the guest was not started anew: an interface was taken out.
+            # A sum over interfaces that fell, though the guest was not started anew: an interface was taken
+            # out.
             if (
                 any(a < b for a, b in zip(sums, known.sums, strict=True))
                 and known.epoch == self._epoch_before
@@ -144,9 +151,18 @@ class Watch:
                 t for t in (known.start if known.epoch and not machine.boot else None, self._polled) if t
             ]
             yield Reading(
-                now, VANTAGE, "machine", known.subject, labels, rx, tx, counter=counter, epoch=known.epoch, fresh=anew,
+                now,
+                VANTAGE,
+                "machine",
+                known.subject,
+                labels,
+                rx,
+                tx,
+                counter=counter,
+                epoch=known.epoch,
+                fresh=anew,
                 began=max(times) if anew and times else None,
-            )  # fmt: skip
+            )
 
     def _epoch(self, machine: Machine, known: Known, now: int) -> str:
         self._epoch_before = known.epoch

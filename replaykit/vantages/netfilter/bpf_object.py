@@ -1,6 +1,8 @@
-"""An object file of eBPF as clang makes it, ELF with BTF (docs.kernel.org/bpf/btf.html): programs, and the maps that they use.
+"""An object file of eBPF as clang makes it, ELF with BTF (docs.kernel.org/bpf/btf.html): programs, and the
+maps that they use.
 
-Reads what ours need and no more: this machine's byte order, programs that call none of each other, maps in `.maps`.
+Reads what ours need and no more: this machine's byte order, programs that call none of each other, maps in
+`.maps`.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ def _sections(data: bytes) -> Iterator[Section]:
 
 
 def _maps(btf: bytes) -> Iterator[tuple[str, dict[str, int]]]:
-    """Each variable in `.maps` is a struct, whose members point to arrays that are as long as the number that is meant."""
+    """Each variable in `.maps` is a struct, whose members point to arrays that are as long as the number that
+    is meant.
+    """
     _, _, _, size, types_at, types_size, texts_at, texts_size = _BTF_HEADER.unpack_from(btf)
     texts = btf[size + texts_at :][:texts_size]
     types = list(_types(btf[size + types_at :][:types_size]))

@@ -1,6 +1,7 @@
 """What rules may do to users: block them, and limit their rate.
 
-Owns the table `inet replaykit_limits` with its sets of blocked addresses, and who of those that can limit a rate does it.
+Owns the table `inet replaykit_limits` with its sets of blocked addresses, and who of those that can limit a
+rate does it.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ add rule inet {TABLE} {name} limit name ip6 {side} map @{name}_limits6 drop
 class UserControl:
     """A controller for `replaykit.rules.enforcement`, of the vantage netfilter.
 
-    by: what limits a rate; auto: tc, and nftables where that is refused, for the reason in `refused`. Raises UsageError
-    where tc is demanded and refused.
+    by: what limits a rate; auto: tc, and nftables where that is refused, for the reason in `refused`. Raises
+    UsageError where tc is demanded and refused.
     """
 
     def __init__(self, users: UserMap, interfaces: Sequence[str], by: By = "auto") -> None:
@@ -106,7 +107,8 @@ class UserControl:
             found = self._of_user(subject.name)
         if not found:
             raise UsageError(
-                f"{subject.name}: no address is known, so it cannot be limited; add addresses to the map of users"
+                f"{subject.name}: no address is known, so it cannot be limited; add addresses to the map of"
+                " users"
             )
         return sorted(found)
 

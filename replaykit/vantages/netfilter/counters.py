@@ -1,7 +1,7 @@
 """What every source of per-user counters gives, however the kernel keeps them.
 
-rx is what the interface received from the user, tx what it sent to them (of iptables PREROUTING is RX, POSTROUTING TX),
-so the users of an interface add up to the interface's own counters.
+rx is what the interface received from the user, tx what it sent to them (of iptables PREROUTING is RX,
+POSTROUTING TX), so the users of an interface add up to the interface's own counters.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Source(Protocol):
     exact: bool
 
     def read(self) -> tuple[str, Mapping[str, Counters]]:
-        """The epoch (it changes when everything begins anew), and by address, or `mark:0x10`, what it stands at. Raises
-        UsageError.
+        """The epoch (it changes when everything begins anew), and by address, or `mark:0x10`, what it stands
+        at. Raises UsageError.
         """
 
     def close(self) -> None: ...

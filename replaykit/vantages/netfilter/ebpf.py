@@ -1,5 +1,5 @@
-"""An eBPF program on each side of an interface that counts by address (bpf/users.bpf.c); compiled when this package is built
-and loaded with bpf(2), so the host needs no compiler (Linux 6.6 or later: links at TCX).
+"""An eBPF program on each side of an interface that counts by address (bpf/users.bpf.c); compiled when this
+package is built and loaded with bpf(2), so the host needs no compiler (Linux 6.6 or later: links at TCX).
 
 Counts live as long as this process.
 """
@@ -55,7 +55,8 @@ def _object() -> BpfObject:
         return BpfObject(PROGRAMS.read_bytes())
     except FileNotFoundError:
         raise UsageError(
-            "eBPF: this copy was built where no clang was, so its programs are missing: apt-get install clang libbpf-dev, and install it again"
+            "eBPF: this copy was built where no clang was, so its programs are missing: apt-get install clang"
+            " libbpf-dev, and install it again"
         ) from None
 
 
@@ -101,10 +102,21 @@ class EbpfSource:
         program = _bpf(
             _PROG_LOAD,
             struct.pack(
-                "=IIQQIIQII16sII", _SCHED_CLS, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(license_), 0, 0, 0, 0, 0,
-                b"replaykit", 0, attach,
+                "=IIQQIIQII16sII",
+                _SCHED_CLS,
+                len(code) // 8,
+                ctypes.addressof(instructions),
+                ctypes.addressof(license_),
+                0,
+                0,
+                0,
+                0,
+                0,
+                b"replaykit",
+                0,
+                attach,
             ),
-        )  # fmt: skip
+        )
         self._keep(program)
         self._keep(_bpf(_LINK_CREATE, struct.pack("=IIII", program, index, attach, 0) + bytes(32)))
 
@@ -137,9 +149,16 @@ def _entries(table: int, most: int) -> dict[bytes, tuple[int, int]]:
     begun = False
     for _ in range(most // _BATCH * 4):
         attributes = struct.pack(
-            "=QQQQIIQQ", ctypes.addressof(cursor) if begun else 0, ctypes.addressof(cursor), ctypes.addressof(keys), ctypes.addressof(values),
-            _BATCH, table, 0, 0,
-        )  # fmt: skip
+            "=QQQQIIQQ",
+            ctypes.addressof(cursor) if begun else 0,
+            ctypes.addressof(cursor),
+            ctypes.addressof(keys),
+            ctypes.addressof(values),
+            _BATCH,
+            table,
+            0,
+            0,
+        )
         buffer = ctypes.create_string_buffer(attributes, len(attributes))
         last = False
         try:

@@ -14,7 +14,10 @@ _COUNTS = re.compile(r"\[(\d+):(\d+)\] (?=-A )")
 
 @dataclass(frozen=True)
 class MarkRule:
-    """A rule that sets a mark. address: the one host that it is for, where it names one. text: as printed, without counters."""
+    """A rule that sets a mark. address: the one host that it is for, where it names one.
+
+    text: as printed, without counters.
+    """
 
     mark: int
     received: bool

@@ -1,7 +1,7 @@
 """Marks that iptables sets in its mangle table, with each rule's counters, as `iptables-save -c` prints them.
 
-PREROUTING is RX and POSTROUTING TX, and so are chains that are reached from them. A counter is one rule's: where one of a
-mark's rules is deleted, the others go on as they were.
+PREROUTING is RX and POSTROUTING TX, and so are chains that are reached from them. A counter is one rule's:
+where one of a mark's rules is deleted, the others go on as they were.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ PROGRAMS = ("iptables-legacy-save", "iptables-nft-save", "ip6tables-legacy-save"
 
 
 class MarkSource:
-    """All of iptables' variants that are installed. addresses: of marks whose rules name a host; filled by `read`."""
+    """All of iptables' variants that are installed.
+
+    addresses: of marks whose rules name a host; filled by `read`.
+    """
 
     name, exact = "iptables", False
 
@@ -57,7 +60,10 @@ class MarkSource:
         return boot_id(), sums
 
     def unclear(self) -> list[str]:
-        """Pairs of rules that count the same packets, so that who they are of is counted twice. Raises UsageError."""
+        """Pairs of rules that count the same packets, so that who they are of is counted twice.
+
+        Raises UsageError.
+        """
         found: dict[str, list[MarkRule]] = {}
         for program, rule in self.rules():
             found.setdefault(program, []).append(rule)

@@ -48,7 +48,10 @@ class UserMetrics:
 
 
 def serve(watch: Watch, address: str, port: int, token: str | None = None) -> Any:
-    """At /metrics; gives what to shut down. Beyond this machine only with a token, which who asks must bring. Raises UsageError."""
+    """At /metrics; gives what to shut down. Beyond this machine only with a token, which who asks must bring.
+
+    Raises UsageError.
+    """
     try:
         from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
     except ImportError:

@@ -1,5 +1,6 @@
-"""A set of nftables with its counters, by netlink itself (linux/netfilter/nf_tables.h): ten thousand elements in some
-milliseconds, where `nft -j` needs ten times as long to print them and Python as long again to parse that.
+"""A set of nftables with its counters, by netlink itself (linux/netfilter/nf_tables.h): ten thousand elements
+in some milliseconds, where `nft -j` needs ten times as long to print them and Python as long again to parse
+that.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _GENERATION = 1
 
 
 def elements(table: str, name: str) -> dict[bytes, tuple[int, int]]:
-    """Of the set of a table of family inet: bytes and packets by key. Raises UsageError; KeyError where there is none."""
+    """Of the set of a table of family inet: bytes and packets by key.
+
+    Raises UsageError; KeyError where there is none.
+    """
     found: dict[bytes, tuple[int, int]] = {}
     fast: _Layout | None = None
     for body in _ask(_GET_SET_ELEMENTS, _REQUEST | _DUMP, _text(_TABLE, table) + _text(_SET, name)):
@@ -54,7 +58,10 @@ def table_handle(table: str, family: str = "inet") -> int:
 
 
 def generation() -> int:
-    """Changes with every change of any rule, set or element that is not made by a packet. Raises UsageError."""
+    """Changes with every change of any rule, set or element that is not made by a packet.
+
+    Raises UsageError.
+    """
     for body in _ask(_GET_GENERATION, _REQUEST, b""):
         for kind, data in _attributes(body, 4):
             if kind == _GENERATION:

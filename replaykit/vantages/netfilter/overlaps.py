@@ -1,8 +1,10 @@
-"""Rules that set marks and match the same packets: a packet that two of them count is counted once, where that can be known.
+"""Rules that set marks and match the same packets: a packet that two of them count is counted once, where
+that can be known.
 
-A rule that sets a mark does not end the way of a packet, so every later rule that matches counts it too. Within a chain that
-holds nothing else, a rule whose matches are all among another's counts a part of what the other does; that part is the
-narrower rule's. What overlaps otherwise cannot be told apart by counters, and is said.
+A rule that sets a mark does not end the way of a packet, so every later rule that matches counts it too.
+Within a chain that holds nothing else, a rule whose matches are all among another's counts a part of what the
+other does; that part is the narrower rule's. What overlaps otherwise cannot be told apart by counters, and is
+said.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ _OPTIONS = ("-s", "-d", "-i", "-o", "-p")
 
 @dataclass(frozen=True)
 class Overlaps:
-    """parts: by a rule's place in the list, the places of the rules that count a part of it. unclear: pairs in words."""
+    """parts: by a rule's place in the list, the places of the rules that count a part of it.
+
+    unclear: pairs in words.
+    """
 
     parts: dict[int, tuple[int, ...]]
     unclear: tuple[str, ...]
@@ -35,7 +40,10 @@ class _Match:
 
 
 def overlaps(rules: Sequence[MarkRule]) -> Overlaps:
-    """Of one program's rules, in their order. The cost grows with the rules, and with those that are for no single address times all."""
+    """Of one program's rules, in their order.
+
+    The cost grows with the rules, and with those that are for no single address times all.
+    """
     matches = [_match(rule.text) for rule in rules]
     narrower: dict[int, list[int]] = {}
     meeting: dict[int, list[int]] = {}
@@ -55,7 +63,8 @@ def overlaps(rules: Sequence[MarkRule]) -> Overlaps:
             unclear.append(f"{one.text} | {other.text}")
     parts: dict[int, tuple[int, ...]] = {}
     for wide, found in narrower.items():
-        # A part of a part is taken off once; parts that meet each other without one holding the other are not known.
+        # A part of a part is taken off once; parts that meet each other without one holding the other are not
+        # known.
         inner = {n for m in found for n in narrower.get(m, ())}
         direct = [n for n in found if n not in inner]
         among = set(direct)

@@ -1,7 +1,7 @@
 """Sets and maps of nftables whose elements say whose they are, in a table of our own.
 
-What they hold is read from the kernel each time, so a hand that changes it is noticed; and what is a user's is found again
-though the map of users has changed.
+What they hold is read from the kernel each time, so a hand that changes it is noticed; and what is a user's
+is found again though the map of users has changed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Table:
         return self.of(name, owner) == self._wanted(name, owner, addresses, value)
 
     def free(self, name: str, owner: str, addresses: Iterable[str]) -> set[str]:
-        """What of them is not another's: an address is limited once, though rules may name it, its user and its network."""
+        """What of them is not another's: an address is limited once, though rules may name it, its user and
+        its network.
+        """
         elements = self.sets.get(name, ())
         if name not in self._owners:
             wide = [e for e in elements if not _is_host(e.address)]

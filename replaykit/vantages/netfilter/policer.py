@@ -1,4 +1,5 @@
-"""A user's rate by nftables: in each direction what is over the rate is dropped. It needs nothing but our own table.
+"""A user's rate by nftables: in each direction what is over the rate is dropped. It needs nothing but our own
+table.
 
 TCP saws at that; where tc can delay instead, `replaykit.vantages.netfilter.shaper` is kinder.
 """

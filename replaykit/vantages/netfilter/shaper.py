@@ -1,9 +1,10 @@
 """A user's rate by tc: a class of HTB in each direction, in which packets wait until it is their turn.
 
-Owns, as long as anybody is limited: the root qdisc of the interfaces (handle 7270:), an intermediate device for what they
-receive (an interface's own qdisc sees only what it sends), and a table of nftables that brings packets there. tc's filters
-are not used: nftables looks an address up in a map, however many users are limited, and the class is in the packet's priority.
-Who is not limited passes HTB's direct queue, and never the intermediate device.
+Owns, as long as anybody is limited: the root qdisc of the interfaces (handle 7270:), an intermediate device
+for what they receive (an interface's own qdisc sees only what it sends), and a table of nftables that brings
+packets there. tc's filters are not used: nftables looks an address up in a map, however many users are
+limited, and the class is in the packet's priority. Who is not limited passes HTB's direct queue, and never
+the intermediate device.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ class Shaper:
         for interface in self._interfaces:
             root = roots.get(interface, {})
             if root and not _is_ours(root) and root.get("handle") != "0:":
-                return f"{interface} has a qdisc already ({root.get('kind')} {root.get('handle')}), which is left alone"
+                return (
+                    f"{interface} has a qdisc already ({root.get('kind')} {root.get('handle')}), which is"
+                    " left alone"
+                )
             if root.get("kind") == "mq" and not forced:
                 return f"{interface} sends from several queues, which a rate would join into one"
         return ""
@@ -77,7 +81,8 @@ class Shaper:
         place, queue = f"{_MAJOR}{minor:x}", max(_SMALLEST_QUEUE, int(rate * _QUEUE_S))
         for device in (*self._interfaces, DEVICE):
             _tc(
-                f"class replace dev {device} parent {_MAJOR} classid {place} htb rate {rate * 8}bit quantum {_QUANTUM}"
+                f"class replace dev {device} parent {_MAJOR} classid {place} htb rate {rate * 8}bit quantum"
+                f" {_QUANTUM}"
             )
             _tc(f"qdisc replace dev {device} parent {place} bfifo limit {queue}")
         nft("".join(table.change(_MAP, owner, addresses, place) for table in tables))
@@ -139,7 +144,10 @@ class Shaper:
         return self._seen.table(), self._seen.table("netdev")
 
     def _hooks(self) -> dict[str, bool | None]:
-        """Whether each interface's packets still come by: the chain of one that was made anew has lost it. None: no chain."""
+        """Whether each interface's packets still come by: the chain of one that was made anew has lost it.
+
+        None: no chain.
+        """
         found: dict[str, bool | None] = {}
         chains = nft(f"list table netdev {TABLE}\n").split("chain ")
         for interface in self._interfaces:

@@ -1,7 +1,8 @@
-"""Our own table of nftables: for each direction and family one rule, and a set in which each address has a counter.
+"""Our own table of nftables: for each direction and family one rule, and a set in which each address has a
+counter.
 
-Owns the table `inet replaykit_users`; nothing else is touched. Where the sets are full, what more addresses move is in the
-interface's own counters only.
+Owns the table `inet replaykit_users`; nothing else is touched. Where the sets are full, what more addresses
+move is in the interface's own counters only.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def ruleset(interfaces: Sequence[str], size: int = SIZE) -> str:
 
 
 def install(interfaces: Sequence[str], size: int = SIZE) -> bool:
-    """Whether it was not there with just these interfaces. What it counted before goes on counting otherwise. Raises UsageError."""
+    """Whether it was not there with just these interfaces. What it counted before goes on counting otherwise.
+
+    Raises UsageError.
+    """
     there = installed()
     if there is not None and sorted(there) == sorted(interfaces):
         return False

@@ -1,7 +1,8 @@
-"""Counters of tc, where it tells users apart: filters by mark (fw), or by address (flower, u32), as `tc -s -j` prints them.
+"""Counters of tc, where it tells users apart: filters by mark (fw), or by address (flower, u32), as `tc -s
+-j` prints them.
 
-An interface's egress is TX, its ingress RX. A filter's action (police, gact, mirred) counts; where it has none, the class
-does to which it leads.
+An interface's egress is TX, its ingress RX. A filter's action (police, gact, mirred) counts; where it has
+none, the class does to which it leads.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def parse(
 
 
 def _filters(printed: str, received: bool) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """Kind, key, and as they were printed the filter and its options, of those that tell users apart. Raises UsageError."""
+    """Kind, key, and as they were printed the filter and its options, of those that tell users apart.
+
+    Raises UsageError.
+    """
     try:
         filters = json.loads(printed or "[]", object_pairs_hook=_object)
     except ValueError:
@@ -61,7 +65,8 @@ def _filters(printed: str, received: bool) -> Iterator[tuple[str, str, dict[str,
 
 
 class Filter(NamedTuple):
-    """place: where it is, such as `egress` or `parent 1:`. goes_on: whether a packet that it counted is shown to the next there.
+    """place: where it is, such as `egress` or `parent 1:`. goes_on: whether a packet that it counted is shown
+    to the next there.
 
     hands_on: whether what it counted goes on to other places.
     """
@@ -95,8 +100,8 @@ def found_in(printed: str, place: str, received: bool) -> Iterator[Filter]:
 
 
 def unclear(filters: Sequence[Filter]) -> list[str]:
-    """Pairs that may count the same packets: of one place, where the first lets the second see them; of two, for the same user, or by
-    mark here and by address there. The cost grows with the filters of a key.
+    """Pairs that may count the same packets: of one place, where the first lets the second see them; of two,
+    for the same user, or by mark here and by address there. The cost grows with the filters of a key.
     """
     found: list[str] = []
     marks_and_addresses: set[tuple[str, str]] = set()
@@ -192,7 +197,8 @@ class FilterSource:
         self._classes()
         if not self.read()[1]:
             raise UsageError(
-                f"tc: {interface} has no filter that tells users apart (fw by mark, flower or u32 by address): there is nothing to count"
+                f"tc: {interface} has no filter that tells users apart (fw by mark, flower or u32 by"
+                " address): there is nothing to count"
             )
 
     def read(self) -> tuple[str, Mapping[str, Counters]]:
@@ -205,7 +211,9 @@ class FilterSource:
         return boot_id(), sums
 
     def _printed(self) -> Iterator[tuple[str, bool, str]]:
-        """Each place where filters may be, whether it is of what is received, and its filters as tc prints them."""
+        """Each place where filters may be, whether it is of what is received, and its filters as tc prints
+        them.
+        """
         for place, received in (*self._qdiscs(), ("egress", False), ("ingress", True)):
             yield (
                 place,
@@ -214,7 +222,10 @@ class FilterSource:
             )
 
     def unclear(self) -> list[str]:
-        """Pairs of filters that may count the same packets, so that who they are of is counted twice. Raises UsageError."""
+        """Pairs of filters that may count the same packets, so that who they are of is counted twice.
+
+        Raises UsageError.
+        """
         return unclear(
             [f for place, received, printed in self._printed() for f in found_in(printed, place, received)]
         )

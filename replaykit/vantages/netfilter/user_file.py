@@ -93,7 +93,9 @@ Users = Annotated[
 
 
 class UsersFile(Open):
-    """Who is behind an address or a mark: `users` with a list of code, name, addresses and marks; or code to addresses."""
+    """Who is behind an address or a mark: `users` with a list of code, name, addresses and marks; or code to
+    addresses.
+    """
 
     users: Users = Field((), description="The users")
 

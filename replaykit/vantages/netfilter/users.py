@@ -1,7 +1,7 @@
 """Who is behind a mark or an address: the map of users, from YAML, CSV or JSON, by file, command or HTTP.
 
-Owns reading it, and reading it again: a file when it changes, the others every EVERY_S. A map that cannot be read
-any more stays as it was, and that is said once.
+Owns reading it, and reading it again: a file when it changes, the others every EVERY_S. A map that cannot be
+read any more stays as it was, and that is said once.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Users:
 
 
 def parse(text: str, where: str) -> Users:
-    """YAML or JSON (`users:` with `code`, `name`, `addresses`, `marks`, or code to address), or CSV with a head. Raises UsageError."""
+    """YAML or JSON (`users:` with `code`, `name`, `addresses`, `marks`, or code to address), or CSV with a
+    head. Raises UsageError.
+    """
     first = text.lstrip("\ufeff").lstrip().partition("\n")[0]
     if "," in first and ":" not in first and not first.startswith(("[", "{")):
         return Users.of(

@@ -1,10 +1,11 @@
 """Counters into usage: read again and again, given to users, added up for the metrics, written to the ledger.
 
-Owns the totals since ever, which only grow: a counter that went back, or began anew with a reboot or a new table, counts
-from zero. They begin with what the ledger says after the first reading, which counts what was moved while nobody read.
+Owns the totals since ever, which only grow: a counter that went back, or began anew with a reboot or a new
+table, counts from zero. They begin with what the ledger says after the first reading, which counts what was
+moved while nobody read.
 
-What moved is written at once, so that rules see it, unless writing takes long: then every minute. What stands still costs
-next to nothing, and is written every ten minutes.
+What moved is written at once, so that rules see it, unless writing takes long: then every minute. What stands
+still costs next to nothing, and is written every ten minutes.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from replaykit.vantages.netfilter.users import UserMap
 
 VANTAGE = "netfilter"
 NOBODY = "(not users)"
-"""Multicast, link-local and unspecified addresses, all together: with the users they add up to the interface."""
+"""Multicast, link-local and unspecified addresses, all together: with the users they add up to the interface.
+"""
 REST = "(rest of the interface)"
-"""What the interface counted and nobody's counter: headers of the link, what is not IP, addresses that found no room."""
+"""What the interface counted and nobody's counter: headers of the link, what is not IP, addresses that found
+no room.
+"""
 EVERY_S = 60.0
 _ALL_S = 600.0
 _SHARE = 0.02
@@ -79,19 +83,29 @@ def nobodys(key: str) -> bool:
 
 
 class Watch:
-    """began: whether the source's counters began at zero with it. addresses: what marks stand for, by mark. every_s: how often `step` is called.
+    """began: whether the source's counters began at zero with it. addresses: what marks stand for, by mark.
+    every_s: how often `step` is called.
 
-    rest: whether the source counts all users of just these interfaces, so that what the interfaces counted beyond them is kept, too:
-    as `remainder`, which with the users adds up to the interfaces. links: what these stood at when the source began.
+    rest: whether the source counts all users of just these interfaces, so that what the interfaces counted
+    beyond them is kept, too: as `remainder`, which with the users adds up to the interfaces. links: what
+    these stood at when the source began.
 
-    What is measured is in `places`: totals since ever by user and address; `interfaces`: the same by interface.
+    What is measured is in `places`: totals since ever by user and address; `interfaces`: the same by
+    interface.
     """
 
     def __init__(
-        self, ledger: Ledger, source: Source, interfaces: Sequence[str], users: UserMap, began: bool = False,
-        addresses: Mapping[str, set[str]] | None = None, every_s: float | None = None, rest: bool = False,
+        self,
+        ledger: Ledger,
+        source: Source,
+        interfaces: Sequence[str],
+        users: UserMap,
+        began: bool = False,
+        addresses: Mapping[str, set[str]] | None = None,
+        every_s: float | None = None,
+        rest: bool = False,
         links: Mapping[str, tuple[str, Mapping[str, Counters]]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._every_s = every_s
         self._ledger, self._source, self.users, self._began = ledger, source, users, began
         self._interfaces = [InterfaceSource(i) for i in interfaces]
@@ -125,7 +139,8 @@ class Watch:
     def step(self, now: int) -> None:
         """Reads everything once, and writes what moved to the ledger. Raises UsageError."""
         users = self.users.refresh()
-        # Between the two something moves: so, but for the first reading, nothing is the rest that is a user's.
+        # Between the two something moves: so, but for the first reading, nothing is the rest that is a
+        # user's.
         links = self._links_now()
         epoch, found = self._source.read()
         if self._first and self._source.exact:
@@ -281,13 +296,25 @@ class Watch:
                 if moved and line.written is not None and line.stood > line.written_at:
                     times.insert(0, (line.stood, line.written, True))
                 user = (("user", line.code, labels),)
-                yield line, [
-                    Reading(
-                        at, VANTAGE, "host", line.address, {"user": line.code}, *counts, counter=counter, epoch=line.epoch, fresh=line.fresh,
-                        also=user, steady=steady,
-                    )
-                    for at, counts, steady in times
-                ]  # fmt: skip
+                yield (
+                    line,
+                    [
+                        Reading(
+                            at,
+                            VANTAGE,
+                            "host",
+                            line.address,
+                            {"user": line.code},
+                            *counts,
+                            counter=counter,
+                            epoch=line.epoch,
+                            fresh=line.fresh,
+                            also=user,
+                            steady=steady,
+                        )
+                        for at, counts, steady in times
+                    ],
+                )
         for name, line in self._links.items():
             if line.at > line.written_at:
                 begins: tuple[Counters, ...] = (
@@ -305,13 +332,23 @@ class Watch:
 
         if self._rest is not None and self._rest.at > self._rest.written_at:
             reading = Reading(
-                self._rest.at, VANTAGE, "remainder", REST, {"interfaces": self._rest_names}, *self._rest.counts, counter=self._source.name,
-                epoch=self._rest.epoch, fresh=True,
-            )  # fmt: skip
+                self._rest.at,
+                VANTAGE,
+                "remainder",
+                REST,
+                {"interfaces": self._rest_names},
+                *self._rest.counts,
+                counter=self._source.name,
+                epoch=self._rest.epoch,
+                fresh=True,
+            )
             yield self._rest, [reading]
 
     def flush(self, whole: bool = False) -> None:
-        """To the ledger; what it cannot take now it gets next time. whole: what stands still too. Raises nothing."""
+        """To the ledger; what it cannot take now it gets next time. whole: what stands still too.
+
+        Raises nothing.
+        """
         begun = time.monotonic()
         whole = whole or begun - self._wrote_all >= _ALL_S
         written = list(self._readings(whole))

@@ -25,12 +25,32 @@ def test_its_description_holds(tmp_path: Path) -> None:
         program = str(Path(sys.executable).parent / "schemathesis")
         done = subprocess.run(
             [
-                program, "run", f"http://127.0.0.1:{f.api}/openapi.json", "-H", "Authorization: Bearer a-long-secret", "-n", "25", "--seed", "7",
-                "--exclude-path", "/api/stats/events", "--mode", "all", "--request-timeout", "20", "--phases", "examples,coverage,fuzzing",
-                "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection",
+                program,
+                "run",
+                f"http://127.0.0.1:{f.api}/openapi.json",
+                "-H",
+                "Authorization: Bearer a-long-secret",
+                "-n",
+                "25",
+                "--seed",
+                "7",
+                "--exclude-path",
+                "/api/stats/events",
+                "--mode",
+                "all",
+                "--request-timeout",
+                "20",
+                "--phases",
+                "examples,coverage,fuzzing",
+                "--checks",
+                "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection",
             ],
-            capture_output=True, text=True, check=False, timeout=250, cwd=tmp_path,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=250,
+            cwd=tmp_path,
+        )
         assert done.returncode == 0, done.stdout[-6000:]
         assert "Traceback" not in f.log, f.log[-3000:]
         assert f.ask("/health")[0] == 200

@@ -32,8 +32,8 @@ class Running:
     def __init__(self, root: Path, *arguments: str, token: str | None = None) -> None:
         self.root, self.api, self.token = root, free_port(), token
         self.arguments = [
-            sys.executable, "-m", "replaykit", "forward", "--ledger", str(root / "usage.db"), "--state", str(root / "state.json"),
-            "--api", f"127.0.0.1:{self.api}", *arguments,
+            sys.executable, "-m", "replaykit", "forward", "--ledger", str(root / "usage.db"), "--state",
+            str(root / "state.json"), "--api", f"127.0.0.1:{self.api}", *arguments,
         ]  # fmt: skip
         self.start()
 
@@ -130,9 +130,19 @@ def test_the_examples_of_document_000(files: int, tmp_path: Path) -> None:
         ]
         assert json.loads(subprocess.run(curl, capture_output=True, check=True).stdout)["success"] is True
         done = subprocess.run(
-            ["curl", "-s", "-o", str(tmp_path / "got"), "-w", "%{size_request} %{size_header} %{size_download}", f"http://127.0.0.1:{port}/small"],
-            capture_output=True, check=True, text=True,
-        )  # fmt: skip
+            [
+                "curl",
+                "-s",
+                "-o",
+                str(tmp_path / "got"),
+                "-w",
+                "%{size_request} %{size_header} %{size_download}",
+                f"http://127.0.0.1:{port}/small",
+            ],
+            capture_output=True,
+            check=True,
+            text=True,
+        )
         request, header, body = map(int, done.stdout.split())
         assert (tmp_path / "got").read_bytes() == (tmp_path / "www" / "small").read_bytes()
         found = json.loads(
@@ -143,13 +153,23 @@ def test_the_examples_of_document_000(files: int, tmp_path: Path) -> None:
         now = found["data"]["timestamp"]
         (row,) = found["data"]["mappings"]
         assert found == {
-            "success": True, "message": "ok",
+            "success": True,
+            "message": "ok",
             "data": {
                 "tunnel": {"bytes_sent": 0, "bytes_received": 0, "last_update": 0},
-                "mappings": [{"port": port, "bytes_sent": header + body, "bytes_received": request, "last_update": row["last_update"]}],
-                "total_sent": header + body, "total_received": request, "timestamp": now,
+                "mappings": [
+                    {
+                        "port": port,
+                        "bytes_sent": header + body,
+                        "bytes_received": request,
+                        "last_update": row["last_update"],
+                    }
+                ],
+                "total_sent": header + body,
+                "total_received": request,
+                "timestamp": now,
             },
-        }  # fmt: skip
+        }
         assert abs(time.time() - now) < 5 and 0 <= now - row["last_update"] < 10
         assert json.loads(
             subprocess.run(["curl", "-s", f"{base}/health"], capture_output=True, check=True).stdout
@@ -167,7 +187,9 @@ def test_the_examples_of_document_000(files: int, tmp_path: Path) -> None:
 
 
 def test_ssh_and_scp(tmp_path: Path) -> None:
-    """What ssh itself says that it transferred is what the mapping counted, but for the lines before encryption."""
+    """What ssh itself says that it transferred is what the mapping counted, but for the lines before
+    encryption.
+    """
     needs("sshd", "ssh")
     for name in ("host", "user"):
         subprocess.run(
@@ -176,8 +198,9 @@ def test_ssh_and_scp(tmp_path: Path) -> None:
     port, mapped = free_port(), free_port()
     (tmp_path / "authorized").write_text((tmp_path / "user.pub").read_text())
     (tmp_path / "sshd.conf").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/authorized\nStrictModes no\n"
-        f"PidFile {tmp_path}/sshd.pid\nPermitRootLogin yes\nUsePAM no\nSubsystem sftp internal-sftp\n"
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile"
+        f" {tmp_path}/authorized\nStrictModes no\nPidFile {tmp_path}/sshd.pid\nPermitRootLogin yes\nUsePAM"
+        " no\nSubsystem sftp internal-sftp\n"
     )
     os.makedirs("/run/sshd", exist_ok=True)
     options = [
@@ -195,22 +218,36 @@ def test_ssh_and_scp(tmp_path: Path) -> None:
         forward(tmp_path, "--map", f"{mapped}:127.0.0.1:{port}") as f,
     ):
         done = subprocess.run(
-            ["ssh", *options, "-p", str(mapped), "root@127.0.0.1", "head -c 2000000 /dev/zero | tr '\\0' x"], capture_output=True, check=True, timeout=60
-        )  # fmt: skip
+            ["ssh", *options, "-p", str(mapped), "root@127.0.0.1", "head -c 2000000 /dev/zero | tr '\\0' x"],
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
         assert done.stdout == b"x" * 2_000_000
         sent, got = map(
             int, re.search(rb"Transferred: sent (\d+), received (\d+) bytes", done.stderr).groups()
         )  # type: ignore[union-attr]
         until(lambda: f.ask("/api/mapping/list")[1]["data"][0]["connections"] == 0, 10)
         received, back = f.moved(mapped)
-        # ssh counts packets' bytes: the version lines and the padding of the first packets are not all among them.
+        # ssh counts packets' bytes: the version lines and the padding of the first packets are not all among
+        # them.
         assert sent <= received < sent + 5000 and got <= back < got + 5000 + 2_000_000 // 100
         payload = os.urandom(10_000_000)
         (tmp_path / "test.dat").write_bytes(payload)
         subprocess.run(
-            ["scp", "-q", *options[:-2], "-P", str(mapped), str(tmp_path / "test.dat"), f"root@127.0.0.1:{tmp_path}/copy.dat"],
-            check=True, capture_output=True, timeout=60,
-        )  # fmt: skip
+            [
+                "scp",
+                "-q",
+                *options[:-2],
+                "-P",
+                str(mapped),
+                str(tmp_path / "test.dat"),
+                f"root@127.0.0.1:{tmp_path}/copy.dat",
+            ],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
         assert (
             hashlib.sha256((tmp_path / "copy.dat").read_bytes()).digest() == hashlib.sha256(payload).digest()
         )
@@ -228,8 +265,11 @@ def test_iperf3_both_ways(tmp_path: Path) -> None:
         for reverse in ((), ("-R",)):
             before = f.moved(mapped)
             done = subprocess.run(
-                ["iperf3", "-c", "127.0.0.1", "-p", str(mapped), "-n", "200M", "-J", *reverse], capture_output=True, check=True, timeout=60
-            )  # fmt: skip
+                ["iperf3", "-c", "127.0.0.1", "-p", str(mapped), "-n", "200M", "-J", *reverse],
+                capture_output=True,
+                check=True,
+                timeout=60,
+            )
             end = json.loads(done.stdout)["end"]
             until(lambda: f.ask("/api/mapping/list")[1]["data"][0]["connections"] == 0, 10)
             received, sent = (a - b for a, b in zip(f.moved(mapped), before, strict=True))
@@ -271,7 +311,10 @@ def test_names_over_udp(tmp_path: Path) -> None:
 
 def test_rules_act_on_what_runs_within_a_second(files: int, tmp_path: Path) -> None:
     rules, port = tmp_path / "rules.yaml", free_port()
-    rule = "interval: 0.2s\nrules:\n  - {{ name: quota, kind: mapping, period: month, limit: 20MB, actions: [{}] }}\n"
+    rule = (
+        "interval: 0.2s\nrules:\n  - {{ name: quota, kind: mapping, period: month, limit: 20MB, actions: [{}]"
+        " }}\n"
+    )
     rules.write_text(rule.format("rate_limit: 100kB"))
     with forward(tmp_path, "--map", f"{port}:127.0.0.1:{files}", "--rules", str(rules)) as f:
         process = subprocess.Popen(
@@ -357,7 +400,10 @@ def test_killed_amid_load_and_started_again(files: int, tmp_path: Path) -> None:
 def test_configuration(files: int, tmp_path: Path) -> None:
     one, two = free_port(), free_port()
     config = tmp_path / "forward.yaml"
-    text = f"clients:\n  - {{ name: home, max_connections: 5 }}\nmappings:\n  - {{ source_port: {one}, target: 127.0.0.1:{files}, client: home }}\n"
+    text = (
+        f"clients:\n  - {{ name: home, max_connections: 5 }}\nmappings:\n  - {{ source_port: {one}, target:"
+        f" 127.0.0.1:{files}, client: home }}\n"
+    )
     config.write_text(text)
     with forward(tmp_path, "--config", str(config), token="a-long-secret") as f:
         assert f.ask("/api/stats/traffic", token="wrong")[0] == 401
@@ -460,11 +506,22 @@ def test_a_busy_place_of_the_api_is_named(tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
         done = subprocess.run(
             [
-                sys.executable, "-m", "replaykit", "forward", "--ledger", str(tmp_path / "other" / "u.db"), "--state", str(tmp_path / "s"),
-                "--api", f"127.0.0.1:{f.api}",
+                sys.executable,
+                "-m",
+                "replaykit",
+                "forward",
+                "--ledger",
+                str(tmp_path / "other" / "u.db"),
+                "--state",
+                str(tmp_path / "s"),
+                "--api",
+                f"127.0.0.1:{f.api}",
             ],
-            capture_output=True, text=True, check=False, timeout=30,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
     assert done.returncode == 2 and "--api ADDRESS:PORT" in done.stderr
     assert f"the API and the page cannot listen on 127.0.0.1:{f.api} (address already in use)" in done.stderr
 
@@ -485,7 +542,20 @@ def test_a_busy_place_of_the_api_is_named(tmp_path: Path) -> None:
 def test_wrong_use(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     ledger = () if "--ledger" in arguments else ("--ledger", str(tmp_path / "u.db"))
     done = subprocess.run(
-        [sys.executable, "-m", "replaykit", "forward", *ledger, "--state", str(tmp_path / "s.json"), *arguments],
-        capture_output=True, text=True, check=False, timeout=30, env={k: v for k, v in os.environ.items() if k != "REPLAYKIT_TOKEN"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "replaykit",
+            "forward",
+            *ledger,
+            "--state",
+            str(tmp_path / "s.json"),
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        env={k: v for k, v in os.environ.items() if k != "REPLAYKIT_TOKEN"},
+    )
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -17,7 +17,7 @@ mappings:
   - {source_port: 22, target: "[::1]:2222", client: home, allow: 192.0.2.0/24, flow_limit_mb: 5}
   - {source_port: 53, target_host: dns, target_port: 53, protocol: udp}
   - {source_port: 443, protocol: host, host: "*.Example.org", target: "a:1", proxy_protocol: v2, accept_proxy: true}
-"""
+"""  # noqa: E501
 
 
 def test_what_it_says(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ mappings:
 """)
     with pytest.raises(UsageError) as caught:
         read_config(str(path))
-    assert str(caught.value) == (
-        f"{path}:3: mappings[1]: there are two mappings of 22\n"
+    assert (
+        str(caught.value) == f"{path}:3: mappings[1]: there are two mappings of 22\n"
         f"{path}:3: mappings[1].client: there is no client 'nobody'"
     )
 
@@ -79,8 +79,8 @@ def test_values_of_an_api_are_refused_in_one_line() -> None:
         mapping(
             {"source_port": "80", "target_host": "", "target_port": 0, "protocol": "icmp", "client": None}
         )
-    assert str(caught.value) == (
-        "source_port: '80' is no number; target_host: give a name or an address; "
+    assert (
+        str(caught.value) == "source_port: '80' is no number; target_host: give a name or an address; "
         "target_port: 0: give a whole number from 1 to 65535; protocol: 'icmp': choose from tcp, udp, host"
     )
     with pytest.raises(UsageError, match="the key 'name' is missing"):

@@ -208,9 +208,15 @@ async def test_the_flow_limit_cuts_what_runs_to_the_byte() -> None:
 
 @asynchronous
 async def test_a_client_is_the_sum_of_its_parts_and_limits_them_together() -> None:
-    async with serving(echo) as target, forwarding(
-        to(target, client="home"), to(target, client="home"), to(target), clients=({"name": "home", "max_connections": 2, "max_mappings": 2},)
-    ) as forwarder:  # fmt: skip
+    async with (
+        serving(echo) as target,
+        forwarding(
+            to(target, client="home"),
+            to(target, client="home"),
+            to(target),
+            clients=({"name": "home", "max_connections": 2, "max_mappings": 2},),
+        ) as forwarder,
+    ):
         ends = []
         for one in forwarder.mappings.values():
             reader, writer = await asyncio.open_connection("127.0.0.1", one.source_port)
@@ -262,9 +268,14 @@ async def test_rates_are_kept_shared_and_changed_while_they_run() -> None:
 
 @asynchronous
 async def test_who_may_come() -> None:
-    async with serving(echo) as target, forwarding(
-        to(target, deny=["127.0.0.2"]), to(target, allow=["127.0.0.0/31"]), to(target, allow=["::1"], listen="127.0.0.1")
-    ) as forwarder:  # fmt: skip
+    async with (
+        serving(echo) as target,
+        forwarding(
+            to(target, deny=["127.0.0.2"]),
+            to(target, allow=["127.0.0.0/31"]),
+            to(target, allow=["::1"], listen="127.0.0.1"),
+        ) as forwarder,
+    ):
 
         async def answers(port: int, address: str) -> bool:
             try:
@@ -375,10 +386,13 @@ async def test_targets_that_are_away() -> None:
         assert list(forwarder.routes[name].troubles) == [f"127.0.0.1:{nobody}: connection refused"]
         for values, said in (
             ({**to(1), "target_host": "no-such-host.invalid"}, "no-such-host.invalid"),
-            ({**to(1), "source_port": one.source_port, "protocol": "tcp", "listen": "192.0.2.1"}, "192.0.2.1"),
+            (
+                {**to(1), "source_port": one.source_port, "protocol": "tcp", "listen": "192.0.2.1"},
+                "192.0.2.1",
+            ),
             (to(1, client="nobody"), "no client 'nobody'"),
             (to(1, use_tunnel=True), "has no --tunnel"),
-        ):  # fmt: skip
+        ):
             with pytest.raises(UsageError, match=said):
                 await forwarder.put(mapping(values))
         taken = socket.socket()

@@ -1,4 +1,6 @@
-"""What a mapping says of itself: its own name on a port that many share, when it last moved, and why nobody is let in."""
+"""What a mapping says of itself: its own name on a port that many share, when it last moved, and why nobody
+is let in.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,9 @@ def test_mappings_of_one_port_are_told_apart(files: int, tmp_path: Path) -> None
         plain = create(f, files)
         create(f, files, protocol="udp", source_port=plain)
         subprocess.run(
-            ["curl", "-s", "-o", "/dev/null", "-H", "Host: one.example", f"http://127.0.0.1:{port}/small"], check=True
-        )  # fmt: skip
+            ["curl", "-s", "-o", "/dev/null", "-H", "Host: one.example", f"http://127.0.0.1:{port}/small"],
+            check=True,
+        )
         rows = f.ask("/api/stats/traffic")[1]["data"]["mappings"]
         names = {r.get("name"): r for r in rows}
         assert set(names) == {f"one.example:{port}", f"two.example:{port}", f"{plain}/udp", None}
@@ -89,7 +92,9 @@ def test_last_update_outlives_the_process(number: int, files: int, tmp_path: Pat
 
 
 def test_why_nobody_is_let_in(files: int, tmp_path: Path) -> None:
-    """The client's limits, the mapping's own, a port that is taken, a rule: by the API and by `rules explain`."""
+    """The client's limits, the mapping's own, a port that is taken, a rule: by the API and by `rules
+    explain`.
+    """
     rules = tmp_path / "rules.yaml"
     rules.write_text("interval: 0.3s\nrules: []\n")
     with forward(tmp_path, "--rules", str(rules)) as f:
@@ -127,7 +132,8 @@ def test_why_nobody_is_let_in(files: int, tmp_path: Path) -> None:
         until(lambda: "nothing is restricted" in explained(f, str(full)), 10)
         # A rule that blocks is named.
         rules.write_text(
-            f"interval: 0.3s\nrules:\n  - {{name: quota, kind: mapping, subjects: ['{spent}'], period: day, limit: 1kB, actions: [block]}}\n"
+            f"interval: 0.3s\nrules:\n  - {{name: quota, kind: mapping, subjects: ['{spent}'], period: day,"
+            " limit: 1kB, actions: [block]}\n"
         )
         until(lambda: f"mapping {spent}: blocked by a rule: quota" in mapped(f, str(spent))["refusals"], 10)
         assert exceeded in mapped(f, str(spent))["refusals"]

@@ -1,4 +1,6 @@
-"""The tunnel: everything that a mapping does, through one TLS connection from behind a NAT; broken and mended amid load."""
+"""The tunnel: everything that a mapping does, through one TLS connection from behind a NAT; broken and mended
+amid load.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,9 @@ class Tunnel:
     def __init__(self, keys: Path, root: Path, port: int, *more: str, name: str = "home") -> None:
         self.root = root
         self.command = [
-            sys.executable, "-m", "replaykit", "tunnel", f"127.0.0.1:{port}", "--certificate", str(keys / f"{name}.pem"),
-            "--key", str(keys / f"{name}.key"), "--ca", str(keys / "ca.pem"), *more,
+            sys.executable, "-m", "replaykit", "tunnel", f"127.0.0.1:{port}", "--certificate",
+            str(keys / f"{name}.pem"), "--key", str(keys / f"{name}.key"), "--ca", str(keys / "ca.pem"),
+            *more,
         ]  # fmt: skip
         self.start()
 
@@ -68,9 +71,15 @@ class Tunnel:
 
 def server_flags(keys: Path, port: int) -> list[str]:
     return [
-        "--tunnel", f"127.0.0.1:{port}", "--tunnel-certificate", str(keys / "server.pem"), "--tunnel-key", str(keys / "server.key"),
-        "--tunnel-ca", str(keys / "ca.pem"),
-    ]  # fmt: skip
+        "--tunnel",
+        f"127.0.0.1:{port}",
+        "--tunnel-certificate",
+        str(keys / "server.pem"),
+        "--tunnel-key",
+        str(keys / "server.key"),
+        "--tunnel-ca",
+        str(keys / "ca.pem"),
+    ]
 
 
 @contextmanager
@@ -96,9 +105,21 @@ def mapped(f: Running, target: int, **more: object) -> int:
 
 def curl(port: int, name: str, to: Path | str = "/dev/null", *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["curl", "-s", "-o", str(to), "-w", "%{size_request} %{size_header} %{size_download}", *more, f"http://127.0.0.1:{port}/{name}"],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        [
+            "curl",
+            "-s",
+            "-o",
+            str(to),
+            "-w",
+            "%{size_request} %{size_header} %{size_download}",
+            *more,
+            f"http://127.0.0.1:{port}/{name}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def test_to_the_byte(keys: Path, files: int, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""A test server of Proxmox VE's API, as its description has it: answers in `data`, tokens, privileges, digests, tasks.
+"""A test server of Proxmox VE's API, as its description has it: answers in `data`, tokens, privileges,
+digests, tasks.
 
-Kept apart from the project: no Proxmox VE can be had here. It serves HTTPS with a certificate of its own. `cluster` is the
-state, to be changed by tests: machines by id, what a token may do, and what goes wrong.
+Kept apart from the project: no Proxmox VE can be had here. It serves HTTPS with a certificate of its own.
+`cluster` is the state, to be changed by tests: machines by id, what a token may do, and what goes wrong.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class Guest:
 
 @dataclass
 class Cluster:
-    """calls: method and path of each. fails: answers by (method, part of the path): a status, or seconds to be late."""
+    """calls: method and path of each.
+
+    fails: answers by (method, part of the path): a status, or seconds to be late.
+    """
 
     guests: dict[int, Guest] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
@@ -178,7 +182,7 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
                 raise _Answer(501, "not implemented")
             self._need("VM.PowerMgmt")
             now = int(time.time())
-            upid = f"UPID:{guest.node}:{len(cluster.tasks):08X}:{now:08X}:{now:08X}:{guest.type[:1]}{action}:{number}:{TOKEN}:"
+            upid = f"UPID:{guest.node}:{len(cluster.tasks):08X}:{now:08X}:{now:08X}:{guest.type[:1]}{action}:{number}:{TOKEN}:"  # noqa: E501
             end = "OK"
             if action == "start" and guest.status == "running":
                 end = f"VM {number} already running"
@@ -213,8 +217,9 @@ def _handler(cluster: Cluster) -> type[BaseHTTPRequestHandler]:
 def _row(number: int, guest: Guest, now: float) -> dict[str, Any]:
     running = guest.status == "running"
     row: dict[str, Any] = {
-        "id": f"{guest.type}/{number}", "vmid": number, "type": guest.type, "node": guest.node, "name": guest.name or f"vm{number}",
-        "status": guest.status, "template": guest.template, "maxcpu": 2, "maxmem": 1 << 31, "maxdisk": 1 << 33, "cpu": 0.01, "mem": 1 << 28,
+        "id": f"{guest.type}/{number}", "vmid": number, "type": guest.type, "node": guest.node,
+        "name": guest.name or f"vm{number}", "status": guest.status, "template": guest.template, "maxcpu": 2,
+        "maxmem": 1 << 31, "maxdisk": 1 << 33, "cpu": 0.01, "mem": 1 << 28,
         "uptime": int(now - guest.started) if running else 0, "netin": guest.netin if running else 0,
         "netout": guest.netout if running else 0, "diskread": 0, "diskwrite": 0,
     }  # fmt: skip

@@ -39,7 +39,9 @@ DOMAIN = f"""<domain type='qemu'><name>{{name}}</name><memory unit='MiB'>64</mem
 
 
 def virsh(*arguments: str) -> str:
-    """The first after the daemon's start waits for it to have tried out QEMU, which takes most of a minute."""
+    """The first after the daemon's start waits for it to have tried out QEMU, which takes most of a
+    minute.
+    """
     done = subprocess.run(
         ["virsh", "-q", "-c", URI, *arguments], capture_output=True, text=True, check=False, timeout=150
     )
@@ -60,8 +62,11 @@ def libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt]:
         subprocess.run(["ip", "netns", "add", NS], check=True)
         stack.callback(subprocess.run, ["ip", "netns", "del", NS], check=False)
         for words in (
-            "link set lo up", "link add br0 type bridge", "addr add 10.78.0.1/24 dev br0", "link set br0 up",
-        ):  # fmt: skip
+            "link set lo up",
+            "link add br0 type bridge",
+            "addr add 10.78.0.1/24 dev br0",
+            "link set br0 up",
+        ):
             subprocess.run(["ip", "-n", NS, *words.split()], check=True)
         Path("/var/log/libvirt").mkdir(exist_ok=True)
         for daemon in ("virtlogd", "libvirtd"):
@@ -183,7 +188,8 @@ def test_a_rule_stops_it_and_starts_it_again(libvirt: Libvirt, tmp_path: Path) -
         virsh("start", "one")
     watch = Watch(ledger, libvirt)
     rules = parse_rules(
-        "rules:\n  - { name: r, kind: machine, vantage: hypervisor, period: hour, limit: 1B, actions: [stop] }\n"
+        "rules:\n  - { name: r, kind: machine, vantage: hypervisor, period: hour, limit: 1B, actions:"
+        " [stop] }\n"
     )
     guard = Guard(ledger, rules, {"hypervisor": MachineControl(libvirt, watch.find)})
     at = calendar.floor("hour", int(time.time()), ledger.zone) + 60

@@ -1,4 +1,6 @@
-"""Machines of Proxmox VE: counted exactly over restarts, migrations, removed interfaces and reused ids; limits that hold and end."""
+"""Machines of Proxmox VE: counted exactly over restarts, migrations, removed interfaces and reused ids;
+limits that hold and end.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +52,26 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cluster() -> Cluster:
-    return Cluster({
-        100: Guest(name="web", config={"net0": f"{NET0},rate=50", "net1": "e1000=BC:24:11:00:00:02,bridge=vmbr1", "tags": "vps;Paid", "meta": "creation-qemu=8.1,ctime=1700000000"}),
-        101: Guest(node="pve2", type="lxc", name="db", config={"net0": "name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:03,type=veth", "tags": "vps"}),
-        102: Guest(name="template", status="stopped", template=1, config={"net0": NET0}),
-    })  # fmt: skip
+    return Cluster(
+        {
+            100: Guest(
+                name="web",
+                config={
+                    "net0": f"{NET0},rate=50",
+                    "net1": "e1000=BC:24:11:00:00:02,bridge=vmbr1",
+                    "tags": "vps;Paid",
+                    "meta": "creation-qemu=8.1,ctime=1700000000",
+                },
+            ),
+            101: Guest(
+                node="pve2",
+                type="lxc",
+                name="db",
+                config={"net0": "name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:03,type=veth", "tags": "vps"},
+            ),
+            102: Guest(name="template", status="stopped", template=1, config={"net0": NET0}),
+        }
+    )
 
 
 @pytest.fixture
@@ -188,7 +205,7 @@ RULES = """{{
     {{"name": "off", "enabled": false, "period": "day", "limit_gb": 0.001, "action": "stop"}}
   ]
 }}
-"""
+"""  # noqa: E501
 
 
 def configured(root: Path, keys: Path, port: int, api: int = 0) -> Path:
@@ -210,7 +227,9 @@ def judged(ledger: Ledger, proxmox: Proxmox, rules: Rules) -> tuple[Watch, Guard
 def test_limits_and_their_end(
     proxmox: Proxmox, cluster: Cluster, ledger: Ledger, keys: Path, tmp_path: Path
 ) -> None:
-    """Two rules on one machine, ended in either order; somebody's hand; nothing is asked or changed without a reason."""
+    """Two rules on one machine, ended in either order; somebody's hand; nothing is asked or changed without a
+    reason.
+    """
     rules = Rules(read_config(str(configured(tmp_path, keys, 1))).rules)
     watch, guard = judged(ledger, proxmox, rules)
     web, db = cluster.guests[100], cluster.guests[101]
@@ -250,23 +269,27 @@ def test_limits_and_their_end(
     assert web.config == before
     said = [(e.rule, e.action, e.outcome) for e in log(ledger)]
     assert said == [
-        ("hourly", "rate_limit", "done"), ("monthly", "disconnect", "done"), ("monthly", "disconnect", "done"), ("hourly", "rate_limit", "undone"),
+        ("hourly", "rate_limit", "done"),
+        ("monthly", "disconnect", "done"),
+        ("monthly", "disconnect", "done"),
+        ("hourly", "rate_limit", "undone"),
         ("monthly", "disconnect", "undone"),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_month_of_rules_over_restarts_and_daylight_saving(
     proxmox: Proxmox, cluster: Cluster, ledger: Ledger, keys: Path, tmp_path: Path
 ) -> None:
-    """Half an hour at a time, at each of which just those are limited that used too much: by hour, day and month.
+    """Half an hour at a time, at each of which just those are limited that used too much: by hour, day and
+    month.
 
     Guests restart and move, the program restarts, the hypervisor is away for a while.
     """
     config = json.loads(configured(tmp_path, keys, 1).read_text())
     config["rules"] = [
-        {"name": "hourly", "enabled": True, "period": "hour", "limit_gb": 1, "action": "rate_limit", "rate_limit_mb": 10, "vm_ids": [100]},
-        {"name": "daily", "enabled": True, "period": "day", "limit_gb": 8, "action": "disconnect", "vm_ids": [101]},
-        {"name": "monthly", "enabled": True, "period": "month", "limit_gb": 120, "action": "stop", "vm_ids": [103]},
+        {"name": "hourly", "enabled": True, "period": "hour", "limit_gb": 1, "action": "rate_limit", "rate_limit_mb": 10, "vm_ids": [100]},  # noqa: E501
+        {"name": "daily", "enabled": True, "period": "day", "limit_gb": 8, "action": "disconnect", "vm_ids": [101]},  # noqa: E501
+        {"name": "monthly", "enabled": True, "period": "month", "limit_gb": 120, "action": "stop", "vm_ids": [103]},  # noqa: E501
     ]  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     rules = Rules(read_config(str(tmp_path / "config.json")).rules)
@@ -600,7 +623,9 @@ def test_a_hypervisor_that_does_not_answer_is_shown_as_such(
 def test_without_a_token_the_monitor_goes_on_without_its_page(
     keys: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """As the other project's own example has it: on all addresses, without a token; in a file with comments."""
+    """As the other project's own example has it: on all addresses, without a token; in a file with
+    comments.
+    """
     with pve(keys, cluster) as port:
         path = configured(tmp_path, keys, port, free_port())
         text = path.read_text().replace('"host": "127.0.0.1", "port": ' + str(port), "PVE")
@@ -656,7 +681,8 @@ def test_document_004s_tables_and_folders(
     assert [e.outcome for e in guard.step(now)] == ["done"]
     with ledger.database.reading() as connection:
         records = connection.exec_driver_sql(
-            "SELECT vmid, network_interface, MAX(rx_bytes), MAX(total_bytes) FROM traffic_records GROUP BY 1, 2"
+            "SELECT vmid, network_interface, MAX(rx_bytes), MAX(total_bytes) FROM traffic_records GROUP BY"
+            " 1, 2"
         ).all()
         actions = connection.exec_driver_sql("SELECT vmid, rule_name, action, success FROM action_logs").all()
         states = connection.exec_driver_sql("SELECT vmid, state_data FROM vm_states").all()
@@ -743,7 +769,8 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
         "4: storage.dsn: write user:password@tcp(host:3306)/database",
     ]
     path.write_text(
-        '{"libvirt": {"uri": "qemu:///system"}, "ledger": "a.db", "api": {"prot": 1},\n"storage": {"type": "mysql"}}'
+        '{"libvirt": {"uri": "qemu:///system"}, "ledger": "a.db", "api": {"prot": 1},\n"storage": {"type":'
+        ' "mysql"}}'
     )
     config = read_config(str(path))
     assert (config.hypervisor["kind"], config.ledger, len(config.warnings)) == ("libvirt", "a.db", 1)
@@ -815,9 +842,15 @@ def test_its_data_folder_is_taken_over(ledger: Ledger, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "vm_100"
     folder.mkdir(parents=True)
     lines = [
-        {"vmid": 100, "timestamp": f"2026-01-15T10:{n:02}:00.123456789+08:00", "rx_bytes": 1000 * n, "tx_bytes": n, "total_bytes": 1001 * n}
+        {
+            "vmid": 100,
+            "timestamp": f"2026-01-15T10:{n:02}:00.123456789+08:00",
+            "rx_bytes": 1000 * n,
+            "tx_bytes": n,
+            "total_bytes": 1001 * n,
+        }
         for n in range(10)
-    ]  # fmt: skip
+    ]
     lines.append(
         {**lines[-1], "timestamp": "2026-01-15T10:10:00+08:00", "rx_bytes": 50, "tx_bytes": 1}
     )  # started anew
@@ -834,12 +867,46 @@ def test_the_wizard(keys: Path, cluster: Cluster, tmp_path: Path) -> None:
 
     path = tmp_path / "made.json"
     with pve(keys, cluster) as port:
-        answers = iter([
-            "127.0.0.1", str(port), "pve1", TOKEN, "wrong", "y", str(keys / "ca.pem"), "n",  # a token that is not accepted: again
-            "127.0.0.1", str(port), "pve1", TOKEN, SECRET, "y", str(keys / "ca.pem"),
-            "30", "", "n", "0", "sqlite", str(tmp_path / "w.db"), "y", "", "9090", "",
-            "y", "上限", "y", "month", "y", "upload", "0.5", "rate_limit", "2", "vps, paid", "n",
-        ])  # fmt: skip
+        answers = iter(
+            [
+                "127.0.0.1",
+                str(port),
+                "pve1",
+                TOKEN,
+                "wrong",
+                "y",
+                str(keys / "ca.pem"),
+                "n",  # a token that is not accepted: again
+                "127.0.0.1",
+                str(port),
+                "pve1",
+                TOKEN,
+                SECRET,
+                "y",
+                str(keys / "ca.pem"),
+                "30",
+                "",
+                "n",
+                "0",
+                "sqlite",
+                str(tmp_path / "w.db"),
+                "y",
+                "",
+                "9090",
+                "",
+                "y",
+                "上限",
+                "y",
+                "month",
+                "y",
+                "upload",
+                "0.5",
+                "rate_limit",
+                "2",
+                "vps, paid",
+                "n",
+            ]
+        )
         assert wizard(path, lambda _: next(answers)) == 0
     config = read_config(str(path))
     assert (
@@ -850,11 +917,38 @@ def test_the_wizard(keys: Path, cluster: Cluster, tmp_path: Path) -> None:
     )
     # Somebody who only presses Enter has a rule, and it is on.
     with pve(keys, cluster) as port:
-        answers = iter([
-            "y", "127.0.0.1", str(port), "pve1", TOKEN, SECRET, "y", str(keys / "ca.pem"),
-            "", "", "", "", "", str(tmp_path / "w.db"), "", "", "9090", "",
-            "", "", "", "", "", "", "", "", "", "",
-        ])  # fmt: skip
+        answers = iter(
+            [
+                "y",
+                "127.0.0.1",
+                str(port),
+                "pve1",
+                TOKEN,
+                SECRET,
+                "y",
+                str(keys / "ca.pem"),
+                "",
+                "",
+                "",
+                "",
+                "",
+                str(tmp_path / "w.db"),
+                "",
+                "",
+                "9090",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+            ]
+        )
         assert wizard(path, lambda _: next(answers)) == 0
     (rule,) = read_config(str(path)).rules
     assert (
@@ -863,9 +957,13 @@ def test_the_wizard(keys: Path, cluster: Cluster, tmp_path: Path) -> None:
     kept = iter(["n"])
     assert wizard(path, lambda _: next(kept)) == 1
     done = subprocess.run(
-        [sys.executable, "-m", "replaykit", "machines", "config", "-config", str(path)], capture_output=True, text=True, check=False,
-        stdin=subprocess.DEVNULL, timeout=30,
-    )  # fmt: skip
+        [sys.executable, "-m", "replaykit", "machines", "config", "-config", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=30,
+    )
     assert done.returncode == 2 and "nobody is there" in done.stderr
 
 

@@ -21,7 +21,8 @@ from tests.target import until
 from tests.vantages.hypervisor.pve import SECRET, Cluster, Guest, pve
 from tests.vantages.hypervisor.test_machines import configured
 
-# Everything is read-only to it but the test's own folder, and it knows no units but these: none that the host would start.
+# Everything is read-only to it but the test's own folder, and it knows no units but these: none that the host
+# would start.
 BOOT = """set -e
 mount --make-rprivate /
 for place in $(awk '$2 !~ "^/(proc|sys|dev)(/|$)" {print $2}' /proc/self/mounts); do
@@ -42,7 +43,7 @@ echo "Requires=systemd-journald.service" >> /run/units/test.target
 echo "After=systemd-journald.service" >> /run/units/test.target
 export container=test SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units
 exec /lib/systemd/systemd --system --unit=test.target --show-status=false
-"""
+"""  # noqa: E501
 
 
 class Systemd:

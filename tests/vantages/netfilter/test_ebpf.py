@@ -1,4 +1,6 @@
-"""The eBPF programs: compiled where clang is, left out and named where it is not, and read from their object file."""
+"""The eBPF programs: compiled where clang is, left out and named where it is not, and read from their object
+file.
+"""
 
 from __future__ import annotations
 

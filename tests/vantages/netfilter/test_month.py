@@ -1,4 +1,6 @@
-"""A month of rules over users on a simulated clock, with the kernel's own sets and limits in a namespace of their own."""
+"""A month of rules over users on a simulated clock, with the kernel's own sets and limits in a namespace of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ RULES = """rules:
   - {name: hourly, kind: user, subjects: [alice], period: hour, limit: 1GB, actions: [rate_limit: 1MB/s]}
   - {name: daily, kind: user, subjects: [bob], period: day, limit: 8GB, actions: [block]}
   - {name: monthly, kind: user, subjects: [carol], period: month, limit: 120GB, direction: rx, actions: [rate_limit: 64kB]}
-"""
+"""  # noqa: E501
 USERS = "users:\n" + "".join(
     f"  - {{code: {n}, addresses: [10.0.0.{i}, 'fd00::{i}']}}\n"
     for i, n in enumerate(("alice", "bob", "carol"), 1)
@@ -192,7 +194,9 @@ def _both(root: Path) -> None:
 
 
 def test_a_network_and_who_is_in_it(tmp_path: Path) -> None:
-    """A user with a network, one with an address in it, and a host of it: who is limited never is by another's limit."""
+    """A user with a network, one with an address in it, and a host of it: who is limited never is by
+    another's limit.
+    """
     needs("nft", "tc")
     apart(lambda: _network(tmp_path))
 
@@ -200,7 +204,8 @@ def test_a_network_and_who_is_in_it(tmp_path: Path) -> None:
 def _network(root: Path) -> None:
     run("ip", "link", "add", "users0", "type", "veth", "peer", "name", "users1")
     (root / "users.yaml").write_text(
-        "users:\n  - {code: office, addresses: [10.1.0.0/24, 'fd00::/64']}\n  - {code: boss, addresses: [10.1.0.5, 'fd00::5']}\n"
+        "users:\n  - {code: office, addresses: [10.1.0.0/24, 'fd00::/64']}\n  - {code: boss, addresses:"
+        " [10.1.0.5, 'fd00::5']}\n"
     )
     office, boss = Subject("netfilter", "user", "office"), Subject("netfilter", "user", "boss")
     guest = Subject("netfilter", "host", "10.1.0.9")

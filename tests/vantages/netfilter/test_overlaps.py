@@ -1,4 +1,6 @@
-"""Marks that overlap: a packet counts once where the rules let that be known, and is named where they do not."""
+"""Marks that overlap: a packet counts once where the rules let that be known, and is named where they
+do not.
+"""
 
 from __future__ import annotations
 
@@ -103,8 +105,10 @@ def test_what_is_no_users_is_one(tmp_path: Path) -> None:
     watch = Watch(ledger, Source(), [], UserMap(str(tmp_path / "u.yaml")), True)
     watch.step(1_795_000_000)
     assert {p: c.rx_packets for p, c in watch.places.items()} == {
-        ("10.0.0.2", "10.0.0.2"): 1, (NOBODY, NOBODY): 2, ("linked", "fe80::7"): 1,
-    }  # fmt: skip
+        ("10.0.0.2", "10.0.0.2"): 1,
+        (NOBODY, NOBODY): 2,
+        ("linked", "fe80::7"): 1,
+    }
     ledger.close()
 
 

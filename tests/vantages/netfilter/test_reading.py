@@ -37,14 +37,17 @@ COMMIT
 [4:400] -A PREROUTING -j MARK --set-mark nonsense
 [4:x] -A PREROUTING "unfinished
 COMMIT
-"""
+"""  # noqa: E501
 
 
 def test_mark_rules() -> None:
     found = [(r.mark, r.received, r.packets, r.bytes, r.address) for r in marks.parse(SAVED)]
     assert found == [
-        (0x10, True, 12, 3456, "10.0.0.2"), (17, True, 3, 300, "10.0.0.3"), (0x12, True, 1, 100, ""), (0x10, False, 2, 200, "10.0.0.2"),
-    ]  # fmt: skip
+        (0x10, True, 12, 3456, "10.0.0.2"),
+        (17, True, 3, 300, "10.0.0.3"),
+        (0x12, True, 1, 100, ""),
+        (0x10, False, 2, 200, "10.0.0.2"),
+    ]
 
 
 @given(st.text(alphabet='-[]:*"\\ \nAPREOUTINGMjksd0129./x', max_size=300))
@@ -85,24 +88,35 @@ def test_filters_of_tc() -> None:
 
     printed = [
         {"protocol": "ip", "pref": 7, "kind": "flower", "chain": 0},
-        {"protocol": "ip", "pref": 7, "kind": "flower", "chain": 0, "options": {"handle": 1, "keys": {"eth_type": "ipv4", "dst_ip": "10.0.0.2"}, "actions": action(500, 5)}},
-        {"protocol": "ip", "pref": 8, "kind": "flower", "options": {"handle": 1, "keys": {"dst_ip": "10.0.0.0/24"}, "actions": action(1, 1)}},
-        {"protocol": "all", "pref": 9, "kind": "fw", "options": {"handle": "0x10", "flowid": "1:10", "actions": action(70, 7)}},
-        {"protocol": "ip", "pref": 10, "kind": "u32", "options": {"fh": "800::800", "match": {"value": "a000003", "mask": "ffffffff", "offmask": "", "off": 16}, "actions": action(90, 9)}},
+        {"protocol": "ip", "pref": 7, "kind": "flower", "chain": 0, "options": {"handle": 1, "keys": {"eth_type": "ipv4", "dst_ip": "10.0.0.2"}, "actions": action(500, 5)}},  # noqa: E501
+        {"protocol": "ip", "pref": 8, "kind": "flower", "options": {"handle": 1, "keys": {"dst_ip": "10.0.0.0/24"}, "actions": action(1, 1)}},  # noqa: E501
+        {"protocol": "all", "pref": 9, "kind": "fw", "options": {"handle": "0x10", "flowid": "1:10", "actions": action(70, 7)}},  # noqa: E501
+        {"protocol": "ip", "pref": 10, "kind": "u32", "options": {"fh": "800::800", "match": {"value": "a000003", "mask": "ffffffff", "offmask": "", "off": 16}, "actions": action(90, 9)}},  # noqa: E501
         {"protocol": "ip", "pref": 11, "kind": "fw", "options": {"handle": "0x11"}},
     ]  # fmt: skip
     found = {key: counts for key, _, counts in traffic_control.parse(json.dumps(printed), False)}
     assert found == {
-        "10.0.0.2": Counters(0, 500, 0, 5), "mark:0x10": Counters(0, 70, 0, 7), "10.0.0.3": Counters(0, 90, 0, 9),
-    }  # fmt: skip
+        "10.0.0.2": Counters(0, 500, 0, 5),
+        "mark:0x10": Counters(0, 70, 0, 7),
+        "10.0.0.3": Counters(0, 90, 0, 9),
+    }
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "users:\n- {code: alice, name: Alice, addresses: [10.0.0.2], marks: [0x10]}\n- {code: bob, address: 10.1.0.0/16}\n",
-        "- {code: alice, name: Alice, ip: 10.0.0.2, mark: 020}\n- {code: bob, addresses: [10.1.0.0/16], name: , other: [1]}\n",
-        '{"users": [{"user_code": "alice", "name": "Alice", "user_intra_ip": "10.0.0.2", "mark_id": "16"}, {"code": "bob", "ip": "10.1.0.0/16"}]}',
+        (
+            "users:\n- {code: alice, name: Alice, addresses: [10.0.0.2], marks: [0x10]}\n- {code: bob,"
+            " address: 10.1.0.0/16}\n"
+        ),
+        (
+            "- {code: alice, name: Alice, ip: 10.0.0.2, mark: 020}\n- {code: bob, addresses: [10.1.0.0/16],"
+            " name: , other: [1]}\n"
+        ),
+        (
+            '{"users": [{"user_code": "alice", "name": "Alice", "user_intra_ip": "10.0.0.2", "mark_id":'
+            ' "16"}, {"code": "bob", "ip": "10.1.0.0/16"}]}'
+        ),
         "code,name,addresses,marks\nalice,Alice,10.0.0.2,0x10\nbob,,10.1.0.0/16,\n",
         "\ufeffuser_code,user_intra_ip,name,mark\nalice,10.0.0.2,Alice,16\nbob,10.1.0.0/16,,\n",
     ],
@@ -139,7 +153,9 @@ def test_wrong_maps(text: str, said: str) -> None:
 
 
 def test_a_map_that_changes(tmp_path: Path) -> None:
-    """A file when it changes, a command and a server when it is time; what is wrong changes nothing, and is said."""
+    """A file when it changes, a command and a server when it is time; what is wrong changes nothing, and is
+    said.
+    """
     path = tmp_path / "users.yaml"
     path.write_text("alice: 10.0.0.2\n")
     place = UserMap(str(path))

@@ -1,4 +1,6 @@
-"""Who used the interface: real traffic between two namespaces, each source of counters against what was sent."""
+"""Who used the interface: real traffic between two namespaces, each source of counters against what
+was sent.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ SOURCES = ("nftables", "ebpf", "iptables-legacy", "iptables-nft")
 
 
 class Net:
-    """Users in one namespace, the host that they use in another. run: a command there, as `replaykit` or any."""
+    """Users in one namespace, the host that they use in another.
+
+    run: a command there, as `replaykit` or any.
+    """
 
     def __init__(self, users: list[str], host: list[str], root: Path) -> None:
         self.users, self.host, self.root, self.interface = users, host, root, "veth0"
@@ -111,8 +116,9 @@ class Net:
         if source == "ebpf":
             needs("clang")  # which compiled it
         command = [
-            *self.host, sys.executable, "-m", "replaykit", "users", "--interface", self.interface, "--users", str(self.root / "users.yaml"), "--ledger",
-            str(self.root / "usage.db"), "--time-zone", "UTC", "--every", "300ms", "--source", source, *more,
+            *self.host, sys.executable, "-m", "replaykit", "users", "--interface", self.interface, "--users",
+            str(self.root / "users.yaml"), "--ledger", str(self.root / "usage.db"), "--time-zone", "UTC",
+            "--every", "300ms", "--source", source, *more,
         ]  # fmt: skip
         with (self.root / "users.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -207,7 +213,8 @@ def test_users_add_up_to_the_interface(net: Net, source: str) -> None:
             net.ping(address, 50, 500)
     users, (rx, tx, rx_packets, tx_packets) = net.used().values(), net.used("interface")["veth0"]
     sums = [sum(u[n] for u in users) for n in range(4)]
-    # What passes between the first readings of the two, such as a neighbour's discovery, is in one of them only.
+    # What passes between the first readings of the two, such as a neighbour's discovery, is in one of them
+    # only.
     assert abs(rx_packets - sums[2]) < 20 and abs(tx_packets - sums[3]) < 20
     assert abs(rx - sums[0] - 14 * sums[2]) < 20 * 100 and abs(tx - sums[1] - 14 * sums[3]) < 20 * 100
     assert sums[2] >= 150
@@ -215,7 +222,9 @@ def test_users_add_up_to_the_interface(net: Net, source: str) -> None:
 
 @pytest.mark.parametrize("source", ["nftables", "ebpf"])
 def test_users_and_the_rest_are_the_interface(net: Net, source: str) -> None:
-    """To the packet and the byte, in each direction: headers of the link, ARP, and segments that the kernel joins are the rest."""
+    """To the packet and the byte, in each direction: headers of the link, ARP, and segments that the kernel
+    joins are the rest.
+    """
     name = prepared(net, source)
 
     def sums() -> tuple[list[int], list[int], tuple[int, ...]]:
@@ -238,7 +247,8 @@ def test_users_and_the_rest_are_the_interface(net: Net, source: str) -> None:
     # A link's header is 14 bytes a packet; ARP is among the rest alone, as whole packets.
     assert users[2] >= 127 and rest[0] >= 14 * users[2] and rest[1] >= 14 * users[3]
     assert 1 <= rest[2] < 20 and rest[0] - 14 * users[2] < 64 * rest[2] + 1
-    # What moves while nobody reads is made up for, where the kernel went on counting; a transfer under way makes it no larger.
+    # What moves while nobody reads is made up for, where the kernel went on counting; a transfer under way
+    # makes it no larger.
     net.ping("10.77.0.11", 20, 300)
     with net.watching(name):
         net.iperf("10.77.0.12", "30M")
@@ -260,7 +270,9 @@ def test_a_table_of_other_interfaces_has_no_rest(net: Net) -> None:
 
 @pytest.mark.parametrize("source", ["iptables", "tc"])
 def test_rules_of_one_interface_have_a_rest(net: Net, source: str) -> None:
-    """What an administrator's own rules or filters do not count is named, so that all adds up to the interface."""
+    """What an administrator's own rules or filters do not count is named, so that all adds up to the
+    interface.
+    """
     if source == "iptables":
         for chain, side, way in (("PREROUTING", "-s", "-i"), ("POSTROUTING", "-d", "-o")):
             rule = ("-A", chain, way, "veth0", side, "10.77.0.11", "-j", "MARK", "--set-mark", "0x11")
@@ -269,7 +281,10 @@ def test_rules_of_one_interface_have_a_rest(net: Net, source: str) -> None:
         net.sh("ip", "link", "add", "ifb9", "type", "ifb")
         net.sh("ip", "link", "set", "ifb9", "up")
         net.sh("tc", "qdisc", "add", "dev", "veth0", "clsact")
-        one = "tc filter add dev veth0 {} protocol ip u32 match ip {} 10.77.0.11/32 action mirred egress mirror dev ifb9"
+        one = (
+            "tc filter add dev veth0 {} protocol ip u32 match ip {} 10.77.0.11/32 action mirred egress mirror"
+            " dev ifb9"
+        )
         net.sh(*one.format("ingress", "src").split())
         net.sh(*one.format("egress", "dst").split())
     with net.watching(source):
@@ -316,7 +331,9 @@ def test_filters_that_overlap_are_named(net: Net) -> None:
 
 
 def test_totals_never_go_back(net: Net) -> None:
-    """The table is made anew, rules are deleted and zeroed, the program is killed: what was moved stays moved."""
+    """The table is made anew, rules are deleted and zeroed, the program is killed: what was moved stays
+    moved.
+    """
     prepared(net, "nftables")
     with net.watching("nftables"):
         net.ping("10.77.0.12", 10)
@@ -400,10 +417,12 @@ def test_a_real_prometheus_and_the_dashboard(net: Net) -> None:
     root.mkdir()
     port, prometheus = free_port(), free_port()
     (root / "prometheus.yml").write_text(
-        f"global: {{ scrape_interval: 1s }}\nscrape_configs: [{{ job_name: users, static_configs: [{{ targets: ['127.0.0.1:{port}'] }}] }}]\n"
+        "global: { scrape_interval: 1s }\nscrape_configs: [{ job_name: users, static_configs: [{"
+        f" targets: ['127.0.0.1:{port}'] }}] }}]\n"
     )
     command = [
-        "prometheus", f"--config.file={root}/prometheus.yml", f"--storage.tsdb.path={root}/data", f"--web.listen-address=127.0.0.1:{prometheus}",
+        "prometheus", f"--config.file={root}/prometheus.yml", f"--storage.tsdb.path={root}/data",
+        f"--web.listen-address=127.0.0.1:{prometheus}",
     ]  # fmt: skip
     with net.watching("nftables", "--prometheus", f"127.0.0.1:{port}"):
         server = subprocess.Popen([*net.host, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -446,15 +465,17 @@ def test_a_real_prometheus_and_the_dashboard(net: Net) -> None:
 
 
 RULES = (
-    "interval: 0.3s\nrules:\n"
-    "  - { name: much, kind: user, subjects: [alice], period: month, limit: 100kB, actions: [block] }\n"
-    "  - { name: some, kind: user, subjects: [bob], period: month, limit: 100kB, actions: [rate_limit: 1MB/s] }\n"
+    "interval: 0.3s\nrules:\n  - { name: much, kind: user, subjects: [alice], period: month, limit: 100kB,"
+    " actions: [block] }\n  - { name: some, kind: user, subjects: [bob], period: month, limit: 100kB,"
+    " actions: [rate_limit: 1MB/s] }\n"
 )
 
 
 @pytest.mark.parametrize("by", ["tc", "nftables"])
 def test_limits(net: Net, by: str) -> None:
-    """A user who used too much is blocked, another slowed down; the rest go on; at the end all is as it was."""
+    """A user who used too much is blocked, another slowed down; the rest go on; at the end all is as
+    it was.
+    """
     prepared(net, "nftables")
     before = net.sh("tc", "qdisc", "show"), net.sh("nft", "list", "tables"), net.sh("ip", "link", "show")
     rules = net.root / "rules.yaml"
@@ -543,8 +564,10 @@ def tunnelled(net: Net) -> Iterator[None]:
         assert pump.stdout is not None and pump.stdin is not None and pump.stdout.readline() == "made\n"
         for prefix, addresses in ((net.users, ("1", "11", "12", "13")), (net.host, ("2",))):
             for command in (
-                "addr flush dev veth0", *(f"addr add 10.77.0.{n}/24 dev tun0" for n in addresses), "link set tun0 up",
-            ):  # fmt: skip
+                "addr flush dev veth0",
+                *(f"addr add 10.77.0.{n}/24 dev tun0" for n in addresses),
+                "link set tun0 up",
+            ):
                 subprocess.run([*prefix, "ip", *command.split()], check=True)
         print("go", file=pump.stdin, flush=True)
         net.interface = "tun0"
@@ -590,7 +613,9 @@ def test_a_qdisc_of_somebody_is_left_alone(net: Net) -> None:
 
 
 def test_filters_and_classes_of_tc(net: Net) -> None:
-    """What somebody's own tc counts, in both directions: a class by its filter, an action, and a class that two share."""
+    """What somebody's own tc counts, in both directions: a class by its filter, an action, and a class that
+    two share.
+    """
     net.sh("ip", "link", "add", "ifb9", "type", "ifb")
     net.sh("ip", "link", "set", "ifb9", "up")
     net.sh("tc", "qdisc", "add", "dev", "veth0", "root", "handle", "1:", "htb")
@@ -684,8 +709,8 @@ def test_a_port_that_is_taken(net: Net) -> None:
     needs("clang")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = [
-            sys.executable, "-m", "replaykit", "users", "--interface", "lo", "--source", "ebpf", "--ledger", str(net.root / "u.db"), "--prometheus",
-            f"127.0.0.1:{taken.getsockname()[1]}",
+            sys.executable, "-m", "replaykit", "users", "--interface", "lo", "--source", "ebpf", "--ledger",
+            str(net.root / "u.db"), "--prometheus", f"127.0.0.1:{taken.getsockname()[1]}",
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2 and "in use" in done.stderr, done.stderr

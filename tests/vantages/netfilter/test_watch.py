@@ -99,7 +99,9 @@ def test_what_stands_still_is_not_written_and_no_gap(ledger: Ledger, tmp_path: P
 
 
 def test_several_readings_in_a_second(ledger: Ledger) -> None:
-    """A counter moves, is written, moves again and is gone, or begins anew, all within the ledger's second: nothing is lost."""
+    """A counter moves, is written, moves again and is gone, or begins anew, all within the ledger's second:
+    nothing is lost.
+    """
     kernel = Kernel()
     watch = Watch(ledger, kernel, [], UserMap(None))
     watch.step(AT)

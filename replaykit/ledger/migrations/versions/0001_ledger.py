@@ -28,12 +28,17 @@ def upgrade() -> None:
         **OPTIONS,
     )
     for name, columns in (
-        ("ledger_subject", [
-            sa.Column("vantage", sa.String(64), nullable=False), sa.Column("kind", sa.String(32), nullable=False),
-            sa.Column("name", sa.Text, nullable=False), sa.Column("labels", sa.Text, nullable=False),
-        ]),
+        (
+            "ledger_subject",
+            [
+                sa.Column("vantage", sa.String(64), nullable=False),
+                sa.Column("kind", sa.String(32), nullable=False),
+                sa.Column("name", sa.Text, nullable=False),
+                sa.Column("labels", sa.Text, nullable=False),
+            ],
+        ),
         ("ledger_source", [sa.Column("name", sa.Text, nullable=False)]),
-    ):  # fmt: skip
+    ):
         op.create_table(
             name,
             sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
@@ -42,9 +47,14 @@ def upgrade() -> None:
             **OPTIONS,
         )
     op.create_table(
-        "ledger_minute", _key("time", sa.BigInteger), _key("subject_id", sa.Integer), _key("source_id", sa.Integer),
-        sa.Column("seconds", sa.SmallInteger, nullable=False), *_counters(), **KEYED,
-    )  # fmt: skip
+        "ledger_minute",
+        _key("time", sa.BigInteger),
+        _key("subject_id", sa.Integer),
+        _key("source_id", sa.Integer),
+        sa.Column("seconds", sa.SmallInteger, nullable=False),
+        *_counters(),
+        **KEYED,
+    )
     for name in ("ledger_hour", "ledger_day", "ledger_month"):
         op.create_table(
             name, _key("time", sa.BigInteger), _key("subject_id", sa.Integer), *_counters(), **KEYED
@@ -52,10 +62,14 @@ def upgrade() -> None:
     for name in ("ledger_minute", "ledger_hour", "ledger_day", "ledger_month"):
         op.create_index(f"ix_{name}_subject", name, ["subject_id", "time"])
     op.create_table(
-        "ledger_counter", _key("subject_id", sa.Integer), sa.Column("digest", sa.String(32), primary_key=True),
-        sa.Column("time", sa.BigInteger, nullable=False), sa.Column("epoch", sa.String(128), nullable=False),
-        *_counters(), **KEYED,
-    )  # fmt: skip
+        "ledger_counter",
+        _key("subject_id", sa.Integer),
+        sa.Column("digest", sa.String(32), primary_key=True),
+        sa.Column("time", sa.BigInteger, nullable=False),
+        sa.Column("epoch", sa.String(128), nullable=False),
+        *_counters(),
+        **KEYED,
+    )
     text = dict.fromkeys(
         ("rule", "subject", "value", "original", "error", "event", "waiting", "reason"), sa.Text
     )

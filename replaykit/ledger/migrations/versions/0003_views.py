@@ -1,4 +1,6 @@
-"""pve-traffic-monitor's tables, as views: `traffic_records` (bytes as they stood after each minute), `action_logs`, `vm_states`."""
+"""pve-traffic-monitor's tables, as views: `traffic_records` (bytes as they stood after each minute),
+`action_logs`, `vm_states`.
+"""
 
 from alembic import op
 
@@ -42,7 +44,7 @@ def upgrade() -> None:
         f"""CREATE VIEW action_logs AS
         SELECT id, {vmid("subject")} AS vmid, rule AS rule_name, CASE WHEN outcome = 'undone' THEN {_joined(mysql)} ELSE action END AS action,
             reason, {moment("time")} AS "timestamp", outcome IN ('done', 'undone') AS success, error
-        FROM ledger_action WHERE {OF}""".replace('"', "`" if mysql else '"')
+        FROM ledger_action WHERE {OF}""".replace('"', "`" if mysql else '"')  # noqa: E501
     )
     op.execute(f"""CREATE VIEW vm_states AS
         SELECT {vmid("subject")} AS vmid, {states} AS state_data, {moment("MAX(since)")} AS updated_at
