@@ -7,13 +7,11 @@ use and unreadable input raise `replaykit.UsageError` with the line that a comma
 from __future__ import annotations
 
 import asyncio
-import queue
-import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import pyarrow as pa
 
@@ -146,9 +144,9 @@ def capture(
     the privilege of raw sockets. Raises UsageError.
     """
     from replaykit.capturing.live import Capture, Settings  # loaded only here: needs Linux's sockets
+    from replaykit.capturing.results import results
 
     slice_s = parse_duration(interval)
-    until = None if duration is None else time.monotonic() + parse_duration(duration)
     settings = Settings(
         [parse_place(place) for place in places],
         sample=sample,
@@ -159,31 +157,14 @@ def capture(
     if not places:
         raise UsageError("name a port as in eth0:80, or :80 for all interfaces")
     running = Capture(settings, (filters or Filters()).options(False, False))
-
+    found = results(running, lambda: False, None if duration is None else parse_duration(duration))
     try:
-        running.start()
-        while running.running or not running.results.empty():
-            if until is not None and time.monotonic() >= until:
-                running.stop()
-            try:
-                found = running.results.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if found.exchanges is not None and found.moved is not None:
-                yield Captured(found.exchanges, found.moved, running.totals().kernel_drops)
+        for result in found:
+            if result is not None and result.exchanges is not None and result.moved is not None:
+                yield Captured(result.exchanges, result.moved, running.totals().kernel_drops)
     finally:
-        _drained(running.results, running.stop, lambda: running.running)
+        found.close()
         running.close()
-
-
-def _drained(results: queue.Queue[Any], stop: Callable[[], None], alive: Callable[[], bool]) -> None:
-    """Workers that wait for room in the queue can end."""
-    stop()
-    while alive():
-        try:
-            results.get(timeout=0.05)
-        except queue.Empty:
-            continue
 
 
 def report(

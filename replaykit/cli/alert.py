@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from replaykit.archive.partitions import parse_time
 from replaykit.atomic_files import exclusive
+from replaykit.cli import ending
 from replaykit.cli.asking import warn_of_rules
 from replaykit.cli.options.shipping import AlertOptions
 from replaykit.errors import UsageError
@@ -42,9 +41,7 @@ def run(args: AlertOptions) -> int:
     lock = judging(path)
     try:
         watch = Watch(rules, source, path)
-        stopping = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopping.set())
+        stopping = ending.in_threads()
         while True:
             step(watch, time.time() - delay, args.quiet)
             if args.once:

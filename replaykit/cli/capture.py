@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import queue
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Group
 from rich.text import Text as Styled
 
-from replaykit.attribution.folding import Folding
 from replaykit.attribution.long_runners import LongRunners
 from replaykit.attribution.recent import Recent
 from replaykit.attribution.summary import Summary, parse_keys
-from replaykit.capturing.live import Capture, Settings, Totals, changed_options
+from replaykit.capturing.live import Capture, Result, Settings, Totals, changed_options
 from replaykit.capturing.places import parse_place
-from replaykit.cli import common, sparing
+from replaykit.capturing.results import results
+from replaykit.cli import common, ending, sparing
 from replaykit.cli.options.looking import CaptureOptions
 from replaykit.cli.watching import LiveAlerts
 from replaykit.engine.options import Options as EngineSettings
 from replaykit.errors import UsageError
 from replaykit.outputs.output import load_outputs, open_output
 from replaykit.pipeline import writing
+from replaykit.pipeline.delivering import Delivery
 from replaykit.plain import emit, out, say
-from replaykit.records.message import Messages
 from replaykit.reporting import render
 from replaykit.reporting.conservation import conservation
 from replaykit.reporting.terminal import LiveView, show, width
 from replaykit.units import parse_duration, parse_size, show_size
 
-OBSERVE_S = 10.0
 _LINES_BESIDE_ROWS = 9
 """Of the screen: two of heads, (other), the columns left out (up to three), the status line and one that
 stays free.
@@ -70,11 +68,16 @@ def settings_of(args: CaptureOptions) -> Settings:
     )
 
 
+def interval_s(args: CaptureOptions) -> float:
+    """Between two refreshes."""
+    return max(parse_duration(args.interval), 0.1)
+
+
 def slice_s(args: CaptureOptions) -> float:
     """Length of the slices in which exchanges in flight are told: a second, or shorter where it is shown more
     often.
     """
-    return min(max(parse_duration(args.interval), 0.1), 1.0)
+    return min(interval_s(args), 1.0)
 
 
 def _check_address(text: str) -> None:
@@ -95,7 +98,7 @@ def _signals(stop: list[int]) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.append(number)
 
-    before = {n: signal.signal(n, ask) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, ask) for n in ending.SIGNALS}
     try:
         yield
     finally:
@@ -107,8 +110,8 @@ def run(args: CaptureOptions) -> int:
     settings = settings_of(args)
     common.outputs_fit(args, args.to)
     keys = parse_keys(args.by)
-    duration = None if args.duration is None else parse_duration(args.duration)
-    interval = max(parse_duration(args.interval), 0.1)
+    if args.duration is not None:
+        parse_duration(args.duration)
     wants = any(t.endswith((".gor", ".gor.gz")) for t in args.to)
     if settings.headers_only and wants:
         raise UsageError("--headers-only cuts bodies off: it cannot fill a .gor file")
@@ -124,10 +127,14 @@ def run(args: CaptureOptions) -> int:
         capture = Capture(settings, chosen)
         try:
             opened += [writing.Background(open_output(t, common.rotation(args))) for t in args.to]
-            summary = Summary(keys, measure=args.measure)
-            _loop(capture, summary, opened, args, duration, interval, stop, rewrite, alerts)
+            view = _View(args, capture, Summary(keys, measure=args.measure))
+            delivery = Delivery(opened, common.folding(True, args.quiet), rewrite, alerts)
+            _loop(capture, delivery, view, args, stop)
         finally:
             capture.close()
+        if alerts is not None:
+            alerts.close()
+        view.say_ended()
     if not args.quiet and not args.stats:
         out(*(f"wrote {target}" for target in args.to))
     return 0
@@ -149,92 +156,40 @@ def _alerts(args: CaptureOptions, chosen: EngineSettings, wants_messages: bool) 
 
 def _loop(
     capture: Capture,
-    summary: Summary,
-    outputs: list[writing.Background],
+    delivery: Delivery,
+    view: _View,
     args: CaptureOptions,
-    duration: float | None,
-    interval: float,
     stop: list[int],
-    rewrite: Callable[[Messages], Messages],
-    alerts: LiveAlerts | None,
 ) -> None:
     """Moves results to the outputs and refreshes what is shown, until told to stop."""
-    view = _View(args, capture, summary)
-    folding = common.folding(True, args.quiet)
-    begun = time.monotonic()
-    shown = flushed = observed = begun
-    capture.start()
+    duration = None if args.duration is None else parse_duration(args.duration)
+    interval = interval_s(args)
+    begun = shown = time.monotonic()
+    found = results(capture, lambda: bool(stop), duration, min(interval, 0.25))
     view.say_begun()
-    stopping = False
-    with view:
-        while True:
-            running = capture.running  # before the queue is read, so that nothing is left in it
-            _drain(capture, view, outputs, min(interval, 0.25), rewrite, alerts, folding)
-            if alerts is not None:
-                alerts.turn(capture)
+    with view, closing(found):
+        for result in found:
+            if result is not None:
+                _take(result, delivery, view)
+            delivery.turn(capture)
             now = time.monotonic()
-            if not stopping and (stop or (duration is not None and now - begun >= duration)):
-                capture.stop()
-                stopping = True
-            if now - flushed >= 1:
-                for output in outputs:
-                    output.flush()
-                flushed = now
-            if now - observed >= OBSERVE_S or not running:
-                observe(capture, outputs)
-                observed = now
             if now - shown >= interval:
                 view.refresh(now - begun)
                 shown = now
-            if not running and capture.results.empty():
-                break
+        delivery.turn(capture, last=True)
         view.refresh(time.monotonic() - begun, last=True)
-    if alerts is not None:
-        alerts.close()
-    view.say_ended()
 
 
-def observe(capture: Capture, outputs: list[writing.Background]) -> None:
-    """Tells the outputs that want it how this host is doing."""
-    totals = capture.totals()
-    status = {
-        "capture": {"packets": totals.kernel_packets, "drops": totals.kernel_drops},
-        "account": totals.account,
-    }
-    for output in outputs:
-        output.observe(status)
-
-
-def _drain(
-    capture: Capture,
-    view: _View,
-    outputs: list[writing.Background],
-    wait: float,
-    rewrite: Callable[[Messages], Messages],
-    alerts: LiveAlerts | None,
-    folding: Folding,
-) -> None:
-    deadline = time.monotonic() + wait
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            result = capture.results.get(timeout=left)
-        except queue.Empty:
-            return
-        messages = None if result.messages is None else rewrite(result.messages)
-        exchanges = None if result.exchanges is None else folding.rename(result.exchanges)
-        moved = None if result.moved is None else folding.rename(result.moved)
-        if result.in_flight is not None:
-            worker, in_flight = result.in_flight
-            view.in_flight[worker] = folding.rename(in_flight)
-        for output in outputs:
-            if exchanges is not None:
-                output.exchanges(exchanges, moved)
-            if messages is not None and output.output.wants_messages:
-                output.messages(messages)
-        if exchanges is not None and moved is not None:
+def _take(result: Result, delivery: Delivery, view: _View) -> None:
+    if result.in_flight is not None:
+        worker, in_flight = result.in_flight
+        view.in_flight[worker] = delivery.folding.rename(in_flight)
+    if result.exchanges is not None:
+        exchanges, moved = delivery.exchanges(result.exchanges, result.moved, live=True)
+        if moved is not None:
             view.add(exchanges, moved)
-            if alerts is not None:
-                alerts.add(moved)
+    if result.messages is not None:
+        delivery.messages(result.messages)
 
 
 class _View:

@@ -12,6 +12,7 @@ from replaykit.errors import UsageError
 from replaykit.outputs.files import CsvOutput, JsonlOutput
 from replaykit.outputs.output import Output, Rotation
 from replaykit.pipeline import writing
+from replaykit.pipeline.delivering import Delivery
 from replaykit.plain import emit, say, visible
 from replaykit.records.message import Messages
 from replaykit.reporting.conservation import conservation
@@ -44,17 +45,12 @@ def run(args: ExchangesOptions) -> int:
         chosen = writing.sliced(args.options(gor or args.decode, responses), outputs)
         reader = common.reader(args, chosen, common.bodies(args))
         folding = common.folding(any("://" in t for t in targets), args.quiet)
+        delivery = Delivery(outputs, folding, rewrite)
         for piece in reader.read_moved(args.files):
             if isinstance(piece, Messages):
-                messages = rewrite(piece)
-                for output in outputs:
-                    if output.output.wants_messages:
-                        output.messages(messages)
+                delivery.messages(piece)
                 continue
-            exchanges, moved = piece
-            exchanges, moved = folding.rename(exchanges), None if moved is None else folding.rename(moved)
-            for output in outputs:
-                output.exchanges(exchanges, moved)
+            exchanges, _ = delivery.exchanges(*piece)
             if table is not None:
                 table.exchanges(exchanges)
     if table is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import resource
-import signal
 import socket
 import ssl
 import threading
@@ -13,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replaykit.cli import ending
 from replaykit.cli.asking import warn_of_readers, warn_of_rules
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import own_ledger
@@ -94,8 +94,7 @@ async def _forward(args: ForwardOptions, ledger: Ledger, extra: list[dict[str, A
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    ending.in_loop(stop.set)
     state = Path(args.state) if args.state else _state(args.ledger)
     before = state_folder() / "forward.json"
     if args.state is None and state != before and before.exists() and not state.exists():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaykit.cli import cleanup, export
+from replaykit.cli import cleanup, ending, export
 from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.ledgers import open_ledger, place
 from replaykit.cli.options.over_time import CleanupOptions, ExportOptions
@@ -104,9 +104,7 @@ def _run(args: MachinesOptions, config: Config) -> int:
     if config.ledger.startswith("files:"):
         Path(config.ledger[6:]).mkdir(parents=True, exist_ok=True)
     ledger = open_ledger(config.ledger, must_exist=False)
-    stop, again = threading.Event(), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop, again = ending.in_threads(), threading.Event()
     signal.signal(signal.SIGHUP, lambda *_: again.set())
     try:
         watch = Watch(ledger, hypervisor, config.interval_s)

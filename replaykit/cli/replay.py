@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from typing import TYPE_CHECKING
 
-from replaykit.cli import common, rewrites
+from replaykit.cli import common, ending, rewrites
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.options.replaying import ReplayOptions
 from replaykit.errors import UsageError
@@ -53,8 +52,7 @@ def run(args: ReplayOptions) -> int:
 async def _go(plan: Plan, args: ReplayOptions) -> Replay:
     replay = Replay(plan)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, replay.stop)
+    ending.in_loop(replay.stop)
     watching = None
     if not args.quiet and sys.stderr.isatty():
         watching = loop.create_task(_watch(replay))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+from replaykit.cli import ending
 from replaykit.cli.asking import warn_of_rules
 from replaykit.cli.ledgers import open_ledger
 from replaykit.cli.options.over_time import RulesOptions
@@ -77,10 +76,7 @@ def _run(args: RulesOptions, rules: str, ledger: object) -> int:
         for entry in guard.step(int(time.time())):
             out(show(entry))
         return 0
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    watch(guard, out, stop)
+    watch(guard, out, ending.in_threads())
     return 0
 
 

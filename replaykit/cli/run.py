@@ -6,20 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from replaykit.capturing.live import Capture, Result, changed_options
+from replaykit.capturing.live import Capture, changed_options
+from replaykit.capturing.results import results
 from replaykit.cli import capture as capture_command
-from replaykit.cli import common, sparing
+from replaykit.cli import common, ending, sparing
 from replaykit.cli.flow import FileOptions, Flow, Source, Target, read_flow
 from replaykit.cli.options.looking import CaptureOptions
 from replaykit.cli.options.shipping import RunOptions
@@ -32,6 +32,7 @@ from replaykit.goreplay.limiter import Limiter
 from replaykit.outputs.output import open_output
 from replaykit.outputs.settings import secret
 from replaykit.pipeline import writing
+from replaykit.pipeline.delivering import Delivery
 from replaykit.plain import json_text, out, say
 from replaykit.records.message import Messages
 from replaykit.rules.alerts import read_rules
@@ -98,12 +99,12 @@ class Running:
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
         self._exchanges = 0
-        self._folding = common.folding(True, False)
         self._began = time.monotonic()
         self._capture: Capture | None = None
         self._alerts: LiveAlerts | None = None
         self._health: Health | None = None
         self._outputs: list[writing.Background] = []
+        self._delivery = Delivery(self._outputs, common.folding(True, False))
         self._stopping = asyncio.Event()
         self._troubles: list[str] = []
         # One thread that waits for results, so that their order stays.
@@ -125,9 +126,7 @@ class Running:
 
     async def run(self) -> int:
         """Exit status: 0, or 2 where something was lost or cut short."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop)
+        ending.in_loop(self._stop)
         try:
             return await self._run()
         except UsageError as error:
@@ -191,6 +190,7 @@ class Running:
             for rule in self._alerts.watch.rules.rules:
                 common.engine(changed_options(options, rule.change))
         sparing.finish()  # before privileges are dropped
+        self._delivery = Delivery(self._outputs, self._delivery.folding, alerts=self._alerts)
         self._capture = Capture(settings, options)
 
     @property
@@ -258,23 +258,14 @@ class Running:
                 yield messages
             return
         loop = asyncio.get_running_loop()
-        results = self._live() if not source.files else self._files(source)
-        while (piece := await loop.run_in_executor(self._thread, next, results, None)) is not None:
-            if isinstance(piece, Result):
-                assert piece.exchanges is not None
-                moved = None if piece.moved is None else self._folding.rename(piece.moved)
-                if self._alerts is not None and moved is not None and not source.files:
-                    self._alerts.add(moved)
-                await self._put(piece.exchanges, moved)
-            elif isinstance(piece, Messages):
+        given = self._live() if not source.files else self._files(source)
+        while (piece := await loop.run_in_executor(self._thread, next, given, None)) is not None:
+            if isinstance(piece, Messages):
                 yield piece
 
-    async def _put(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch | None) -> None:
-        exchanges = self._folding.rename(exchanges)
+    def _put(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch | None, live: bool = False) -> None:
         self._exchanges += exchanges.num_rows
-        loop = asyncio.get_running_loop()
-        for output in self._outputs:
-            await loop.run_in_executor(self._thread, output.exchanges, exchanges, moved)
+        self._delivery.exchanges(exchanges, moved, live)
 
     async def _paced(self, source: Source) -> AsyncIterator[Messages]:
         from replaykit.goreplay.inputs.file import FileInput
@@ -295,52 +286,31 @@ class Running:
         await self._stopping.wait()
         reader.stop()
 
-    def _files(self, source: Source) -> Iterator[Result | Messages]:
+    def _files(self, source: Source) -> Iterator[Messages | tuple[()]]:
         wants = self._wants
         chosen = source.args.options(wants, wants and self.flow.declared.responses)
         reader = common.reader(source.args, writing.sliced(chosen, self._outputs))
         for piece in reader.read_moved(source.files):
-            yield piece if isinstance(piece, Messages) else Result(piece[0], moved=piece[1])
+            if isinstance(piece, Messages):
+                yield piece
+            else:
+                self._put(*piece)
+                yield ()
             if self._stopping.is_set():
                 return
         self._troubles += reader.troubles
 
-    def _live(self) -> Iterator[Any]:
-        """What the capture gives; None is never given, so that the end is known."""
+    def _live(self) -> Iterator[Messages | tuple[()]]:
+        """The messages of the capture, and () now and then; exchanges go to their outputs on the way."""
         capture = self._capture
         assert capture is not None
-        capture.start()
-        flushed = observed = time.monotonic()
-        stopped = False
-        while True:
-            running = capture.running  # before the queue is read, so that nothing is left in it
-            if self._stopping.is_set() and not stopped:
-                stopped = True
-                capture.stop()
-            try:
-                result = capture.results.get(timeout=0.1)
-                if result.exchanges is not None:
-                    yield result
-                if result.messages is not None:
-                    yield result.messages
-            except queue.Empty:
-                yield ()  # nothing just now
-                if not running:
-                    self._observe(capture)
-                    return
-            now = time.monotonic()
-            if self._alerts is not None:
-                self._alerts.turn(capture)
-            if now - flushed >= 1:
-                for output in self._outputs:
-                    output.flush()
-                flushed = now
-            if now - observed >= OBSERVE_S:
-                self._observe(capture)
-                observed = now
-
-    def _observe(self, capture: Capture) -> None:
-        capture_command.observe(capture, self._outputs)
+        with closing(results(capture, self._stopping.is_set)) as found:
+            for result in found:
+                if result is not None and result.exchanges is not None:
+                    self._put(result.exchanges, result.moved, live=True)
+                yield () if result is None or result.messages is None else result.messages
+                self._delivery.turn(capture)
+        self._delivery.turn(capture, last=True)
 
     def status(self) -> Mapping[str, Any]:
         """What /health and /metrics say. `ok`: every part of the pipeline is at work."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from replaykit.cli import ending
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import open_ledger
 from replaykit.cli.options.vantages import ServeOptions
@@ -50,8 +49,7 @@ def run(args: ServeOptions) -> int:
             def stop() -> None:
                 server.should_exit = server.force_exit = True
 
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, stop)
+            ending.in_loop(stop)
             if not args.quiet:
                 say(f"{ledger.database.shown} on {url(listening)}")
             await server.serve([listening])

@@ -9,6 +9,7 @@ from replaykit.outputs.elastic_place import connect, parse_place
 from replaykit.outputs.elastic_setup import set_up
 from replaykit.outputs.output import Rotation
 from replaykit.pipeline import writing
+from replaykit.pipeline.delivering import Delivery
 from replaykit.plain import out
 
 
@@ -39,14 +40,11 @@ def run(args: ShipOptions) -> int:
     with writing.opened(args.to, Rotation()) as outputs:
         chosen = args.options(False, False)
         reader = common.reader(args, writing.sliced(chosen, outputs))
-        folding = common.folding(True, args.quiet)
+        delivery = Delivery(outputs, common.folding(True, args.quiet))
         for piece in reader.read_moved(args.files):
             if isinstance(piece, tuple):
-                exchanges, moved = piece
-                rows += exchanges.num_rows
-                exchanges, moved = folding.rename(exchanges), None if moved is None else folding.rename(moved)
-                for output in outputs:
-                    output.exchanges(exchanges, moved)
+                rows += piece[0].num_rows
+                delivery.exchanges(*piece)
     if not args.quiet:
         out(f"shipped {rows:,} exchanges")
     return common.print_troubles(reader.troubles)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from pathlib import Path
 
+from replaykit.cli import ending
 from replaykit.cli.asking import warn_of_readers
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.options.vantages import TunnelOptions
@@ -37,8 +37,7 @@ def run(args: TunnelOptions) -> int:
     async def forever() -> None:
         agent = Agent((host.strip("[]"), int(port)), context, args.allow or LOOPBACK, say)
         task = asyncio.ensure_future(agent.run())
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        ending.in_loop(task.cancel)
         await asyncio.wait([task])
         if not task.cancelled():
             task.result()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pyarrow as pa
 
-from replaykit.capturing.live import Capture, Result, Settings
+from replaykit.capturing.live import Capture, Settings
+from replaykit.capturing.results import results
 from replaykit.engine.options import Options
 from replaykit.goreplay.pipeline import Log
 from replaykit.records.message import Messages
@@ -16,6 +17,7 @@ from replaykit.replaying.own import OwnConnections
 from replaykit.replaying.reading import Read, read_files
 
 Heard = Callable[[pa.RecordBatch], None]
+_ENDED: Any = object()
 
 
 class RawInput:
@@ -47,28 +49,16 @@ class RawInput:
         self._stopped = True
         self.capture.stop()
 
-    def _get(self) -> Result | None:
-        """What comes next; None where there is nothing just now."""
-        try:
-            return self.capture.results.get(timeout=0.1)
-        except queue.Empty:
-            return None
-
     async def batches(self) -> AsyncIterator[Messages]:
         loop = asyncio.get_running_loop()
-        self.capture.start()
+        given = results(self.capture, lambda: self._stopped)
         told = loop.time()
         try:
-            while True:
-                running = self.capture.running  # before the queue is read, so that nothing is left in it
-                found = await loop.run_in_executor(None, self._get)
+            while (found := await loop.run_in_executor(None, next, given, _ENDED)) is not _ENDED:
                 if found is not None and found.messages is not None:
                     yield self._own.without(found.messages)
-                elif found is not None and found.exchanges is not None:
-                    if self._heard is not None:
-                        self._heard(self._own.without_exchanges(found.exchanges))
-                elif not running and self.capture.results.empty():
-                    break
+                elif found is not None and found.exchanges is not None and self._heard is not None:
+                    self._heard(self._own.without_exchanges(found.exchanges))
                 if self._stats and loop.time() - told >= 5:
                     told = loop.time()
                     self._tell()
