@@ -130,11 +130,11 @@ def run(args: CaptureOptions) -> int:
             view = _View(args, capture, Summary(keys, measure=args.measure))
             delivery = Delivery(opened, common.folding(True, args.quiet), rewrite, alerts)
             _loop(capture, delivery, view, args, stop)
+            if alerts is not None:
+                alerts.close()
+            view.say_ended()
         finally:
             capture.close()
-        if alerts is not None:
-            alerts.close()
-        view.say_ended()
     if not args.quiet and not args.stats:
         out(*(f"wrote {target}" for target in args.to))
     return 0
