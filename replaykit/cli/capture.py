@@ -26,7 +26,7 @@ from replaykit.engine.options import Options as EngineSettings
 from replaykit.errors import UsageError
 from replaykit.outputs.output import load_outputs, open_output
 from replaykit.pipeline import writing
-from replaykit.pipeline.delivering import Delivery
+from replaykit.pipeline.fan_out import FanOut
 from replaykit.plain import emit, out, say
 from replaykit.reporting import render
 from replaykit.reporting.conservation import conservation
@@ -128,8 +128,8 @@ def run(args: CaptureOptions) -> int:
         try:
             opened += [writing.Background(open_output(t, common.rotation(args))) for t in args.to]
             view = _View(args, capture, Summary(keys, measure=args.measure))
-            delivery = Delivery(opened, common.folding(True, args.quiet), rewrite, alerts)
-            _loop(capture, delivery, view, args, stop)
+            fan_out = FanOut(opened, common.folding(True, args.quiet), rewrite, alerts)
+            _loop(capture, fan_out, view, args, stop)
             if alerts is not None:
                 alerts.close()
             view.say_ended()
@@ -156,7 +156,7 @@ def _alerts(args: CaptureOptions, chosen: EngineSettings, wants_messages: bool) 
 
 def _loop(
     capture: Capture,
-    delivery: Delivery,
+    fan_out: FanOut,
     view: _View,
     args: CaptureOptions,
     stop: list[int],
@@ -170,26 +170,26 @@ def _loop(
     with view, closing(found):
         for result in found:
             if result is not None:
-                _take(result, delivery, view)
-            delivery.turn(capture)
+                _take(result, fan_out, view)
+            fan_out.turn(capture)
             now = time.monotonic()
             if now - shown >= interval:
                 view.refresh(now - begun)
                 shown = now
-        delivery.turn(capture, last=True)
+        fan_out.turn(capture, last=True)
         view.refresh(time.monotonic() - begun, last=True)
 
 
-def _take(result: Result, delivery: Delivery, view: _View) -> None:
+def _take(result: Result, fan_out: FanOut, view: _View) -> None:
     if result.in_flight is not None:
         worker, in_flight = result.in_flight
-        view.in_flight[worker] = delivery.folding.rename(in_flight)
+        view.in_flight[worker] = fan_out.folding.rename(in_flight)
     if result.exchanges is not None:
-        exchanges, moved = delivery.exchanges(result.exchanges, result.moved, live=True)
+        exchanges, moved = fan_out.exchanges(result.exchanges, result.moved, live=True)
         if moved is not None:
             view.add(exchanges, moved)
     if result.messages is not None:
-        delivery.messages(result.messages)
+        fan_out.messages(result.messages)
 
 
 class _View:

@@ -12,7 +12,7 @@ from replaykit.errors import UsageError
 from replaykit.outputs.files import CsvOutput, JsonlOutput
 from replaykit.outputs.output import Output, Rotation
 from replaykit.pipeline import writing
-from replaykit.pipeline.delivering import Delivery
+from replaykit.pipeline.fan_out import FanOut
 from replaykit.plain import emit, say, visible
 from replaykit.records.message import Messages
 from replaykit.reporting.conservation import conservation
@@ -45,12 +45,12 @@ def run(args: ExchangesOptions) -> int:
         chosen = writing.sliced(args.options(gor or args.decode, responses), outputs)
         reader = common.reader(args, chosen, common.bodies(args))
         folding = common.folding(any("://" in t for t in targets), args.quiet)
-        delivery = Delivery(outputs, folding, rewrite)
+        fan_out = FanOut(outputs, folding, rewrite)
         for piece in reader.read_moved(args.files):
             if isinstance(piece, Messages):
-                delivery.messages(piece)
+                fan_out.messages(piece)
                 continue
-            exchanges, _ = delivery.exchanges(*piece)
+            exchanges, _ = fan_out.exchanges(*piece)
             if table is not None:
                 table.exchanges(exchanges)
     if table is not None:

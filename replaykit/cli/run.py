@@ -32,7 +32,7 @@ from replaykit.goreplay.limiter import Limiter
 from replaykit.outputs.output import open_output
 from replaykit.outputs.settings import secret
 from replaykit.pipeline import writing
-from replaykit.pipeline.delivering import Delivery
+from replaykit.pipeline.fan_out import FanOut
 from replaykit.plain import json_text, out, say
 from replaykit.records.message import Messages
 from replaykit.rules.alerts import read_rules
@@ -104,7 +104,7 @@ class Running:
         self._alerts: LiveAlerts | None = None
         self._health: Health | None = None
         self._outputs: list[writing.Background] = []
-        self._delivery = Delivery(self._outputs, common.folding(True, False))
+        self._fan_out = FanOut(self._outputs, common.folding(True, False))
         self._stopping = asyncio.Event()
         self._troubles: list[str] = []
         # One thread that waits for results, so that their order stays.
@@ -190,7 +190,7 @@ class Running:
             for rule in self._alerts.watch.rules.rules:
                 common.engine(changed_options(options, rule.change))
         sparing.finish()  # before privileges are dropped
-        self._delivery = Delivery(self._outputs, self._delivery.folding, alerts=self._alerts)
+        self._fan_out = FanOut(self._outputs, self._fan_out.folding, alerts=self._alerts)
         self._capture = Capture(settings, options)
 
     @property
@@ -265,7 +265,7 @@ class Running:
 
     def _put(self, exchanges: pa.RecordBatch, moved: pa.RecordBatch | None, live: bool = False) -> None:
         self._exchanges += exchanges.num_rows
-        self._delivery.exchanges(exchanges, moved, live)
+        self._fan_out.exchanges(exchanges, moved, live)
 
     async def _paced(self, source: Source) -> AsyncIterator[Messages]:
         from replaykit.goreplay.inputs.file import FileInput
@@ -309,8 +309,8 @@ class Running:
                 if result is not None and result.exchanges is not None:
                     self._put(result.exchanges, result.moved, live=True)
                 yield () if result is None or result.messages is None else result.messages
-                self._delivery.turn(capture)
-        self._delivery.turn(capture, last=True)
+                self._fan_out.turn(capture)
+        self._fan_out.turn(capture, last=True)
 
     def status(self) -> Mapping[str, Any]:
         """What /health and /metrics say. `ok`: every part of the pipeline is at work."""

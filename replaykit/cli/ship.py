@@ -9,7 +9,7 @@ from replaykit.outputs.elastic_place import connect, parse_place
 from replaykit.outputs.elastic_setup import set_up
 from replaykit.outputs.output import Rotation
 from replaykit.pipeline import writing
-from replaykit.pipeline.delivering import Delivery
+from replaykit.pipeline.fan_out import FanOut
 from replaykit.plain import out
 
 
@@ -40,11 +40,11 @@ def run(args: ShipOptions) -> int:
     with writing.opened(args.to, Rotation()) as outputs:
         chosen = args.options(False, False)
         reader = common.reader(args, writing.sliced(chosen, outputs))
-        delivery = Delivery(outputs, common.folding(True, args.quiet))
+        fan_out = FanOut(outputs, common.folding(True, args.quiet))
         for piece in reader.read_moved(args.files):
             if isinstance(piece, tuple):
                 rows += piece[0].num_rows
-                delivery.exchanges(*piece)
+                fan_out.exchanges(*piece)
     if not args.quiet:
         out(f"shipped {rows:,} exchanges")
     return common.print_troubles(reader.troubles)

@@ -30,7 +30,7 @@ class Alerts(Protocol):
         """Between two results: hears the capture's counters, and may change it."""
 
 
-class Delivery:
+class FanOut:
     """Gives everything to all outputs. rewrite: what becomes of messages on the way."""
 
     def __init__(
