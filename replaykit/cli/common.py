@@ -31,6 +31,9 @@ from replaykit.units import parse_duration, parse_size
 
 
 def existing(args: ExistingOptions) -> Existing:
+    """Raises UsageError."""
+    if args.append and args.overwrite:
+        raise UsageError("--append adds to a file, --overwrite replaces it: give one of them")
     return "append" if args.append else "overwrite" if args.overwrite else "refuse"
 
 

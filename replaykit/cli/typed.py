@@ -123,7 +123,10 @@ def _parameter(one: Described) -> inspect.Parameter:
     complete = None if option.complete is None else _completing(option.complete)
     if option.argument:
         info: Any = typer.Argument(
-            metavar=option.metavar, help=option.help, show_default=False, autocompletion=complete
+            metavar=option.metavar or one.name.upper(),
+            help=option.help,
+            show_default=False,
+            autocompletion=complete,
         )
     else:
         info = typer.Option(

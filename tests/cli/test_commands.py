@@ -134,6 +134,11 @@ BAD = {
     "bodies into .gor": (["capture", "lo:80", "--headers-only", "--to", "a.gor"], "--headers-only"),
     "unknown command": (["reprot", "x"], "there is no command 'reprot'; did you mean report?"),
     "unknown flag": (["report", "x", "--colour"], "there is no option --colour"),
+    "two ways with a file": (
+        ["exchanges", "CAPTURE", "--to", "a.csv", "--append", "--overwrite"],
+        "give one of them",
+    ),
+    "several at once": (["report", "x", "--top", "many"], "--top many: give a whole number"),
     "nearly a flag": (
         ["report", "x", "--formt", "json"],
         "there is no option --formt; did you mean --format?",
