@@ -52,6 +52,14 @@ def test_every_command_has_its_help(plain: list[str], tmp_path: Path) -> None:
         assert done.returncode == 0 and "Usage:" in done.stdout and not done.stderr, (command, done.stderr)
 
 
+def test_every_command_says_what_is_wrong_with_its_use(plain: list[str], tmp_path: Path) -> None:
+    for command in COMMANDS:
+        done = _run(plain, command, "--no-such-option", folder=tmp_path)
+        assert done.returncode == 2 and not done.stdout, command
+        assert done.stderr.startswith(f"replaykit {command}: there is no option --no-such-option"), command
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "extra"),
     [
