@@ -80,7 +80,10 @@ impl Sink {
             self.increments
                 .push(exchange, &before, ends, &self.options, slice, false);
         }
-        exchange.counted = Some(Box::new(moved));
+        match exchange.counted.as_deref_mut() {
+            Some(kept) => *kept = moved,
+            None => exchange.counted = Some(Box::new(moved)),
+        }
     }
 }
 
