@@ -1,9 +1,8 @@
-"""A live capture: rings and engines, one thread a worker.
+"""A live capture: rings and engines, one thread a worker (`worker.py`).
 
-Owns the threads, the choice of interfaces and the order of ending: stop the kernel, read what is in
-the rings, finish the engines. Both directions of a connection reach the same worker. Results go into
-one queue of bounded length; if its reader is slower than the traffic, the rings fill and the kernel
-counts what it drops.
+Owns the choice of interfaces, their rings and filters, and the workers. Both directions of a connection reach
+the same worker. Results go into one queue of bounded length; if its reader is slower than the traffic, the
+rings fill and the kernel counts what it drops.
 """
 
 from __future__ import annotations
@@ -13,36 +12,25 @@ import os
 import pwd
 import queue
 import re
-import select
 import socket
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from replaykit.capturing import bpf, expression
+from replaykit.capturing import beside_the_filter, bpf, expression
 from replaykit.capturing.addresses import local_addresses
+from replaykit.capturing.kernel_filter import Wanted, compile_filter
 from replaykit.capturing.mirror import Mirror
 from replaykit.capturing.places import Place
 from replaykit.capturing.reader import open_reader
-from replaykit.capturing.ring import RETIRE_MS, Counting, Ring
+from replaykit.capturing.ring import Counting, Ring
+from replaykit.capturing.worker import Result as Result
+from replaykit.capturing.worker import Source, Worker
 from replaykit.engine.engine import Engine
 from replaykit.engine.envelope import Vxlan
 from replaykit.engine.options import Options, header_rule
 from replaykit.errors import UsageError
-from replaykit.records.increment import movements, plain
-from replaykit.records.message import Messages
-
-Source = Ring | Mirror
-
-FLUSH_S = 0.5
-ROWS = 32_768
-MESSAGE_BYTES = 1 << 20
-"""So many go to the outputs at once: buffers that stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +65,6 @@ class Settings:
 
 
 @dataclass
-class Result:
-    """What a worker hands over."""
-
-    exchanges: pa.RecordBatch | None = None
-    messages: Messages | None = None
-    moved: pa.RecordBatch | None = None
-    """With exchanges: all that moved, see `records.increment.movements`."""
-    in_flight: tuple[int, pa.RecordBatch] | None = None
-    """A worker's number, and its exchanges in flight with all that they have moved."""
-
-
-@dataclass
 class Totals:
     """The engines' accounts added up, and beside them what the kernel kept back."""
 
@@ -98,119 +74,6 @@ class Totals:
     connections_begun: int = 0
     connections_kept: int = 0
     """Since the capture began, where it samples."""
-
-
-class Worker(threading.Thread):
-    """Reads its rings into its engine and puts the results into the queue."""
-
-    def __init__(
-        self,
-        number: int,
-        rings: list[Source],
-        engine: Engine,
-        results: queue.Queue[Result],
-        messages: bool,
-        slice_s: float,
-        in_flight: bool,
-    ) -> None:
-        super().__init__(daemon=True)
-        self._number, self._slice_s, self._in_flight = number, slice_s, in_flight
-        self._looked = time.monotonic()
-        self._rings, self.engine, self._results, self._messages = rings, engine, results, messages
-        self.sources = len(rings)
-        self._stopping = threading.Event()
-        self.error: BaseException | None = None
-        self.cpu_s = 0.0
-        self.account = engine.account()
-        """The engines' account at the last flush; the engine itself belongs to this thread."""
-        self._ended: dict[str, int] = {}
-        self._next: queue.SimpleQueue[tuple[Engine, list[list[bpf.Instruction]]]] = queue.SimpleQueue()
-
-    def stop(self) -> None:
-        self._stopping.set()
-
-    def change(self, engine: Engine, programs: list[list[bpf.Instruction]]) -> None:
-        """Goes on with another engine, and another filter on each ring."""
-        self._next.put((engine, programs))
-
-    def _changed(self) -> None:
-        """What the old filter let in is read by the old engine; exchanges it had not finished are
-        incomplete.
-        """
-        engine, programs = self._next.get()
-        for ring, program in zip(self._rings, programs, strict=True):
-            ring.attach(program)
-        self._read()
-        self.engine.finish()
-        self._flush()
-        self._ended = _sum(self._ended, self.engine.account())
-        self.engine = engine
-        self._flush()
-
-    def run(self) -> None:
-        try:
-            self._run()
-        except Exception as error:
-            self.error = error
-
-    def _run(self) -> None:
-        poll = select.poll()
-        for ring in self._rings:
-            poll.register(ring, select.POLLIN)
-        flushed = time.monotonic()
-        while not self._stopping.is_set():
-            if not self._read():
-                poll.poll(RETIRE_MS)
-            if not self._next.empty():
-                self._changed()
-            now = time.monotonic()
-            if self.engine.message_bytes > MESSAGE_BYTES:
-                self._take_messages()
-            if now - flushed >= FLUSH_S or self.engine.rows >= ROWS:
-                self.engine.advance(time.time_ns())
-                self._flush()
-                flushed = now
-        for ring in self._rings:
-            ring.stop()
-        # The block being filled is handed over when it retires.
-        deadline = time.monotonic() + 3 * RETIRE_MS / 1000
-        while time.monotonic() < deadline:
-            if not self._read():
-                poll.poll(RETIRE_MS // 2)
-        self.engine.finish()
-        self._flush()
-
-    def _read(self) -> int:
-        packets = 0
-        for ring in self._rings:
-            for count in ring.feed(self.engine):
-                packets += count
-                if self.engine.rows >= ROWS:
-                    self._flush()
-        return packets
-
-    def _flush(self) -> None:
-        self.account = _sum(self._ended, self.engine.account())
-        self.cpu_s = time.thread_time()
-        if self.engine.rows or self.engine.increments:
-            exchanges = self.engine.take_exchanges()
-            if self._slice_s:
-                increments = self.engine.take_increments() if self.engine.increments else None
-                self._results.put(Result(plain(exchanges), moved=movements(exchanges, increments)))
-            else:
-                self._results.put(Result(exchanges))
-        if self._in_flight and time.monotonic() - self._looked >= self._slice_s:
-            self._looked = time.monotonic()
-            self._results.put(Result(in_flight=(self._number, self.engine.in_flight())))
-        self._take_messages()
-
-    def _take_messages(self) -> None:
-        while self._messages and self.engine.message_bytes:
-            self._results.put(Result(messages=self.engine.take_messages()))
-
-
-def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    return {name: one.get(name, 0) + count for name, count in other.items()}
 
 
 class Capture:
@@ -237,7 +100,8 @@ class Capture:
             if settings.sample < 1 and settings.group is None:
                 for counters, share in ((self._begun, 1.0), (self._kept, settings.sample)):
                     for index, name, program in _programs(replace(settings, sample=share)):
-                        counters.append(Counting(index, name, bpf.both(bpf.beginnings(), program)))
+                        counted = bpf.both(beside_the_filter.beginnings(), program)
+                        counters.append(Counting(index, name, counted))
             for place in settings.places:
                 if place.listen is not None:
                     vxlan = Vxlan((), options.vxlan_vnis)
@@ -342,7 +206,7 @@ def _programs(settings: Settings) -> list[tuple[int, str, list[bpf.Instruction]]
     out = []
     for name, (ports, hosts) in places.items():
         index = 0 if name == "any" else socket.if_nametoindex(name)
-        wanted = bpf.Wanted(
+        wanted = Wanted(
             sorted(ports),
             sorted(hosts | set(settings.hosts)),
             settings.sample,
@@ -350,12 +214,12 @@ def _programs(settings: Settings) -> list[tuple[int, str, list[bpf.Instruction]]
             socket.if_nametoindex("lo") if name == "any" else None,
             settings.tunnels,
         )
-        program = bpf.compile_filter(wanted)
+        program = compile_filter(wanted)
         addresses = [] if settings.own_requests or wanted.hosts or not ports else local_addresses()
         if addresses:
-            program = bpf.both(bpf.not_own_requests(addresses, wanted.ports), program)
+            program = bpf.both(beside_the_filter.not_own_requests(addresses, wanted.ports), program)
         if settings.vlans:
-            program = bpf.both(bpf.vlans(settings.vlans), program)
+            program = bpf.both(beside_the_filter.vlans(settings.vlans), program)
         if settings.expression:
             program = bpf.both(expression.expression(settings.expression, _link(name)), program)
         out.append((index, name, program))

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from replaykit.atomic_files import write_whole
 from replaykit.cli.ledgers import open_ledger, selection
@@ -12,12 +17,47 @@ from replaykit.cli.options.over_time import ExportOptions
 from replaykit.errors import UsageError
 from replaykit.plain import say
 
+if TYPE_CHECKING:
+    from replaykit.ledger.history import Gap, Sum
+
 FORMATS = ("table", "json", "csv", "html", "png")
 DIRECTIONS = ("both", "rx", "tx")
 _LAST = {"minute": 3600, "hour": 86_400, "day": 30 * 86_400, "month": 366 * 86_400, "total": 30 * 86_400}
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Rows of a span, and where in it nobody read."""
+
+    rows: Sequence[Sum]
+    since: int
+    until: int
+    zone: ZoneInfo
+    missing: Sequence[Gap]
+
+    @property
+    def span(self) -> str:
+        from replaykit.ledger import calendar
+
+        begin, end = (calendar.show(at, self.zone)[:16] for at in (self.since, self.until))
+        return f"{begin} to {end} ({self.zone})"
+
+
 def run(args: ExportOptions) -> int:
+    """An empty span is said, and is no success."""
+    found = _find(args)
+    if args.format == "table":
+        _table(args, found)
+    else:
+        _write(args.output, _data(args, found))
+    if found.rows:
+        return 0
+    say(f"replaykit: nothing moved from {found.span} in what was asked for")
+    return 1
+
+
+def _find(args: ExportOptions) -> _Found:
+    """Raises UsageError."""
     ledger = open_ledger(args.ledger)
     try:
         from replaykit.ledger import calendar
@@ -32,64 +72,68 @@ def run(args: ExportOptions) -> int:
             rows, since, until = list(found.sums), found.since, found.until
         else:
             rows = history(ledger, args.period, since, until, selection(args), args.by)
-        zone, missing = ledger.zone, gaps(ledger, since, until, selection(args), int(time.time()))
+        if args.top is not None:
+            rows = _largest(rows, args.top)
+        missing = gaps(ledger, since, until, selection(args), int(time.time()))
+        return _Found(rows, since, until, ledger.zone, missing)
     finally:
         ledger.close()
-    if args.top is not None:
-        seen: dict[int, int] = {}
-        kept = []
-        for row in rows:
-            seen[row.time] = seen.get(row.time, 0) + 1
-            if seen[row.time] <= args.top:
-                kept.append(row)
-        rows = kept
+
+
+def _largest(rows: Sequence[Sum], top: int) -> list[Sum]:
+    """So many of each bucket; within one they come by size."""
+    seen: Counter[int] = Counter()
+    kept = []
+    for row in rows:
+        seen[row.time] += 1
+        if seen[row.time] <= top:
+            kept.append(row)
+    return kept
+
+
+def _table(args: ExportOptions, found: _Found) -> None:
+    from replaykit.reporting import usage
+    from replaykit.reporting.terminal import as_text, show
+
+    period = None if args.period == "total" else args.period
+    table = usage.table(found.rows, found.zone, period, args.direction, found.missing)
+    if args.output is None:
+        show(table)
+    else:
+        _write(args.output, as_text(table).encode())
+
+
+def _data(args: ExportOptions, found: _Found) -> bytes:
+    """Raises UsageError."""
+    from replaykit.ledger import calendar
     from replaykit.reporting import usage, usage_page
 
-    def done(status: int) -> int:
-        """An empty span is said, and is no success."""
-        if rows or status:
-            return status
-        begin, end = calendar.show(since, zone)[:16], calendar.show(until, zone)[:16]
-        say(f"replaykit: nothing moved from {begin} to {end} ({zone}) in what was asked for")
-        return 1
-
-    title = (
-        f"Bandwidth by {args.by.removeprefix('label:')}, {calendar.show(since, zone)[:16]} to"
-        f" {calendar.show(until, zone)[:16]} ({zone})"
-    )
-    period = "minute" if args.period == "total" else args.period
-    if args.format == "table":
-        from replaykit.reporting.terminal import as_text, show
-
-        table = usage.table(rows, zone, None if args.period == "total" else period, args.direction, missing)
-        if args.output is None:
-            show(table)
-            return done(0)
-        text = as_text(table)
-    elif args.format == "json":
+    rows, zone = found.rows, found.zone
+    if args.format == "csv":
+        return usage.as_csv(rows, zone).encode()
+    if args.format == "json":
         about = {
-            "period": args.period, "by": args.by, "since": calendar.show(since, zone),
-            "until": calendar.show(until, zone), "time_zone": str(zone),
-        }  # fmt: skip
-        text = usage.as_json(rows, zone, about, missing) + "\n"
-    elif args.format == "csv":
-        text = usage.as_csv(rows, zone)
-    elif args.format == "html":
-        text = usage_page.as_html(rows, zone, period, args.direction, title, args.dark, missing)
-    else:
-        if args.output is None and sys.stdout.isatty():
-            raise UsageError("a picture is no text: give --output FILE.png")
-        return done(
-            _write(args.output, usage.as_png(rows, zone, period, args.direction, title, args.dark, missing))
-        )
-    return done(_write(args.output, text.encode()))
+            "period": args.period,
+            "by": args.by,
+            "since": calendar.show(found.since, zone),
+            "until": calendar.show(found.until, zone),
+            "time_zone": str(zone),
+        }
+        return (usage.as_json(rows, zone, about, found.missing) + "\n").encode()
+    period = "minute" if args.period == "total" else args.period
+    title = f"Bandwidth by {args.by.removeprefix('label:')}, {found.span}"
+    if args.format == "html":
+        page = usage_page.as_html(rows, zone, period, args.direction, title, args.dark, found.missing)
+        return page.encode()
+    if args.output is None and sys.stdout.isatty():
+        raise UsageError("a picture is no text: give --output FILE.png")
+    return usage.as_png(rows, zone, period, args.direction, title, args.dark, found.missing)
 
 
-def _write(name: str | None, data: bytes) -> int:
+def _write(name: str | None, data: bytes) -> None:
     """Aside, then renamed. Raises UsageError."""
     if name is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-        return 0
-    write_whole(Path(name), data)
-    return 0
+    else:
+        write_whole(Path(name), data)

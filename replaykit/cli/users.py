@@ -19,7 +19,10 @@ from replaykit.plain import emit, out, say, visible
 from replaykit.units import parse_duration, show_size
 
 if TYPE_CHECKING:
+    from replaykit.ledger.store import Ledger
+    from replaykit.rules.enforcement import Guard
     from replaykit.vantages.netfilter.counters import Source
+    from replaykit.vantages.netfilter.users import UserMap
     from replaykit.vantages.netfilter.watch import Watch
 
 SOURCES = ("auto", "nftables", "ebpf", "iptables", "tc")
@@ -79,25 +82,15 @@ def _check(args: UsersOptions) -> int:
 
 
 def _watch(args: UsersOptions) -> int:
-    from replaykit.vantages.netfilter.control import UserControl
-    from replaykit.vantages.netfilter.ebpf import EbpfSource
-    from replaykit.vantages.netfilter.marks import MarkSource
     from replaykit.vantages.netfilter.metrics import serve
-    from replaykit.vantages.netfilter.traffic_control import FilterSource
     from replaykit.vantages.netfilter.users import UserMap
-    from replaykit.vantages.netfilter.watch import Watch
 
     every = parse_duration(args.every)
     if every < 0.1:
         raise UsageError("--every: at least 100ms")
     users = UserMap(args.users)
     source, began = open_source(args.source, args.interface)
-    if isinstance(source, MarkSource):
-        for pair in source.unclear():
-            say(f"warning: both rules count the same packets, so a user may be counted twice: {pair}")
-    if isinstance(source, FilterSource):
-        for pair in source.unclear():
-            say(f"warning: both filters may count the same packets, so a user may be counted twice: {pair}")
+    _warn_of_double(source)
     if args.once:
         return _once(source, users)
     ledger = own_ledger(args.ledger, args.time_zone)
@@ -105,30 +98,10 @@ def _watch(args: UsersOptions) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        watch = Watch(
-            ledger,
-            source,
-            args.interface,
-            users,
-            began,
-            source.addresses if isinstance(source, MarkSource) else None,
-            every,
-            _whole(source, args.interface),
-            source.links if isinstance(source, EbpfSource) else None,
-        )
+        watch = _open_watch(args, ledger, source, users, began, every)
         if args.prometheus is not None:
             serve(watch, *place("--prometheus", args.prometheus), secret("REPLAYKIT_TOKEN"))
-        guard = None
-        if args.rules is not None:
-            from replaykit.rules.enforcement import Guard
-            from replaykit.rules.enforcement import watch as follow
-
-            control = UserControl(users, args.interface, args.limit_by)
-            if control.refused:
-                say(f"rates are limited by nftables: {control.refused}")
-            guard = Guard(ledger, Path(args.rules), {"netfilter": control})
-            warn_of_rules(args.rules, guard.rules.notify)
-            threading.Thread(target=follow, args=(guard, say, stop), daemon=True).start()
+        guard = None if args.rules is None else _guard(args, args.rules, ledger, users, stop)
         listening, token = listen(args.api)
         if listening is not None:
             serve_beside(
@@ -148,6 +121,54 @@ def _watch(args: UsersOptions) -> int:
     finally:
         ledger.close()
     return 0
+
+
+def _warn_of_double(source: Source) -> None:
+    """Where two rules or filters count the same packets."""
+    from replaykit.vantages.netfilter.marks import MarkSource
+    from replaykit.vantages.netfilter.traffic_control import FilterSource
+
+    if isinstance(source, MarkSource):
+        for pair in source.unclear():
+            say(f"warning: both rules count the same packets, so a user may be counted twice: {pair}")
+    if isinstance(source, FilterSource):
+        for pair in source.unclear():
+            say(f"warning: both filters may count the same packets, so a user may be counted twice: {pair}")
+
+
+def _open_watch(
+    args: UsersOptions, ledger: Ledger, source: Source, users: UserMap, began: bool, every: float
+) -> Watch:
+    from replaykit.vantages.netfilter.ebpf import EbpfSource
+    from replaykit.vantages.netfilter.marks import MarkSource
+    from replaykit.vantages.netfilter.watch import Watch
+
+    return Watch(
+        ledger,
+        source,
+        args.interface,
+        users,
+        began,
+        source.addresses if isinstance(source, MarkSource) else None,
+        every,
+        _whole(source, args.interface),
+        source.links if isinstance(source, EbpfSource) else None,
+    )
+
+
+def _guard(args: UsersOptions, rules: str, ledger: Ledger, users: UserMap, stop: threading.Event) -> Guard:
+    """Judges and acts beside, in a thread of its own."""
+    from replaykit.rules.enforcement import Guard
+    from replaykit.rules.enforcement import watch as follow
+    from replaykit.vantages.netfilter.control import UserControl
+
+    control = UserControl(users, args.interface, args.limit_by)
+    if control.refused:
+        say(f"rates are limited by nftables: {control.refused}")
+    guard = Guard(ledger, Path(rules), {"netfilter": control})
+    warn_of_rules(rules, guard.rules.notify)
+    threading.Thread(target=follow, args=(guard, say, stop), daemon=True).start()
+    return guard
 
 
 def _whole(source: Source, interfaces: Sequence[str]) -> bool:

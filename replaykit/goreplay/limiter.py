@@ -9,7 +9,7 @@ import random
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from replaykit.errors import UsageError
 from replaykit.records.message import Messages
@@ -81,3 +81,21 @@ class Limiter:
         rows = [i for i, (kind, name) in enumerate(fates) if self._fates.of(kind, name, self._decide)]
         self.dropped += len(messages) - len(rows)
         return messages.pick(rows)
+
+
+def limited(texts: Sequence[str]) -> list[tuple[str, Limiter | None]]:
+    """Targets, each with the limit that stands behind it. Raises UsageError."""
+    parts = map(split_limit, texts)
+    return [(target, None if limit is None else Limiter(limit)) for target, limit in parts]
+
+
+def speed(limit: str | None) -> tuple[float, Limiter | None]:
+    """A percentage is a speed for files and Kafka, a number a limit. Raises UsageError."""
+    if limit is None:
+        return 1.0, None
+    percent = parse_percent(limit)
+    if percent is None:
+        return 1.0, Limiter(limit)
+    if percent <= 0:
+        raise UsageError(f"gor: |{limit}: a speed is above 0%")
+    return percent / 100, None

@@ -18,13 +18,13 @@ import sqlalchemy as sa
 from replaykit.errors import UsageError
 from replaykit.ledger import calendar, schema
 from replaykit.ledger.database import Database
+from replaykit.ledger.differences import Differences, Stand, differences
 from replaykit.ledger.selection import Key
-from replaykit.ledger.sums import check, in_parts, is_later, joined, labels_text, moved, since_when, spread
+from replaykit.ledger.sums import check, in_parts, joined, labels_text
 from replaykit.records.usage import COUNTERS, Reading, Usage
 
 READINGS = "readings"
 _SHORTEST_GAP_S = 120
-_NOTHING = (0,) * len(COUNTERS)
 _MOST_CACHED = 200_000
 T = TypeVar("T")
 
@@ -158,60 +158,37 @@ class Ledger:
         with self.database.writing() as connection:
             subjects = self._subject_ids(connection, labels)
             sources = self._source_ids(connection, {READINGS})
-            last = self._counters(connection, sorted(set(subjects.values())))
-            oldest = self.kept_from(connection, "minute")
-            deltas: list[tuple[int, ...]] = []
-            stands: dict[tuple[int, str], tuple[int, str, tuple[int, ...]]] = {}
-            gaps: dict[tuple[int, int], int] = {}
-            new = repeated = 0
-            for reading in given:
-                who = subjects[reading.vantage, reading.subject_kind, reading.subject]
-                key, values = (who, schema.digest(reading.counter)), reading.counters()
-                time, epoch, before = last.get(
-                    key, (None, reading.epoch, _NOTHING if reading.fresh else values)
-                )
-                if time is not None and not is_later(reading, time, epoch, before):
-                    repeated += 1
-                    continue
-                last[key] = stands[key] = (reading.time, reading.epoch, values)
-                difference = moved(before, values, epoch == reading.epoch)
-                new += 1
-                since = since_when(reading, time, epoch == reading.epoch)
-                whose = (who, *(subjects[reading.vantage, kind, name] for kind, name, _ in reading.also))
-                if (
-                    time is not None
-                    and longest is not None
-                    and reading.time - since > longest
-                    and not reading.steady
-                ):
-                    gaps |= dict.fromkeys(((w, since) for w in whose), reading.time)
-                if any(difference):
-                    deltas += [
-                        (max(minute, oldest), w, sources[READINGS], 60, *part)
-                        for minute, part in spread(since, reading.time, difference)
-                        for w in whose
-                    ]
-            deltas = joined(deltas, 4)
-            self._apply(connection, deltas)
-            self.changing(
-                connection, self._minutes_of(connection, deltas, {n: w for w, n in subjects.items()}, labels)
+            found = differences(
+                given,
+                subjects,
+                self._counters(connection, sorted(set(subjects.values()))),
+                source=sources[READINGS],
+                oldest=self.kept_from(connection, "minute"),
+                longest=longest,
             )
-            rows = [
-                {
-                    "subject_id": who,
-                    "digest": digest,
-                    "time": time,
-                    "epoch": epoch,
-                    **dict(zip(COUNTERS, values, strict=True)),
-                }
-                for (who, digest), (time, epoch, values) in sorted(stands.items())
-            ]
-            self.database.put(connection, schema.counter, rows, ("time", "epoch", *COUNTERS))
-            found = [{"subject_id": w, "since": s, "until": u} for (w, s), u in sorted(gaps.items())]
-            self.database.put(connection, schema.gap, found, ("until",))
+            self._apply(connection, found.deltas)
+            names = {number: who for who, number in subjects.items()}
+            self.changing(connection, self._minutes_of(connection, found.deltas, names, labels))
+            self._stand(connection, found)
         self.changed()
         self._remember(subjects, labels, sources)
-        return Written(new, 0, repeated)
+        return Written(found.new, 0, found.repeated)
+
+    def _stand(self, connection: sa.Connection, found: Differences) -> None:
+        """Where counters stand now, and when they were not read."""
+        stands = [
+            {
+                "subject_id": who,
+                "digest": digest,
+                "time": time,
+                "epoch": epoch,
+                **dict(zip(COUNTERS, values, strict=True)),
+            }
+            for (who, digest), (time, epoch, values) in sorted(found.stands.items())
+        ]
+        self.database.put(connection, schema.counter, stands, ("time", "epoch", *COUNTERS))
+        gaps = [{"subject_id": w, "since": s, "until": u} for (w, s), u in sorted(found.gaps.items())]
+        self.database.put(connection, schema.gap, gaps, ("until",))
 
     def changing(self, connection: sa.Connection, changes: Sequence[Change]) -> None:
         """For a ledger that also keeps its records elsewhere: within the transaction that writes them."""
@@ -283,9 +260,7 @@ class Ledger:
             found |= {(r[0], r[1], r[2]): tuple(r[3:]) for r in rows}
         return found
 
-    def _counters(
-        self, connection: sa.Connection, subjects: Sequence[int]
-    ) -> dict[tuple[int, str], tuple[int, str, tuple[int, ...]]]:
+    def _counters(self, connection: sa.Connection, subjects: Sequence[int]) -> dict[tuple[int, str], Stand]:
         t, found = schema.counter, {}
         for part in in_parts(subjects):
             for row in connection.execute(

@@ -7,6 +7,7 @@ fill the server. Scraped as OpenMetrics, durations carry the trace id of a reque
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,6 +28,35 @@ PORT = 9900
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where to listen, and for whom."""
+
+    address: str
+    host: str
+    port: int
+    everybody: bool
+    max_endpoints: int
+
+
+def read_place(target: str) -> Place:
+    """Of `prometheus://[HOST]:PORT[?max-endpoints=N][&open=true]`. Raises UsageError."""
+    parts = urlsplit(target)
+    given = {k: v[-1] for k, v in parse_qs(parts.query).items()}
+    try:
+        port = PORT if parts.port is None else parts.port
+        most = int(given.pop("max-endpoints", MAX_ENDPOINTS))
+    except ValueError:
+        port, most = -1, 0
+    everybody = given.pop("open", "false")
+    if everybody not in ("true", "false"):
+        raise UsageError(f"{target}: open: write open=true, which lets everybody read it, or leave it out")
+    if port < 0 or most < 1 or given or parts.path.strip("/"):
+        raise UsageError(f"{target}: write prometheus://[HOST]:{PORT}, with ?max-endpoints={MAX_ENDPOINTS}")
+    host = parts.hostname or "127.0.0.1"
+    return Place(f"prometheus://{parts.netloc}", host, port, everybody == "true", most)
+
+
 class PrometheusOutput:
     """`prometheus://[HOST]:PORT[?max-endpoints=N]`: /metrics, on 127.0.0.1 unless told; beyond this machine
     with the token in REPLAYKIT_TOKEN, or for everybody with `open=true`. Raises UsageError.
@@ -36,51 +66,37 @@ class PrometheusOutput:
 
     def __init__(self, target: str, rotation: Rotation) -> None:
         try:
-            from prometheus_client import (
-                CollectorRegistry,
-                Counter,
-                Histogram,
-                make_wsgi_app,
-                start_http_server,
-            )
+            from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
         except ImportError:
             raise needs("prometheus:// needs its client", "prometheus") from None
-        parts = urlsplit(target)
-        given = {k: v[-1] for k, v in parse_qs(parts.query).items()}
-        try:
-            port = PORT if parts.port is None else parts.port
-            most = int(given.pop("max-endpoints", MAX_ENDPOINTS))
-        except ValueError:
-            port, most = -1, 0
-        everybody = given.pop("open", "false")
-        if everybody not in ("true", "false"):
-            raise UsageError(
-                f"{target}: open: write open=true, which lets everybody read it, or leave it out"
-            )
-        if port < 0 or most < 1 or given or parts.path.strip("/"):
-            raise UsageError(
-                f"{target}: write prometheus://[HOST]:{PORT}, with ?max-endpoints={MAX_ENDPOINTS}"
-            )
-        host = parts.hostname or "127.0.0.1"
+        place = read_place(target)
         agreed = consent(
-            target,
-            host,
-            secret("REPLAYKIT_TOKEN"),
-            everybody == "true",
-            f"prometheus://{parts.netloc}?open=true",
+            target, place.host, secret("REPLAYKIT_TOKEN"), place.everybody, f"{place.address}?open=true"
         )
         registry = CollectorRegistry()
-        labels = ["endpoint", "method", "status"]
+        self._labels = Labels(place.max_endpoints)
+        self._before: dict[str, int] = {}
+        self._name_counters(registry)
+        try:
+            self._server, self._thread = start_http_server(place.port, place.host, registry)
+        except OSError as error:
+            raise UsageError(f"{target}: cannot listen: {(error.strerror or str(error)).lower()}") from None
+        self._server.set_app(guarded(make_wsgi_app(registry), agreed))
+        self.port = self._server.server_address[1]
+        self.target = f"http://{place.host}:{self.port}/metrics"
 
-        def counter(name: str, text: str, names: list[str]) -> Any:
-            return Counter(name, text, names, registry=registry)
+    def _name_counters(self, registry: Any) -> None:
+        from prometheus_client import Counter, Histogram
 
-        self._exchanges = counter("replaykit_exchanges", "Exchanges", labels)
-        self._incomplete = counter("replaykit_incomplete_exchanges", "Exchanges with a hole", ["endpoint"])
+        def counter(name: str, text: str, *labels: str) -> Any:
+            return Counter(name, text, labels, registry=registry)
+
+        self._exchanges = counter("replaykit_exchanges", "Exchanges", "endpoint", "method", "status")
+        self._incomplete = counter("replaykit_incomplete_exchanges", "Exchanges with a hole", "endpoint")
         self._bytes = counter(
-            "replaykit_payload_bytes", "TCP payload, headers included", ["endpoint", "direction"]
+            "replaykit_payload_bytes", "TCP payload, headers included", "endpoint", "direction"
         )
-        self._link = counter("replaykit_link_bytes", "Bytes of the packets", ["endpoint"])
+        self._link = counter("replaykit_link_bytes", "Bytes of the packets", "endpoint")
         self._duration = Histogram(
             "replaykit_duration_seconds",
             "First byte of the request to last of the response",
@@ -88,18 +104,9 @@ class PrometheusOutput:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._labels = Labels(most)
-        self._packets = counter("replaykit_capture_packets", "Packets that passed the kernel's filter", [])
-        self._drops = counter("replaykit_capture_drops", "Packets that the kernel dropped", [])
-        self._captured = counter("replaykit_captured_bytes", "Bytes captured, by where they went", ["cause"])
-        self._before: dict[str, int] = {}
-        try:
-            self._server, self._thread = start_http_server(port, host, registry)
-        except OSError as error:
-            raise UsageError(f"{target}: cannot listen: {(error.strerror or str(error)).lower()}") from None
-        self._server.set_app(guarded(make_wsgi_app(registry), agreed))
-        self.port = self._server.server_address[1]
-        self.target = f"http://{host}:{self.port}/metrics"
+        self._packets = counter("replaykit_capture_packets", "Packets that passed the kernel's filter")
+        self._drops = counter("replaykit_capture_drops", "Packets that the kernel dropped")
+        self._captured = counter("replaykit_captured_bytes", "Bytes captured, by where they went", "cause")
 
     def exchanges(self, batch: pa.RecordBatch) -> None:
         """Adds up exchanges, or all that moved."""

@@ -15,10 +15,11 @@ from starlette.concurrency import run_in_threadpool
 
 from replaykit.errors import UsageError
 from replaykit.ledger.done import effects
+from replaykit.vantages.forwarder.accounts import VANTAGE
 from replaykit.vantages.forwarder.mapping import client as read_client
 from replaykit.vantages.forwarder.mapping import mapping as read_mapping
 from replaykit.vantages.forwarder.mapping import plain
-from replaykit.vantages.forwarder.server import VANTAGE, Forwarder
+from replaykit.vantages.forwarder.server import Forwarder
 from replaykit.web.answers import Answer, DataAnswer, ListAnswer, Problem
 from replaykit.web.paging import Page
 

@@ -13,7 +13,10 @@ import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from replaykit.vantages.forwarder.tunnel import Asked, Datagrams, Line, Stream
+from replaykit.vantages.forwarder.tunnel import Line
+from replaykit.vantages.forwarder.tunnel_datagrams import Datagrams
+from replaykit.vantages.forwarder.tunnel_stream import Stream
+from replaykit.vantages.forwarder.tunnel_target import Asked
 
 CONNECT_S = 10.0
 LARGEST = 65_535

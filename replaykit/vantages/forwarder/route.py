@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from replaykit.errors import UsageError
 from replaykit.vantages.forwarder.mapping import Mapping, networks
 from replaykit.vantages.forwarder.meter import Meter
-from replaykit.vantages.forwarder.tunnel import Asked, Line
+from replaykit.vantages.forwarder.tunnel import Line
+from replaykit.vantages.forwarder.tunnel_target import Asked
 
 RESOLVE_S = 60.0
 

@@ -1,8 +1,8 @@
-"""The forwarder: mappings, hosts and clients, what they moved, and the ledger that keeps it.
+"""The forwarder: mappings, hosts and clients, with their listeners, meters and tunnels.
 
-Owns what is declared (by configuration and by API; the latter is kept in a state file), the meters, and the
-flush: every FLUSH_S what has grown is written to the ledger by minute, so a kill loses at most that.
-Everything here runs in the event loop; only the ledger is asked in a thread.
+Owns what is declared (by configuration and by API; the latter is kept in a state file), and the flush: every
+FLUSH_S what has grown is written to the ledger by minute, so a kill loses at most that. Everything here runs
+in the event loop.
 """
 
 from __future__ import annotations
@@ -11,35 +11,28 @@ import asyncio
 import json
 import ssl
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from replaykit.atomic_files import write_whole
 from replaykit.errors import UsageError
-from replaykit.ledger import calendar
-from replaykit.ledger.history import totals
-from replaykit.ledger.selection import Selection
-from replaykit.ledger.states import State, keep, kept
 from replaykit.ledger.store import Ledger
-from replaykit.records.usage import Usage
+from replaykit.vantages.forwarder.accounts import Accounts
+from replaykit.vantages.forwarder.listeners import Listeners
 from replaykit.vantages.forwarder.mapping import Client, client, plain
 from replaykit.vantages.forwarder.mapping import Mapping as Mapped
 from replaykit.vantages.forwarder.mapping import mapping as read_mapping
 from replaykit.vantages.forwarder.meter import EXCEEDED, MB, TOO_MANY, Meter
 from replaykit.vantages.forwarder.relay import Relay
 from replaykit.vantages.forwarder.route import Route
-from replaykit.vantages.forwarder.tcp import Connection, HostListener, PortListener, TunnelListener
+from replaykit.vantages.forwarder.tcp import Connection, TunnelListener
 from replaykit.vantages.forwarder.tunnel import Line
-from replaykit.vantages.forwarder.udp import MOST_SESSIONS, UdpListener
+from replaykit.vantages.forwarder.udp import MOST_SESSIONS
 
 FLUSH_S = 2.0
 SWEEP_S = 30.0
-VANTAGE = "forwarder"
 
 
 class Forwarder:
@@ -50,25 +43,15 @@ class Forwarder:
         self.mappings: dict[str, Mapped] = {}
         self.clients: dict[str, Client] = {}
         self.routes: dict[str, Route] = {}
-        self.meters: dict[tuple[str, str], Meter] = {}
+        self.accounts = Accounts(ledger, self.labels, self._refused, self._declared, say)
+        self.meters, self.meter, self.flush = self.accounts.meters, self.accounts.meter, self.accounts.flush
         self.tunnels: dict[str, Line] | None = None
-        self.trouble = ""
         self.closed: dict[str, str] = {}
         """Mappings that are declared and could not be opened, and why."""
         self._configured: dict[tuple[str, str], Any] = {}
-        self._listeners: dict[str, PortListener | UdpListener] = {}
-        self._hosts: dict[tuple[str, int], HostListener] = {}
-        self._before = {
-            (s.subject_kind, s.subject): (s.rx_bytes, s.tx_bytes)
-            for s in totals(ledger, 0, calendar.LATEST, Selection(VANTAGE)).sums
-        }
-        self._states = {(k, n): s for (v, k, n), s in kept(ledger).items() if v == VANTAGE}
-        self._run = f"forward/{uuid.uuid4().hex}"
-        self._minutes: dict[tuple[str, str], tuple[int, int, int, int]] = {}
-        self._pending: dict[tuple[str, str, int], Usage] = {}
+        self._listeners = Listeners()
         self._labels: dict[tuple[str, str], Mapping[str, str]] = {}
         self._tunnel_listener: TunnelListener | None = None
-        self._thread = ThreadPoolExecutor(1, "ledger")
         self._changing = asyncio.Lock()
         self._ended = False
 
@@ -170,11 +153,7 @@ class Forwarder:
         if before is None or _place(before) != _place(one) or one.name not in self.routes:
             self._move(before, one, route)
         else:
-            listener = self._listeners.get(one.name)
-            if listener is not None:
-                listener.route = route
-            else:
-                self._hosts[one.listen, one.source_port].routes[one.host] = route
+            self._listeners.reroute(one, route)
         if before is not None and (before.client, before.target_host, before.target_port) != (
             one.client,
             one.target_host,
@@ -194,37 +173,17 @@ class Forwarder:
         Raises UsageError, and then it is where it was, if that can be had yet.
         """
         was = self.routes.get(one.name)
-        self._close(one.name)
+        self._listeners.close(one.name)
         try:
-            self._open(one, route)
+            self._listeners.open(one, route)
         except UsageError:
             if before is not None and was is not None:
                 try:
-                    self._open(before, was)
+                    self._listeners.open(before, was)
                 except UsageError as error:
                     del self.routes[one.name]
                     self.closed[one.name] = str(error)
             raise
-
-    def _open(self, one: Mapped, route: Route) -> None:
-        if one.protocol == "host":
-            place = one.listen, one.source_port
-            there = self._hosts.get(place)
-            if there is None:
-                there = self._hosts[place] = HostListener(*place)
-            there.routes[one.host] = route
-        else:
-            self._listeners[one.name] = PortListener(route) if one.protocol == "tcp" else UdpListener(route)
-
-    def _close(self, name: str) -> None:
-        listener, before = self._listeners.pop(name, None), self.mappings.get(name)
-        if listener is not None:
-            listener.close()
-        if before is not None and before.protocol == "host" and name in self.routes:
-            place = before.listen, before.source_port
-            self._hosts[place].routes.pop(before.host, None)
-            if not self._hosts[place].routes:
-                self._hosts.pop(place).close()
 
     async def remove(self, name: str) -> Mapped:
         """Ends a mapping and its connections; what it moved stays in the ledger. Raises UsageError."""
@@ -237,7 +196,7 @@ class Forwarder:
             return found
 
     def _remove(self, name: str) -> Mapped:
-        self._close(name)
+        self._listeners.close(name)
         self.routes.pop(name, None)
         self.closed.pop(name, None)
         self.meter("mapping", name).close_all("the mapping was deleted")
@@ -286,14 +245,6 @@ class Forwarder:
         }
         write_whole(self._state, json.dumps(kept, indent=2).encode())
 
-    def meter(self, kind: str, name: str) -> Meter:
-        found = self.meters.get((kind, name))
-        if found is None:
-            found = self.meters[kind, name] = Meter(kind, name, before=self._before.get((kind, name), (0, 0)))
-            if (kind, name) in self._states:
-                found.last_update = self._states[kind, name].last_update
-        return found
-
     def refusals(self, kind: str, name: str) -> list[str]:
         """Why nobody is let in at a mapping, or at any of a client's, now; empty: they are."""
         if kind == "tunnel":
@@ -303,14 +254,25 @@ class Forwarder:
             return [f"there is no {kind} {name} any more"]
         found = []
         if isinstance(one, Mapped):
-            listener = self._listeners.get(name)
             if name not in self.routes:
                 found.append(f"mapping {name}: cannot listen: {self.closed.get(name, 'it is not open')}")
             if one.use_tunnel and self.line(one.client) is None:
                 found.append(f"mapping {name}: no tunnel{one.client and f' of {one.client}'} is connected")
-            if isinstance(listener, UdpListener) and listener.full:
+            if self._listeners.full(name):
                 found.append(f"mapping {name}: {TOO_MANY}: {MOST_SESSIONS:,} visitors at a time")
         return found + self.meter(kind, name).refusals()
+
+    def _declared(self, name: str) -> bool:
+        return name in self.mappings or name in self.clients
+
+    def _refused(self, kind: str, name: str) -> list[str]:
+        """The same for the ledger, which is read after this has ended, too."""
+        return ["the forwarder has ended"] if self._ended else self.refusals(kind, name)
+
+    @property
+    def trouble(self) -> str:
+        """Why the ledger could not be written the last time."""
+        return self.accounts.trouble
 
     # Tunnels.
 
@@ -344,29 +306,6 @@ class Forwarder:
 
     # What was moved.
 
-    def _records(self, now: int) -> None:
-        """What has grown since the last time, by minute, to what waits for the ledger."""
-        minute = now - now % 60
-        for (kind, name), meter in self.meters.items():
-            at, rx, tx, connections = self._minutes.get((kind, name), (minute, 0, 0, 0))
-            moved = (meter.rx - rx, meter.tx - tx, meter.connections - connections)
-            if any(moved):
-                self._pending[kind, name, at] = Usage(
-                    at,
-                    60,
-                    VANTAGE,
-                    kind,
-                    name,
-                    self.labels(kind, name),
-                    moved[0],
-                    moved[1],
-                    connections=moved[2],
-                    source=self._run,
-                )
-            if at != minute:
-                at, rx, tx, connections = minute, meter.rx, meter.tx, meter.connections
-            self._minutes[kind, name] = at, rx, tx, connections
-
     def labels(self, kind: str, name: str) -> Mapping[str, str]:
         one = self.mappings.get(name) if kind == "mapping" else None
         if one is None:
@@ -377,46 +316,6 @@ class Forwarder:
         if one.remark:
             found["remark"] = one.remark
         self._labels[kind, name] = found
-        return found
-
-    async def flush(self) -> None:
-        """Writes what has grown.
-
-        A ledger that is away is tried again next time; nothing is lost meanwhile.
-        """
-        self._records(int(time.time()))
-        records, states = dict(self._pending), self._changed(int(time.time()))
-        if not records and not states:
-            return
-
-        def write() -> None:
-            self.ledger.write(list(records.values()))
-            keep(self.ledger, states.values())
-
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, write)
-        except UsageError as error:
-            if str(error) != self.trouble:
-                self.trouble = str(error)
-                self.say(f"the ledger cannot be written: {error}")
-            return
-        self.trouble = ""
-        self._states |= states
-        for key, record in records.items():
-            if self._pending.get(key) == record:
-                del self._pending[key]
-
-    def _changed(self, now: int) -> dict[tuple[str, str], State]:
-        """What is to be said of mappings, clients and tunnels, where it is not what was said last."""
-        found = {}
-        for (kind, name), meter in self.meters.items():
-            refusals = ("the forwarder has ended",) if self._ended else tuple(self.refusals(kind, name))
-            state = State(VANTAGE, kind, name, now, meter.last_update, tuple(meter.limits()), refusals)
-            before = self._states.get((kind, name))
-            if before is None and not meter.last_update and name not in (*self.mappings, *self.clients):
-                continue  # it was refused before it began
-            if before is None or replace(before, at=now) != state:
-                found[kind, name] = state
         return found
 
     def sweep(self) -> None:
@@ -440,16 +339,13 @@ class Forwarder:
         for meter in self.meters.values():
             meter.close_all("the forwarder ends")
         for name in list(self.mappings):
-            self._close(name)
+            self._listeners.close(name)
         if self._tunnel_listener is not None:
             self._tunnel_listener.close()
             for line in list((self.tunnels or {}).values()):
                 line.close()
         self._ended = True
-        await self.flush()
-        self._thread.shutdown()
-        if self._pending:
-            raise UsageError(f"not written to the ledger: {self.trouble}")
+        await self.accounts.close()
 
 
 def _place(one: Mapped) -> tuple[int, str, str, str]:

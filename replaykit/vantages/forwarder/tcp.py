@@ -20,7 +20,8 @@ from replaykit.vantages.forwarder import peek, proxy_protocol
 from replaykit.vantages.forwarder.meter import EXCEEDED
 from replaykit.vantages.forwarder.relay import Relay, reset
 from replaykit.vantages.forwarder.route import Route
-from replaykit.vantages.forwarder.tunnel import Line, Stream
+from replaykit.vantages.forwarder.tunnel import Line
+from replaykit.vantages.forwarder.tunnel_stream import Stream
 
 CONNECT_S = 10.0
 FIRST_BYTES_S = 15.0

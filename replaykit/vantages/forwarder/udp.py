@@ -17,7 +17,8 @@ from typing import Protocol
 from replaykit.vantages.forwarder.meter import EXCEEDED, TOO_MANY
 from replaykit.vantages.forwarder.route import Route
 from replaykit.vantages.forwarder.tcp import bound
-from replaykit.vantages.forwarder.tunnel import Datagrams, Line
+from replaykit.vantages.forwarder.tunnel import Line
+from replaykit.vantages.forwarder.tunnel_datagrams import Datagrams
 
 IDLE_S = 60.0
 MOST_SESSIONS = 8192

@@ -82,6 +82,15 @@ def nobodys(key: str) -> bool:
     return found.is_multicast or found.is_link_local or found.is_unspecified or key == "255.255.255.255"
 
 
+def _link_readings(name: str, line: _Line) -> list[Reading]:
+    """Where an interface stands; before that, unless it is written, where it stood when the source began."""
+    begins: tuple[Counters, ...] = () if line.began is None or line.written is not None else (line.began,)
+    return [
+        Reading(line.at, VANTAGE, "interface", name, {}, *counts, epoch=line.epoch, counter=name)
+        for counts in (*begins, line.counts)
+    ]
+
+
 class Watch:
     """began: whether the source's counters began at zero with it. addresses: what marks stand for, by mark.
     every_s: how often `step` is called.
@@ -287,62 +296,49 @@ class Watch:
             # Within a second the ledger takes what grew, and no new begin.
             later = line.at > line.written_at or line.grew
             if (moved or whole) and later:
-                addresses = " ".join(sorted(self._addresses[line.code])[:_MOST_ADDRESSES])
-                labels = (
-                    {"name": line.title, "addresses": addresses} if line.title else {"addresses": addresses}
-                )
-                counter = f"{self._source.name} {name}"
-                times = [(line.at, line.counts, not moved)]
-                if moved and line.written is not None and line.stood > line.written_at:
-                    times.insert(0, (line.stood, line.written, True))
-                user = (("user", line.code, labels),)
-                yield (
-                    line,
-                    [
-                        Reading(
-                            at,
-                            VANTAGE,
-                            "host",
-                            line.address,
-                            {"user": line.code},
-                            *counts,
-                            counter=counter,
-                            epoch=line.epoch,
-                            fresh=line.fresh,
-                            also=user,
-                            steady=steady,
-                        )
-                        for at, counts, steady in times
-                    ],
-                )
+                yield line, self._user_readings(name, line, moved)
         for name, line in self._links.items():
             if line.at > line.written_at:
-                begins: tuple[Counters, ...] = (
-                    () if line.began is None or line.written is not None else (line.began,)
-                )
-                yield (
-                    line,
-                    [
-                        Reading(
-                            line.at, VANTAGE, "interface", name, {}, *counts, epoch=line.epoch, counter=name
-                        )
-                        for counts in (*begins, line.counts)
-                    ],
-                )
-
+                yield line, _link_readings(name, line)
         if self._rest is not None and self._rest.at > self._rest.written_at:
-            reading = Reading(
-                self._rest.at,
+            yield self._rest, [self._rest_reading(self._rest)]
+
+    def _user_readings(self, name: str, line: _Line, moved: bool) -> list[Reading]:
+        """Where it stands, and before that until when it stood still."""
+        addresses = " ".join(sorted(self._addresses[line.code])[:_MOST_ADDRESSES])
+        labels = {"name": line.title, "addresses": addresses} if line.title else {"addresses": addresses}
+        times = [(line.at, line.counts, not moved)]
+        if moved and line.written is not None and line.stood > line.written_at:
+            times.insert(0, (line.stood, line.written, True))
+        return [
+            Reading(
+                at,
                 VANTAGE,
-                "remainder",
-                REST,
-                {"interfaces": self._rest_names},
-                *self._rest.counts,
-                counter=self._source.name,
-                epoch=self._rest.epoch,
-                fresh=True,
+                "host",
+                line.address,
+                {"user": line.code},
+                *counts,
+                counter=f"{self._source.name} {name}",
+                epoch=line.epoch,
+                fresh=line.fresh,
+                also=(("user", line.code, labels),),
+                steady=steady,
             )
-            yield self._rest, [reading]
+            for at, counts, steady in times
+        ]
+
+    def _rest_reading(self, rest: _Line) -> Reading:
+        return Reading(
+            rest.at,
+            VANTAGE,
+            "remainder",
+            REST,
+            {"interfaces": self._rest_names},
+            *rest.counts,
+            counter=self._source.name,
+            epoch=rest.epoch,
+            fresh=True,
+        )
 
     def flush(self, whole: bool = False) -> None:
         """To the ledger; what it cannot take now it gets next time. whole: what stands still too.

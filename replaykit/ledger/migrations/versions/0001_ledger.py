@@ -20,6 +20,7 @@ def _key(name: str, kind: type[sa.types.TypeEngine[int]]) -> sa.Column[int]:
     return sa.Column(name, kind, primary_key=True, autoincrement=False)
 
 
+# long: a table of columns.
 def upgrade() -> None:
     op.create_table(
         "ledger_meta",
