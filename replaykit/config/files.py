@@ -49,7 +49,7 @@ FILES = {
     "alerts": FileKind(
         "alert rules over traffic, for `replaykit alert` and `--alerts`",
         "replaykit.rules.alerts_file:AlertsFile",
-        "replaykit.rules.alerts:read_rules",
+        "replaykit.rules.language:check",
     ),
     "gate": FileKind(
         "budgets, for `replaykit gate --budget`",
@@ -64,7 +64,7 @@ FILES = {
     "rules": FileKind(
         "rules over the ledger, for `--rules`",
         "replaykit.rules.limits_file:LimitsFile",
-        "replaykit.rules.limits:read_rules",
+        "replaykit.rules.language:check",
     ),
     "users": FileKind(
         "the map of users, for `replaykit users --users`",
