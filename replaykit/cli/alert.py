@@ -13,7 +13,7 @@ from typing import Any
 
 from replaykit.archive.partitions import parse_time
 from replaykit.atomic_files import exclusive
-from replaykit.cli.asking import warn_of_rules
+from replaykit.cli.asking import say_if_earlier, warn_of_rules
 from replaykit.cli.options.shipping import AlertOptions
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_of
@@ -28,6 +28,7 @@ from replaykit.units import parse_duration
 def run(args: AlertOptions) -> int:
     rules = read_rules(args.rules)
     warn_of_rules(args.rules, rules.notify)
+    say_if_earlier(args.rules, rules.earlier, args.quiet)
     delay = parse_duration(args.delay)
     if args.check:
         if not args.quiet:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaykit.cli.asking import agreed, warn_of_rules
+from replaykit.cli.asking import agreed, say_if_earlier, warn_of_rules
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.options.vantages import UsersOptions
 from replaykit.cli.serving import listen, origins, place, serve_beside, url
@@ -128,6 +128,7 @@ def _watch(args: UsersOptions) -> int:
                 say(f"rates are limited by nftables: {control.refused}")
             guard = Guard(ledger, Path(args.rules), {"netfilter": control})
             warn_of_rules(args.rules, guard.rules.notify)
+            say_if_earlier(args.rules, guard.rules.earlier, args.quiet)
             threading.Thread(target=follow, args=(guard, say, stop), daemon=True).start()
         listening, token = listen(args.api)
         if listening is not None:

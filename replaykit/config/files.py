@@ -47,8 +47,8 @@ FILES = {
         "replaykit.cli.flow:read_flow",
     ),
     "alerts": FileKind(
-        "alert rules over traffic, for `replaykit alert` and `--alerts`",
-        "replaykit.rules.alerts_file:AlertsFile",
+        "rules about traffic, for `replaykit alert` and `--alerts`",
+        "replaykit.rules.language:RulesFile",
         "replaykit.rules.language:check",
     ),
     "gate": FileKind(
@@ -62,8 +62,8 @@ FILES = {
         "replaykit.vantages.hypervisor.config:read_config",
     ),
     "rules": FileKind(
-        "rules over the ledger, for `--rules`",
-        "replaykit.rules.limits_file:LimitsFile",
+        "rules over the ledger, for `--rules`, and about traffic",
+        "replaykit.rules.language:RulesFile",
         "replaykit.rules.language:check",
     ),
     "users": FileKind(
