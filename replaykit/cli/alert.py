@@ -32,7 +32,8 @@ def run(args: AlertOptions) -> int:
     delay = parse_duration(args.delay)
     if args.check:
         if not args.quiet:
-            out(f"{args.rules}: {len(rules.rules)} rules, {len(rules.notify)} receivers")
+            written = sum(rule.at == 1 for rule in rules.rules)
+            out(f"{args.rules}: {written} rules, {len(rules.notify)} receivers")
         return 0
     if args.source is None:
         raise UsageError("--source: name an archive or elasticsearch://HOST:9200, or give --check")

@@ -83,6 +83,8 @@ class Rule:
     change: Mapping[str, Any] = field(default_factory=dict)
     severity: str = "warning"
     enabled: bool = True
+    at: float = 1.0
+    """Which share of the rule that was written this step of it is."""
 
     @property
     def lookback_s(self) -> float:
@@ -188,6 +190,7 @@ def _step(
         notify=tuple(told),
         change={action.kind: action.value for action in actions if action.kind not in _TOLD},
         severity=one.severity if at >= 1 else "warning",
+        at=at,
     )
 
 

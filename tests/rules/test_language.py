@@ -9,10 +9,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from replaykit.cli import alert
+from replaykit.cli.options.shipping import AlertOptions
 from replaykit.errors import UsageError
 from replaykit.rules import alerts, limits
 from replaykit.rules.actions import Action
+from replaykit.rules.episodes import Watch
 from replaykit.rules.language import check
+from tests.rules.test_episodes import MINUTE, T0, Told
 
 BOTH = """
 time_zone: Europe/Berlin
@@ -61,6 +65,7 @@ def test_what_is_about_traffic() -> None:
     assert rules.notify["much: webhook 2"] == {"kind": "webhook", "url": "http://127.0.0.1:9/hook"}
     assert much.change == {"sample": 0.5, "headers_only": True, "disallow_url": ("^/a",)}
     assert (warn.share, warn.recover, warn.severity) == (0.15, 0.125, "warning")
+    assert [r.at for r in rules.rules] == [0.5, 1, 1, 1, 1]
     assert warn.notify == ("ops", "mail") and warn.change == {} and warn.where == much.where
     assert growth.growth == alerts.Growth(("last_week",), 0.5) and growth.by is None
     assert growth.recover == 0.2 and growth.notify == ()
@@ -180,3 +185,24 @@ def test_files_of_earlier_versions_are_read() -> None:
     for nothing in ("rules: []", "notify: {}\nrules: []"):
         assert alerts.parse_rules(nothing).rules == limits.parse_rules(nothing).rules == []
         assert not alerts.parse_rules(nothing).earlier and not limits.parse_rules(nothing).earlier
+
+
+def test_a_step_before_the_limit_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("""
+notify: {ops: {webhook: "http://127.0.0.1:9/ops"}}
+rules: [{name: much, traffic: all, limit: 100B, window: 1m, warn: 50%, severity: bad, actions: [notify: ops]}]
+""")
+    traffic = Told({(T0 + m * MINUTE, "/a"): size for m, size in enumerate((10, 60, 120, 70, 10))})
+    watch = Watch(alerts.read_rules(str(path)), traffic)
+    found = [(m, e) for m in range(1, 6) for e in watch.evaluate(T0 + m * MINUTE)]
+    assert [(m, e["kind"], e["rule"], e["severity"]) for m, e in found] == [
+        (2, "firing", "much at 50%", "warning"),
+        (3, "firing", "much", "bad"),
+        (4, "resolved", "much", "bad"),
+        (5, "resolved", "much at 50%", "warning"),
+    ]
+    assert [e["to"] for e in watch.state.outbox] == ["ops"] * 4
+    path.chmod(0o600)
+    assert alert.run(AlertOptions.of({"rules": str(path), "check": True})) == 0
+    assert capsys.readouterr() == (f"{path}: 1 rules, 1 receivers\n", "")
