@@ -12,7 +12,7 @@ from typing import Any
 from replaykit.archive.partitions import parse_time
 from replaykit.atomic_files import exclusive
 from replaykit.cli import ending
-from replaykit.cli.asking import warn_of_rules
+from replaykit.cli.asking import say_if_earlier, warn_of_rules
 from replaykit.cli.options.shipping import AlertOptions
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_of
@@ -27,10 +27,12 @@ from replaykit.units import parse_duration
 def run(args: AlertOptions) -> int:
     rules = read_rules(args.rules)
     warn_of_rules(args.rules, rules.notify)
+    say_if_earlier(args.rules, rules.earlier, args.quiet)
     delay = parse_duration(args.delay)
     if args.check:
         if not args.quiet:
-            out(f"{args.rules}: {len(rules.rules)} rules, {len(rules.notify)} receivers")
+            written = sum(rule.at == 1 for rule in rules.rules)
+            out(f"{args.rules}: {written} rules, {len(rules.notify)} receivers")
         return 0
     if args.source is None:
         raise UsageError("--source: name an archive or elasticsearch://HOST:9200, or give --check")

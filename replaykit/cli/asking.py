@@ -1,4 +1,4 @@
-"""Before something is deleted, or a secret is used: what a person is asked and told."""
+"""Before something is deleted, or a file is used: what a person is asked and told."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def warn_of_rules(path: str | Path, notify: Mapping[str, object]) -> None:
     """Who is told, and how, is a secret: a webhook's URL lets anybody speak there."""
     if notify:
         warn_of_readers(path)
+
+
+def say_if_earlier(path: str | Path, earlier: bool, quiet: bool = False) -> None:
+    """How to write a file of rules anew that is in the form of earlier versions, and is read all the same."""
+    if earlier and not quiet:
+        anew = f"`replaykit rules convert {path}` writes it anew"
+        say(f"{path} is written in the form of earlier versions; {anew}")
 
 
 def warn_of_readers(*paths: str | Path | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from replaykit import __version__
-from replaykit.cli import rewrites
+from replaykit.cli import ending, rewrites
 from replaykit.cli.gor_inputs import Inputs
 from replaykit.cli.gor_outputs import Outputs
 from replaykit.engine.rewriting import Rules
@@ -85,8 +84,7 @@ class Gor:
             status = 1
             stopping.set()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, ask)
+        ending.in_loop(ask)
         if f.exit_after > 0:
             loop.call_later(f.exit_after, stopping.set)
         self.open()

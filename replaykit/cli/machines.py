@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.cli import cleanup, ending, export
-from replaykit.cli.asking import warn_of_readers
+from replaykit.cli.asking import say_if_earlier, warn_of_readers
 from replaykit.cli.ledgers import open_ledger, place
 from replaykit.cli.options.over_time import CleanupOptions, ExportOptions
 from replaykit.cli.options.vantages import MachinesOptions
@@ -111,6 +111,7 @@ def _run(args: MachinesOptions, config: Config) -> int:
         rules: Path | Rules = Path(config.rules_file) if config.rules_file else Rules(config.rules)
         control = MachineControl(hypervisor, watch.find)
         guard = Guard(ledger, rules, {"hypervisor": control}, dry_run=args.dry_run_rules)
+        say_if_earlier(config.rules_file or "", guard.rules.earlier, args.quiet)
         try:
             listening, token = listen(config.api, config.token)
         except NeedsToken:

@@ -1,4 +1,4 @@
-"""`replaykit rules`: who may use how much; checked, explained, judged, and what was done about it."""
+"""`replaykit rules`: checked, written anew, explained, judged, and what was done about it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import asdict
 from pathlib import Path
 
 from replaykit.cli import ending
-from replaykit.cli.asking import warn_of_rules
+from replaykit.cli.asking import say_if_earlier, warn_of_rules
 from replaykit.cli.ledgers import open_ledger
 from replaykit.cli.options.over_time import RulesOptions
 from replaykit.errors import UsageError
 from replaykit.plain import emit, json_text, out, say
 
-WHAT = ("check", "explain", "run", "log", "effects")
-
 
 def run(args: RulesOptions) -> int:
     if args.what == "explain" and args.subject is None:
         raise UsageError("rules explain: name the subject, such as a port, a client or '*'")
+    if args.what == "convert":
+        return _convert(args)
     rules = _given(args, "rules") if args.what in ("check", "explain", "run") else ""
     if args.what == "check":
         from replaykit.rules.limits import read_rules
 
         found = read_rules(rules)
+        say_if_earlier(rules, found.earlier)
         for rule in found.rules:
             off = "" if rule.enabled else " (not enabled)"
             out(f"{rule.name}: {rule.describe()}{off}")
@@ -50,6 +51,21 @@ def run(args: RulesOptions) -> int:
         ledger.close()
 
 
+def _convert(args: RulesOptions) -> int:
+    from replaykit.config.reading import read_text
+    from replaykit.rules.convert import convert
+
+    path = args.subject or args.rules
+    if path is None:
+        raise UsageError("rules convert: name the file")
+    text = read_text(path)
+    found = convert(text, path)
+    if found == text:
+        say(f"{path}: is written in today's form already")
+    emit(found)
+    return 0
+
+
 def _given(args: RulesOptions, name: str) -> str:
     value = getattr(args, name)
     if value is None:
@@ -66,6 +82,7 @@ def _run(args: RulesOptions, rules: str, ledger: object) -> int:
     assert isinstance(ledger, Ledger)
     guard = Guard(ledger, Path(rules), dry_run=args.dry_run)
     warn_of_rules(rules, guard.rules.notify)
+    say_if_earlier(rules, guard.rules.earlier)
     kinds = {a.kind for r in guard.rules.rules for t in r.thresholds for a in t.actions} & set(EFFECTS)
     if kinds and not args.dry_run:
         say(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replaykit.cli import ending
+from replaykit.cli.asking import say_if_earlier
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import open_ledger
 from replaykit.cli.options.vantages import ServeOptions
@@ -40,7 +41,10 @@ def run(args: ServeOptions) -> int:
     try:
         listening, token = listen(args.api)
         assert listening is not None
-        rules = None if args.rules is None else _shown(Guard(ledger, Path(args.rules)))
+        guard = None if args.rules is None else Guard(ledger, Path(args.rules))
+        if guard is not None:
+            say_if_earlier(args.rules or "", guard.rules.earlier, args.quiet)
+        rules = None if guard is None else _shown(guard)
         server = uvicorn_server(
             ledger, token=token, exchanges=args.exchanges, rules=rules, origins=origins(args)
         )

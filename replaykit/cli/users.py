@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replaykit.cli.asking import agreed, warn_of_rules
+from replaykit.cli import ending
+from replaykit.cli.asking import agreed, say_if_earlier, warn_of_rules
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.options.vantages import UsersOptions
 from replaykit.cli.serving import listen, origins, place, serve_beside, url
@@ -94,9 +94,7 @@ def _watch(args: UsersOptions) -> int:
     if args.once:
         return _once(source, users)
     ledger = own_ledger(args.ledger, args.time_zone)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = ending.in_threads()
     try:
         watch = _open_watch(args, ledger, source, users, began, every)
         if args.prometheus is not None:
@@ -167,6 +165,7 @@ def _guard(args: UsersOptions, rules: str, ledger: Ledger, users: UserMap, stop:
         say(f"rates are limited by nftables: {control.refused}")
     guard = Guard(ledger, Path(rules), {"netfilter": control})
     warn_of_rules(rules, guard.rules.notify)
+    say_if_earlier(rules, guard.rules.earlier, args.quiet)
     threading.Thread(target=follow, args=(guard, say, stop), daemon=True).start()
     return guard
 

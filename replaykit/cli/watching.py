@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from replaykit.atomic_files import cannot_write
 from replaykit.cli.alert import judging, step
-from replaykit.cli.asking import warn_of_rules
+from replaykit.cli.asking import say_if_earlier, warn_of_rules
 from replaykit.errors import UsageError
 from replaykit.outputs.settings import state_of
 from replaykit.plain import say
@@ -38,6 +38,7 @@ class LiveAlerts:
     def __init__(self, path: str, folder: str | None, quiet: bool) -> None:
         rules = read_rules(path)
         warn_of_rules(path, rules.notify)
+        say_if_earlier(path, rules.earlier, quiet)
         place = Path(folder) if folder else state_of("alerts", path)
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)

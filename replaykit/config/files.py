@@ -47,9 +47,9 @@ FILES = {
         "replaykit.cli.flow:read_flow",
     ),
     "alerts": FileKind(
-        "alert rules over traffic, for `replaykit alert` and `--alerts`",
-        "replaykit.rules.alerts_file:AlertsFile",
-        "replaykit.rules.alerts:read_rules",
+        "rules about traffic, for `replaykit alert` and `--alerts`",
+        "replaykit.rules.language:RulesFile",
+        "replaykit.rules.language:check",
     ),
     "gate": FileKind(
         "budgets, for `replaykit gate --budget`",
@@ -62,9 +62,9 @@ FILES = {
         "replaykit.vantages.hypervisor.config:read_config",
     ),
     "rules": FileKind(
-        "rules over the ledger, for `--rules`",
-        "replaykit.rules.limits_file:LimitsFile",
-        "replaykit.rules.limits:read_rules",
+        "rules over the ledger, for `--rules`, and about traffic",
+        "replaykit.rules.language:RulesFile",
+        "replaykit.rules.language:check",
     ),
     "users": FileKind(
         "the map of users, for `replaykit users --users`",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, tzinfo
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,12 @@ from replaykit.rules.metrics import BEFORE, BYTES, COUNTS
 from replaykit.rules.metrics import GROUPS as GROUPS
 
 if TYPE_CHECKING:
-    from replaykit.rules.alerts_file import AlertRule, Quiet
+    from replaykit.rules.actions import Action
+    from replaykit.rules.alerts_file import AlertRule, Quiet, Watched
+    from replaykit.rules.language import TrafficRule
+
+
+_TOLD = {"notify": "name", "webhook": "url", "command": "arguments"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class Rule:
     change: Mapping[str, Any] = field(default_factory=dict)
     severity: str = "warning"
     enabled: bool = True
+    at: float = 1.0
+    """Which share of the rule that was written this step of it is."""
 
     @property
     def lookback_s(self) -> float:
@@ -94,6 +101,8 @@ class Rules:
     notify: Mapping[str, Mapping[str, Any]]
     zone: tzinfo = UTC
     interval_s: float = 60.0
+    earlier: bool = field(default=False, compare=False)
+    """Written in the form of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -123,37 +132,83 @@ def parse_rules(text: str, file: str = "rules.yaml") -> Rules:
 
 
 def _rules(document: Document) -> Rules:
-    from replaykit.rules.alerts_file import (
-        AlertsFile,  # pydantic takes a tenth of a second, only where a file is read
-    )
+    from replaykit.rules.alerts_file import AlertsFile  # pydantic takes a tenth of a second,
+    from replaykit.rules.language import traffic_rules  # only where a file is read
     from replaykit.rules.notifiers import settings
 
-    found = document.checked(AlertsFile)
-    zone = found.time_zone or UTC
-    rules = [_rule(one, zone) for one in found.rules]
-    return Rules(rules, settings(found.notify), zone, max(found.interval, 1.0))
+    declared = traffic_rules(document)
+    if declared is None:
+        found = document.checked(AlertsFile)
+        zone = found.time_zone or UTC
+        rules = [_rule_of_before(one, zone) for one in found.rules]
+        return Rules(rules, settings(found.notify), zone, max(found.interval, 1.0), earlier=True)
+    file, ours = declared
+    notify, zone = settings(file.notify), file.time_zone or UTC
+    names = tuple(notify)
+    made = [_step(one, at, actions, zone, notify) for one in ours for at, actions in one.steps(names).items()]
+    return Rules(made, notify, zone, 60.0 if file.interval is None else max(file.interval, 1.0))
 
 
-def _rule(one: AlertRule, zone: tzinfo) -> Rule:
+def _rule_of_before(one: AlertRule, zone: tzinfo) -> Rule:
+    return replace(
+        _watched(one, zone),
+        by=one.by,
+        above=one.above,
+        recover=one.recover,
+        notify=one.notify,
+        change=one.change.settings(),
+    )
+
+
+def _step(
+    one: TrafficRule, at: float, actions: Sequence[Action], zone: tzinfo, notify: dict[str, dict[str, Any]]
+) -> Rule:
+    """One of a rule's steps, judged as a rule of its own: each bound is that share of the whole one.
+
+    notify: gets who is named by the rule itself.
+    """
+    whole = _watched(one, zone)
+    name, seconds = one.step_name(at), one.window if one.rate is not None else 1.0
+    above = one.limit if one.rate is None else one.rate * seconds
+    told = []
+    for n, action in enumerate(actions, 1):
+        if action.kind == "notify":
+            told.append(str(action.value))
+        elif action.kind in _TOLD:
+            told.append(f"{name}: {action.kind} {n}")
+            value = action.value if action.kind == "webhook" else list(action.value)
+            notify[told[-1]] = {"kind": action.kind, _TOLD[action.kind]: value}
+    growth = whole.growth and replace(whole.growth, by=whole.growth.by * at)
+    return replace(
+        whole,
+        name=name,
+        by=None if one.traffic == "all" else one.traffic,
+        above=None if above is None else above * at,
+        share=None if one.share is None else one.share * at,
+        growth=growth,
+        recover=None if one.recover is None else one.recover * seconds * at,
+        notify=tuple(told),
+        change={action.kind: action.value for action in actions if action.kind not in _TOLD},
+        severity=one.severity if at >= 1 else "warning",
+        at=at,
+    )
+
+
+def _watched(one: Watched, zone: tzinfo) -> Rule:
     growth = None if one.growth is None else Growth(one.growth.than, one.growth.by)
     return Rule(
         one.name,
         one.metric,
-        one.by,
-        one.where.patterns(),
-        one.window,
-        one.above,
-        one.share,
-        growth,
-        one.at_least,
-        one.held,
-        one.recover,
-        one.recover_for,
-        tuple(_silence(each, zone) for each in one.silence),
-        one.notify,
-        one.change.settings(),
-        one.severity,
-        one.enabled,
+        where=one.where.patterns(),
+        window_s=one.window,
+        share=one.share,
+        growth=growth,
+        at_least=one.at_least,
+        for_s=one.held,
+        recover_for_s=one.recover_for,
+        silences=tuple(_silence(each, zone) for each in one.silence),
+        severity=one.severity,
+        enabled=one.enabled,
     )
 
 

@@ -1,4 +1,6 @@
-"""Alert rules, as a file declares them."""
+"""Rules about traffic, as files of earlier versions declare them, and what they share with those of today
+(`replaykit.rules.language`).
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,10 @@ from replaykit.rules.metrics import BEFORE, BYTES, COUNTS, DURATIONS, GROUPS, ME
 from replaykit.rules.notifiers import Notifiers
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_AMOUNT = {"type": ["string", "number"], "examples": ["500MB", "500ms", "5%", 1000]}
+AMOUNT_SCHEMA = {"type": ["string", "number"], "examples": ["500MB", "500ms", "5%", 1000]}
 
 
-def _amount(given: Any, before: Mapping[str, Any]) -> float:
+def amount(given: Any, before: Mapping[str, Any]) -> float:
     """In the metric's unit; durations in nanoseconds."""
     metric = before.get("metric")
     if metric is None:  # that it is wrong is enough to know
@@ -50,12 +52,12 @@ def _amount(given: Any, before: Mapping[str, Any]) -> float:
     return as_share(given) if metric in SHARES else as_number(given)
 
 
-def _recovery(given: Any, before: Mapping[str, Any]) -> float:
+def recovery(given: Any, before: Mapping[str, Any]) -> float:
     """A share where the rule is one of a share or of growth."""
     if not {"share", "growth"} <= set(before):  # one of them is wrong, which is said
         return 0.0
     relative = before["share"] is not None or before["growth"] is not None
-    return as_share(given) if relative else _amount(given, before)
+    return as_share(given) if relative else amount(given, before)
 
 
 def _zone(given: Any) -> tzinfo:
@@ -116,8 +118,8 @@ def _underscored(given: Any) -> Any:
     return {str(n).replace("-", "_"): v for n, v in given.items()} if isinstance(given, dict) else given
 
 
-Amount = Annotated[float, ByOthers(_amount, _AMOUNT)]
-Recovery = Annotated[float, ByOthers(_recovery, _AMOUNT)]
+Amount = Annotated[float, ByOthers(amount, AMOUNT_SCHEMA)]
+Recovery = Annotated[float, ByOthers(recovery, AMOUNT_SCHEMA)]
 Window = Annotated[float, Kind(_window, DURATION_SCHEMA)]
 PartOfAll = Annotated[float, Kind(as_share, SHARE_SCHEMA)]
 Pattern = Annotated[str, Kind(_pattern, {"type": ["string", "number"]})]
@@ -187,30 +189,33 @@ class Change(Section):
         }
 
 
-class AlertRule(Section):
-    """What is watched, when it is too much, and what then."""
+class Watched(Section):
+    """What every rule about traffic may say, in both forms of the file."""
 
     name: Text = Field(description="Its own among all rules")
     metric: Annotated[str, one_of(METRICS)] = Field(description="What is watched")
-    by: Annotated[str, one_of(GROUPS)] | None = Field(None, description="Judged apart for each of these")
     where: Where = Field(Where(), description="Only of these endpoints, hosts, methods or statuses")
     window: Window = Field(300.0, description="The time that is looked at, which slides; default: 5m")
-    above: Amount | None = Field(None, description="Too much is more than this, in the metric's unit")
-    share: PartOfAll | None = Field(
-        None, description="Too much is more than this share of the whole; needs `by`"
-    )
+    share: PartOfAll | None = Field(None, description="Too much is more than this share of the whole")
     growth: Grown | None = Field(None, description="Too much is so much more than before")
     at_least: Amount = Field(0.0, description="Below it nothing fires")
     held: Duration = Field(0.0, alias="for", description="It fires when it has lasted so long")
-    recover: Recovery | None = Field(None, description="It ends below this; default: the threshold itself")
     recover_for: Duration = Field(0.0, description="It ends when it was calm so long")
     silence: Many[Quiet] = Field((), description="When nobody is told")
+    severity: Text = Field("warning", description="A word that is passed on, such as critical")
+    enabled: Flag = Field(True, description="Whether it is judged at all")
+
+
+class AlertRule(Watched):
+    """What is watched, when it is too much, and what then, in the form of earlier versions."""
+
+    by: Annotated[str, one_of(GROUPS)] | None = Field(None, description="Judged apart for each of these")
+    above: Amount | None = Field(None, description="Too much is more than this, in the metric's unit")
+    recover: Recovery | None = Field(None, description="It ends below this; default: the threshold itself")
     notify: Texts = Field((), description="Who is told, by their names under `notify`")
     change: Annotated[Change, BeforeValidator(_underscored)] = Field(
         Change(), description="What a capture does differently while it fires"
     )
-    severity: Text = Field("warning", description="A word that is passed on, such as critical")
-    enabled: Flag = Field(True, description="Whether it is judged at all")
 
     def disagreements(self) -> Iterator[Problem]:
         if sum(one is not None for one in (self.above, self.share, self.growth)) != 1:
@@ -227,7 +232,7 @@ class AlertRule(Section):
 
 
 class AlertsFile(Section):
-    """Alert rules: what is watched, when it is too much, and who is told."""
+    """Alert rules, in the form of earlier versions."""
 
     time_zone: Zone | None = Field(None, description="Of silences; default: UTC")
     interval: Duration = Field(60.0, description="How often rules are judged; default: 1m")

@@ -274,7 +274,7 @@ class Guard:
             "id": hashlib.blake2b(f"{digest}\x1f{now}".encode(), digest_size=8).hexdigest(),
             "kind": "firing",
             "rule": rule.name,
-            "severity": "warning" if threshold.at < 1 else "critical",
+            "severity": "warning" if threshold.at < 1 else rule.severity,
             "group": f"{subject.kind} {subject.name}",
             "at": iso(now),
             "began": iso(now),

@@ -7,7 +7,7 @@ are taken on the way to it. Nothing here acts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from typing import Any
 
@@ -17,7 +17,8 @@ from replaykit.ledger.selection import Selection, Subject
 from replaykit.records.usage import COUNTERS
 from replaykit.rules.actions import EFFECTS as EFFECTS
 from replaykit.rules.actions import Action
-from replaykit.rules.limits_file import LimitRule, LimitsFile
+from replaykit.rules.language import ALL, usage_rules
+from replaykit.rules.limits_file import Allowance, LimitsFile
 from replaykit.rules.notifiers import settings
 from replaykit.units import is_binary, show_size
 
@@ -52,6 +53,8 @@ class Rule:
     rate: float | None = None
     thresholds: Sequence[Threshold] = ()
     hold_s: int = 0
+    severity: str = "critical"
+    """Of what happens from the limit on."""
     enabled: bool = True
     dry_run: bool = False
     line: int = 0
@@ -125,6 +128,8 @@ class Rules:
     rules: Sequence[Rule]
     notify: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     interval_s: float = 10.0
+    earlier: bool = field(default=False, compare=False)
+    """Written in the form of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -163,16 +168,29 @@ def parse_rules(text: str, file: str = "rules.yaml") -> Rules:
 
 
 def _rules(document: Document) -> Rules:
-    found = document.checked(LimitsFile)
-    names = tuple(found.notify)
-    rules = [_rule(one, names, document.line(("rules", n))) for n, one in enumerate(found.rules)]
-    return Rules(rules, settings(found.notify), max(found.interval, 0.2))
+    declared = usage_rules(document)
+    if declared is None:
+        found = document.checked(LimitsFile)
+        names = tuple(found.notify)
+        rules = [
+            _rule(one, one.kind, one.hold, names, document.line(("rules", n)))
+            for n, one in enumerate(found.rules)
+        ]
+        return Rules(rules, settings(found.notify), max(found.interval, 0.2), earlier=True)
+    file, ours = declared
+    names = tuple(file.notify)
+    rules = []
+    for n, one in ours:
+        kind = None if one.usage == ALL else one.usage
+        made = _rule(one, kind, one.recover_for, names, document.line(("rules", n)))
+        rules.append(replace(made, severity=one.severity))
+    return Rules(rules, settings(file.notify), 10.0 if file.interval is None else max(file.interval, 0.2))
 
 
-def _rule(one: LimitRule, names: Sequence[str], line: int) -> Rule:
+def _rule(one: Allowance, kind: str | None, hold: float | None, names: Sequence[str], line: int) -> Rule:
     return Rule(
         one.name,
-        Selection(one.vantage, one.kind, one.subjects, one.exclude, one.labels),
+        Selection(one.vantage, kind, one.subjects, one.exclude, one.labels),
         one.metric,
         one.direction,
         one.period,
@@ -183,14 +201,14 @@ def _rule(one: LimitRule, names: Sequence[str], line: int) -> Rule:
         one.share,
         one.rate,
         _thresholds(one, names),
-        hold_s=(one.window or 0) if one.hold is None else int(one.hold),
+        hold_s=(one.window or 0) if hold is None else int(hold),
         enabled=one.enabled,
         dry_run=one.dry_run,
         line=line,
     )
 
 
-def _thresholds(one: LimitRule, names: Sequence[str]) -> tuple[Threshold, ...]:
+def _thresholds(one: Allowance, names: Sequence[str]) -> tuple[Threshold, ...]:
     """`actions` at the limit; `warn: 80%` notifies before; `thresholds` are steps of one's own."""
     found = [Threshold(1.0, one.actions)] if "actions" in one.model_fields_set else []
     if one.warn is not None:

@@ -1,4 +1,6 @@
-"""Rules over the ledger, as a file declares them."""
+"""Rules over the ledger, as files of earlier versions declare them, and what they share with those of today
+(`replaykit.rules.language`).
+"""
 
 from __future__ import annotations
 
@@ -147,14 +149,13 @@ class Step(Section):
     actions: Actions = Field(description="What happens, in this order")
 
 
-class LimitRule(Section):
-    """Who may use how much in which time, and what happens then."""
+class Allowance(Section):
+    """What every rule over the ledger may say, in both forms of the file."""
 
     name: Text = Field(description="Its own among all rules; messages and the log name it")
     vantage: Text | None = Field(
         None, description="Only subjects of forwarder, netfilter, hypervisor or the like"
     )
-    kind: Annotated[str, one_of(KINDS)] | None = Field(None, description="Only subjects of this kind")
     subjects: Texts = Field((), description="Only these: names or globs")
     exclude: Texts = Field((), description="Not these: names or globs")
     labels: dict[str, Texts] = Field({}, description="Labels that the subject must have: globs by name")
@@ -174,9 +175,6 @@ class LimitRule(Section):
     warn: PartOfLimit | None = Field(None, description="From here on everybody under `notify` is told")
     actions: Actions = Field((), description="What happens beyond the limit, in this order")
     thresholds: Many[Step] = Field((), description="What happens at other shares of the limit")
-    hold: Duration | None = Field(
-        None, description="Effects last so long after it is over; default: the window"
-    )
     enabled: Flag = Field(True, description="Whether it counts at all")
     dry_run: Flag = Field(False, description="Only the log says what would happen")
 
@@ -206,8 +204,17 @@ class LimitRule(Section):
                     yield (*at, n, "notify"), str(one.value)
 
 
+class LimitRule(Allowance):
+    """Who may use how much in which time, and what happens then, in the form of earlier versions."""
+
+    kind: Annotated[str, one_of(KINDS)] | None = Field(None, description="Only subjects of this kind")
+    hold: Duration | None = Field(
+        None, description="Effects last so long after it is over; default: the window"
+    )
+
+
 class LimitsFile(Section):
-    """Rules over the ledger: who may use how much, and what happens then."""
+    """Rules over the ledger, in the form of earlier versions."""
 
     notify: Notifiers = Field({}, description="Who can be told, by names of your own")
     interval: Duration = Field(10.0, description="How often rules are judged; default: 10s")

@@ -93,6 +93,13 @@ def test_the_examples_are_right(
         ("rules", "rules: [{name: a, period: day, limit: much, actions: [block]}]"),
         ("rules", "rules: [{name: a, period: day, limit: 5, actions: [block], enabled: maybe}]"),
         ("rules", "intervall: 5s\nrules: []"),
+        ("alerts", "rules: [{name: a, traffic: user, limit: 1}]"),
+        ("alerts", "rules: [{name: a, traffic: all, limit: 1, kind: user}]"),
+        ("alerts", "rules: [{name: a, traffic: all, limit: 1, actions: [block]}]"),
+        ("alerts", "rules: [{name: a, traffic: all, limit: 1, actions: [sample]}]"),
+        ("rules", "rules: [{name: a, usage: all, traffic: all, limit: 5, period: day, actions: [block]}]"),
+        ("rules", "rules: [{name: a, usage: user, limit: 5, period: day, actions: [sample: 50%]}]"),
+        ("rules", "rules: [{name: a, usage: user, limit: 5, period: day, actions: [block], hold: 5m}]"),
         ("forward", "mappings: [{source_port: 99999, target: 'a:1'}]"),
         ("forward", "mappings: [{source_port: 80, target: a}]"),
         ("forward", "mappings: [{source_port: 80}]"),
@@ -117,8 +124,8 @@ def test_what_is_wrong_is_wrong_for_both(kind: str, text: str, tmp_path: Path) -
 
 def test_what_the_environment_fills_in_is_right_for_an_editor() -> None:
     text = (
-        "rules: [{name: a, period: '${P}', limit: '${L:-5MB}', actions: [block], enabled: '${ON}', start_day:"
-        " '${D}'}]"
+        "rules: [{name: a, usage: all, period: '${P}', limit: '${L:-5MB}', actions: [block],"
+        " enabled: '${ON}', start_day: '${D}'}]"
     )
     assert valid("rules", text)
     assert not valid("rules", text.replace("${P}", "P"))

@@ -56,15 +56,21 @@ class ExportOptions(LedgerOptions, SelectionOptions):
 
 class RulesOptions(Options):
     what: Annotated[
-        Literal["check", "explain", "run", "log", "effects"],
+        Literal["check", "convert", "explain", "run", "log", "effects"],
         Option(
-            "check: whether the file is right; explain: why a subject is restricted, or is not; run: judges"
-            " and acts until it is stopped; log: what was done; effects: what holds now",
+            "check: whether the file is right; convert: prints a file of earlier versions in today's form;"
+            " explain: why a subject is restricted, or is not; run: judges and acts until it is stopped;"
+            " log: what was done; effects: what holds now",
             argument=True,
         ),
     ]
     subject: Annotated[
-        Text | None, Option("for explain and log: its name, or a glob for explain", "SUBJECT", argument=True)
+        Text | None,
+        Option(
+            "for explain and log: its name, or a glob for explain; for convert: the file",
+            "SUBJECT",
+            argument=True,
+        ),
     ] = None
     rules: Annotated[Text | None, Option("the rules (YAML)", "FILE")] = None
     ledger: Annotated[Text | None, Option("a file such as usage.db, or a database's URL", "LEDGER")] = None
