@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from replaykit.ledger import schema
+from replaykit.ledger.selection import Subject
 from replaykit.ledger.store import Ledger
 
 
@@ -26,6 +27,30 @@ class Entry:
     outcome: str
     reason: str
     error: str = ""
+
+
+def noted(
+    ledger: Ledger,
+    now: int,
+    rule: str,
+    subject: Subject,
+    action: str,
+    value: Any,
+    outcome: str,
+    reason: str,
+    error: str = "",
+) -> Entry:
+    """A new line of the log. A webhook's URL is a secret, and is not in it."""
+    shown = value if isinstance(value, str) else json.dumps(value)
+    if value is True or action == "webhook":
+        shown = ""
+    entry = Entry(
+        now, rule, subject.vantage, subject.kind, subject.name, action, shown, outcome, reason, error
+    )
+    row = {name: getattr(entry, name) for name in Entry.__slots__}
+    with ledger.database.writing() as connection:
+        connection.execute(sa.insert(schema.action), [row])
+    return entry
 
 
 def log(

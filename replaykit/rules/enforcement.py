@@ -1,6 +1,7 @@
 """Makes the rules come true: what ought to hold is compared with what holds, again and again.
 
-Owns effects (blocked, limited, ...), episodes (who was told what) and the log of both, all in the ledger.
+Owns effects (blocked, limited, ...) and their log, in the ledger; who is told what is of
+`replaykit.rules.usage_episodes`.
 What a subject was like before is written down before it is touched, and kept until it is as it was, so a
 crash at any point forgets nothing and touches nothing twice: a step after it goes on from what is written.
 Undoing is the same comparison: what no rule asks for any more, because the period turned, a limit was raised
@@ -9,7 +10,6 @@ or a rule was deleted, is restored.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 import time
@@ -21,16 +21,14 @@ import sqlalchemy as sa
 
 from replaykit.config.reading import stamp
 from replaykit.errors import UsageError
-from replaykit.ledger import calendar, schema
-from replaykit.ledger.done import Entry
+from replaykit.ledger import schema
+from replaykit.ledger.done import Entry, noted
 from replaykit.ledger.selection import Key, Subject
 from replaykit.ledger.store import Ledger
-from replaykit.rules.actions import EFFECTS, Action, installed
 from replaykit.rules.evaluate import Wanted, verdicts, wanted
-from replaykit.rules.limits import Rule, Rules, Threshold, Verdict, read_rules
-from replaykit.rules.shown import iso, show, top
-
-GIVE_UP_S = 86_400
+from replaykit.rules.limits import Rule, Rules, Verdict, read_rules
+from replaykit.rules.shown import show
+from replaykit.rules.usage_episodes import Episodes
 
 
 class Gone(Exception):
@@ -74,6 +72,7 @@ class Guard:
         self._path = rules if isinstance(rules, Path) else None
         self._seen: tuple[int, int] | None = None
         self.rules = Rules(()) if isinstance(rules, Path) else rules
+        self._episodes = Episodes(ledger, dry_run)
         self._lock = threading.Lock()
         self._told: dict[tuple[str, ...], str] = {}  # failures before anything was begun
         if self._path is not None:
@@ -103,7 +102,7 @@ class Guard:
         with self._lock:
             found = verdicts(self.ledger, self.rules.rules, now)
             entries = self._effects(found, now)
-            entries += self._episodes(found, now)
+            entries += self._episodes.step(found, self.rules, now)
             self.ledger.acted([e.time for e in entries])
             return entries
 
@@ -181,7 +180,9 @@ class Guard:
         except (UsageError, OSError) as error:
             return self._failed(goal, now, str(error), row)
         self._update(row, state="applied", error="")
-        return self._log(now, goal.verdict.rule.name, goal.subject, goal.effect, goal.value, "done", reason)
+        return noted(
+            self.ledger, now, goal.verdict.rule.name, goal.subject, goal.effect, goal.value, "done", reason
+        )
 
     def _end(self, row: dict[str, Any], now: int) -> Entry | None:
         subject = Subject(row["vantage"], row["kind"], row["subject"])
@@ -195,9 +196,12 @@ class Guard:
                 return None
             self._update(row, error=str(error))
             value = json.loads(row["value"])
-            return self._log(now, row["rule"], subject, row["effect"], value, "failed", "undoing", str(error))
+            return noted(
+                self.ledger, now, row["rule"], subject, row["effect"], value, "failed", "undoing", str(error)
+            )
         self._forget(row)
-        return self._log(
+        return noted(
+            self.ledger,
             now,
             row["rule"],
             subject,
@@ -217,7 +221,8 @@ class Guard:
         elif self._told.get(key) == error:
             return None
         self._told[key] = error
-        return self._log(
+        return noted(
+            self.ledger,
             now,
             goal.verdict.rule.name,
             goal.subject,
@@ -238,160 +243,6 @@ class Guard:
         with self.ledger.database.writing() as connection:
             connection.execute(sa.delete(schema.effect).where(schema.effect.c.digest == row["digest"]))
 
-    # Episodes: what is done once when a threshold is exceeded.
-
-    def _episodes(self, found: Sequence[Verdict], now: int) -> list[Entry]:
-        with self.ledger.database.reading() as connection:
-            rows = connection.execute(sa.select(schema.episode)).mappings().all()
-        known = {r["digest"]: dict(r) for r in rows}
-        current: set[str] = set()
-        entries: list[Entry] = []
-        for verdict in found:
-            for threshold in verdict.reached:
-                digest = _episode(verdict, threshold)
-                current.add(digest)
-                row = known.get(digest)
-                if row is None:
-                    row, logged = self._open(digest, verdict, threshold, now, found)
-                    entries += logged
-                    known[digest] = row
-                elif verdict.rule.hold_s:
-                    self._change(row, hold_until=now + verdict.rule.hold_s)
-        for digest, row in known.items():
-            if digest not in current and row["state"] == "open" and now >= row["hold_until"]:
-                self._close(row, now)
-            entries += self._work(row, now)
-        return entries
-
-    def _open(
-        self, digest: str, verdict: Verdict, threshold: Threshold, now: int, found: Sequence[Verdict]
-    ) -> tuple[dict[str, Any], list[Entry]]:
-        rule, subject = verdict.rule, verdict.subject
-        since = calendar.show(verdict.since, self.ledger.zone)[:16].replace("T", " ")
-        bound = f"{threshold.at:.0%} of {rule.describe()} ({rule.show(threshold.at * verdict.allowed)})"
-        in_words = f"{rule.show(verdict.used)} since {since}, more than {bound}"
-        event = {
-            "id": hashlib.blake2b(f"{digest}\x1f{now}".encode(), digest_size=8).hexdigest(),
-            "kind": "firing",
-            "rule": rule.name,
-            "severity": "warning" if threshold.at < 1 else rule.severity,
-            "group": f"{subject.kind} {subject.name}",
-            "at": iso(now),
-            "began": iso(now),
-            "metric": rule.metric,
-            "value": verdict.used,
-            "threshold": threshold.at * verdict.allowed,
-            "window_s": max(60, now - verdict.since),
-            "step": threshold.at,
-            "vantage": subject.vantage,
-            "subject_kind": subject.kind,
-            "subject": subject.name,
-            "labels": dict(subject.labels),
-            "reason": verdict.reason,
-            "top": top(verdict, found),
-            "in_words": in_words,
-        }
-        dry = rule.dry_run or self._dry_run
-        once = [a for a in threshold.actions if a.kind not in EFFECTS]
-        row = {
-            "digest": digest, "rule": rule.name, "vantage": subject.vantage, "kind": subject.kind,
-            "subject": subject.name, "event": json.dumps(event),
-            "waiting": json.dumps([] if dry else [[a.kind, a.value, "firing"] for a in once]), "since": now,
-            "hold_until": now + rule.hold_s, "state": "open",
-        }  # fmt: skip
-        with self.ledger.database.writing() as connection:
-            self.ledger.database.put(connection, schema.episode, [row], ())
-        would = threshold.actions if dry else ()
-        return row, [
-            self._log(now, rule.name, subject, a.kind, a.value, "would", verdict.reason) for a in would
-        ]
-
-    def _close(self, row: dict[str, Any], now: int) -> None:
-        """Those who were told of something that lasts are told that it ended."""
-        rule = next((r for r in self.rules.rules if r.name == row["rule"]), None)
-        step = json.loads(row["event"])["step"]
-        ends = []
-        for threshold in () if rule is None or rule.dry_run or self._dry_run else rule.thresholds:
-            lasts = any(a.kind in EFFECTS for a in threshold.actions)
-            for action in threshold.actions if threshold.at == step else ():
-                alert = self.rules.notify.get(str(action.value), {}).get("kind") == "alertmanager"
-                if action.kind == "notify" and (lasts or alert):
-                    ends.append([action.kind, action.value, "resolved"])
-        self._change(row, state="ended", waiting=json.dumps([*json.loads(row["waiting"]), *ends]), since=now)
-
-    def _work(self, row: dict[str, Any], now: int) -> list[Entry]:
-        """Does what waits, one after another, and notes each; what fails is tried again for a day."""
-        entries: list[Entry] = []
-        waiting: list[list[Any]] = json.loads(row["waiting"])
-        event = json.loads(row["event"])
-        subject = Subject(row["vantage"], row["kind"], row["subject"])
-        while waiting:
-            kind, value, what = waiting[0]
-            action = Action(kind, tuple(value) if isinstance(value, list) else value)
-            error = self._once(
-                action, {**event, "kind": what, **({"at": iso(now)} if what == "resolved" else {})}
-            )
-            given_up = error and now - row["since"] > GIVE_UP_S
-            if error and not given_up:
-                if event.get("error") != error:
-                    event["error"] = error
-                    self._change(row, event=json.dumps(event))
-                    entries.append(
-                        self._log(now, row["rule"], subject, kind, value, "failed", event["reason"], error)
-                    )
-                return entries
-            waiting.pop(0)
-            self._change(row, waiting=json.dumps(waiting))
-            outcome, why = ("failed", f"given up: {error}") if error else ("done", "")
-            reason = event["reason"] if what == "firing" else "ended"
-            entries.append(self._log(now, row["rule"], subject, kind, value, outcome, reason, why))
-        if row["state"] == "ended":
-            with self.ledger.database.writing() as connection:
-                connection.execute(sa.delete(schema.episode).where(schema.episode.c.digest == row["digest"]))
-        return entries
-
-    def _once(self, action: Action, event: Mapping[str, Any]) -> str:
-        function = installed().get(action.kind)
-        if function is None or (action.kind == "notify" and action.value not in self.rules.notify):
-            return f"{action.kind} {action.value}: not known any more"
-        try:
-            function(event, action.value, self.rules.notify)
-        except (UsageError, OSError) as error:
-            return str(error) or type(error).__name__
-        return ""
-
-    def _change(self, row: dict[str, Any], **values: Any) -> None:
-        row.update(values)
-        with self.ledger.database.writing() as connection:
-            t = schema.episode
-            connection.execute(sa.update(t).where(t.c.digest == row["digest"]).values(**values))
-
-    def _log(
-        self,
-        now: int,
-        rule: str,
-        subject: Subject,
-        action: str,
-        value: Any,
-        outcome: str,
-        reason: str,
-        error: str = "",
-    ) -> Entry:
-        shown = (
-            ""
-            if value is True or action == "webhook"
-            else value
-            if isinstance(value, str)
-            else json.dumps(value)
-        )
-        entry = Entry(
-            now, rule, subject.vantage, subject.kind, subject.name, action, shown, outcome, reason, error
-        )
-        row = {name: getattr(entry, name) for name in Entry.__slots__}
-        with self.ledger.database.writing() as connection:
-            connection.execute(sa.insert(schema.action), [row])
-        return entry
-
 
 def watch(guard: Guard, say: Callable[[str], None], stop: threading.Event) -> None:
     """Steps at the rules' interval until told to stop; a ledger that is away is tried again."""
@@ -408,13 +259,3 @@ def watch(guard: Guard, say: Callable[[str], None], stop: threading.Event) -> No
                 trouble = str(error)
                 say(f"rules cannot be judged: {error}")
         stop.wait(guard.rules.interval_s)
-
-
-def _episode(verdict: Verdict, threshold: Threshold) -> str:
-    """Calendar periods make an episode each; in a sliding window it lasts while the threshold is exceeded."""
-    return schema.digest(
-        verdict.rule.name,
-        *verdict.subject.key,
-        f"{threshold.at:g}",
-        str(verdict.since if verdict.until else 0),
-    )

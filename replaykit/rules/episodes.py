@@ -20,13 +20,14 @@ import pyarrow.compute as pc
 
 from replaykit.atomic_files import write_whole
 from replaykit.errors import UsageError
+from replaykit.rules.actions import Action
 from replaykit.rules.alerts import Rule, Rules, Verdict, judge
 from replaykit.rules.metrics import BEFORE
+from replaykit.rules.outbox import Waiting, attempts
 
 TOP = 5
 MAX_GROUPS = 1000
 CATCH_UP_S = 86_400.0
-_GIVE_UP_S = 86_400.0
 
 
 class Source(Protocol):
@@ -180,20 +181,16 @@ class Watch:
         What fails is sent again next time, for a day.
         """
         troubles: list[str] = []
-        away: set[str] = set()
-        for entry in list(self.state.outbox):
-            if entry["to"] in away:
-                continue
-            try:
-                send(entry["to"], entry["event"])
-            except (UsageError, OSError) as error:
-                troubles.append(f"{entry['to']}: {error}")
-                away.add(entry["to"])
-                if now - entry["since"] < _GIVE_UP_S:
-                    continue
-                troubles.append(f"{entry['to']}: given up: {entry['event']['rule']} {entry['event']['kind']}")
-            self.state.outbox.remove(entry)
-            self.save()
+        entries = {_waiting(entry): entry for entry in self.state.outbox}
+        for tried in attempts(entries, lambda one: send(one.lane, one.event), now):
+            name, event = tried.what.lane, tried.what.event
+            if tried.error:
+                troubles.append(f"{name}: {tried.error}")
+            if tried.over:
+                if tried.error:
+                    troubles.append(f"{name}: given up: {event['rule']} {event['kind']}")
+                self.state.outbox.remove(entries[tried.what])
+                self.save()
         return troubles
 
     def save(self) -> None:
@@ -202,6 +199,11 @@ class Watch:
             return
         data = {"until": self.state.until, "episodes": self.state.episodes, "outbox": self.state.outbox}
         write_whole(self._path, json.dumps(data).encode())
+
+
+def _waiting(entry: Mapping[str, Any]) -> Waiting:
+    """One lane a receiver: who is away is asked once a turn."""
+    return Waiting(Action("notify", entry["to"]), entry["event"], entry["since"], entry["to"])
 
 
 def _load(path: Path) -> State:

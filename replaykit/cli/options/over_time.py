@@ -134,6 +134,7 @@ EXAMPLES = {
     ),
     "rules": (
         "replaykit rules check --rules rules.yaml",
+        "replaykit rules convert rules.yaml",
         "replaykit rules explain 30009 --rules rules.yaml --ledger usage.db",
         "replaykit rules run --rules rules.yaml --ledger usage.db --dry-run --once",
         "replaykit rules log --ledger usage.db --format json",
