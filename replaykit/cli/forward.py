@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replaykit.cli import ending
-from replaykit.cli.asking import warn_of_readers, warn_of_rules
+from replaykit.cli.asking import say_if_earlier, warn_of_readers, warn_of_rules
 from replaykit.cli.event_loop import event_loops
 from replaykit.cli.ledgers import own_ledger
 from replaykit.cli.ledgers import place as ledger_url
@@ -104,6 +104,7 @@ async def _forward(args: ForwardOptions, ledger: Ledger, extra: list[dict[str, A
     if args.rules is not None:
         guard = Guard(ledger, Path(args.rules), {"forwarder": ForwarderControl(forwarder)})
         warn_of_rules(args.rules, guard.rules.notify)
+        say_if_earlier(args.rules, guard.rules.earlier, args.quiet)
     listening, token = listen(args.api)
     config = _read(args.config, extra)
     try:
