@@ -76,7 +76,7 @@ def consent(what: str, address: str, token: str | None, everybody: bool, how: st
 def guarded(app: Any, agreed: Consent) -> Any:
     """A WSGI application before another, which answers GET and HEAD."""
 
-    def answer(environ: Any, start: Any) -> Iterable[bytes]:
+    def respond(environ: Any, start: Any) -> Iterable[bytes]:
         refused = agreed.refusal(environ.get("HTTP_HOST", ""), environ.get("HTTP_AUTHORIZATION", ""))
         if refused is not None:
             status = "403 Forbidden" if refused[0] == 403 else "401 Unauthorized"
@@ -90,4 +90,4 @@ def guarded(app: Any, agreed: Consent) -> Any:
         start(said[0][0], [*said[0][1], ("Content-Length", str(len(body)))])
         return []
 
-    return answer
+    return respond

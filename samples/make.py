@@ -1,6 +1,6 @@
 """Makes shop.pcap.gz: a small shop's traffic, with what real traffic has. `python -m samples.make`.
 
-Keep-alive, pipelining, chunked answers, uploads, HEAD, 304, errors, IPv6, VLANs, lost, late and
+Keep-alive, pipelining, chunked responses, uploads, HEAD, 304, errors, IPv6, VLANs, lost, late and
 repeated packets, a connection that was already running, TLS that cannot be read.
 """
 
@@ -19,7 +19,7 @@ from tests.talk import START, Talk
 OUT = Path(__file__).parent / "shop.pcap.gz"
 
 
-def _answer(status: str, kind: str, body: bytes, chunked: bool = False) -> bytes:
+def _response(status: str, kind: str, body: bytes, chunked: bool = False) -> bytes:
     head = f"HTTP/1.1 {status}\r\nServer: shop\r\nContent-Type: {kind}\r\n"
     if not chunked:
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -44,7 +44,7 @@ def _visit(r: random.Random, talk: Talk) -> None:
         if what < 0.5:
             item = json.dumps({"id": r.randrange(10_000), "stock": r.randrange(50)}).encode()
             talk.client(_request(r, "GET", f"/products/{r.randrange(10_000)}")).server(
-                _answer("200 OK", "application/json", item)
+                _response("200 OK", "application/json", item)
             )
         elif what < 0.65:
             path = f"/images/{r.randbytes(8).hex()}.png"
@@ -52,21 +52,21 @@ def _visit(r: random.Random, talk: Talk) -> None:
                 talk.client(_request(r, "GET", path)).server(b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n")
             else:
                 talk.client(_request(r, "GET", path)).server(
-                    _answer("200 OK", "image/png", bytes(r.randrange(5_000, 40_000)))
+                    _response("200 OK", "image/png", bytes(r.randrange(5_000, 40_000)))
                 )
         elif what < 0.75:
             order = json.dumps({"items": list(range(r.randrange(1, 200)))}).encode()
             talk.client(_request(r, "POST", "/orders", order)).server(
-                _answer("201 Created", "application/json", b"{}")
+                _response("201 Created", "application/json", b"{}")
             )
         elif what < 0.8:
             report = json.dumps([{"id": i, "name": "item"} for i in range(3000)]).encode()
             talk.client(_request(r, "GET", "/reports/2026-11-21/export.json")).server(
-                _answer("200 OK", "application/json", report, True)
+                _response("200 OK", "application/json", report, True)
             )
         elif what < 0.9:
             several = [_request(r, "GET", f"/products/{r.randrange(10_000)}") for _ in range(3)]
-            talk.client(b"".join(several)).server(_answer("200 OK", "application/json", b"{}") * 3)
+            talk.client(b"".join(several)).server(_response("200 OK", "application/json", b"{}") * 3)
         else:
             talk.client(_request(r, "HEAD", "/")).server(b"HTTP/1.1 200 OK\r\nContent-Length: 5120\r\n\r\n")
 

@@ -128,7 +128,7 @@ def _nulls(rows: int, kind: pa.DataType) -> pa.Array:
 
 
 def _groups(file: object, window: Window) -> list[int]:
-    """Row groups that may meet the window. Those with rows whose time is that of the answer are all kept."""
+    """Row groups that may meet the window. Those with rows timed by the response are all kept."""
     metadata = file.metadata  # type: ignore[attr-defined]
     at = metadata.schema.names.index("time")
     kept = []

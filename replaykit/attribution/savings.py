@@ -1,8 +1,8 @@
-"""What could be spared, per endpoint: compression, answers sent again, requests repeated.
+"""What could be spared, per endpoint: compression, responses sent again, requests repeated.
 
 Owns the estimate of what gzip and Brotli would spare of bodies sent without (measured on a sample of
-each endpoint's), the count of answers that a 304 would have done for, and of requests that a client
-repeated within a second. Memory is bounded: the oldest answers and requests are forgotten.
+each endpoint's), the count of responses that a 304 would have done for, and of requests that a client
+repeated within a second. Memory is bounded: the oldest responses and requests are forgotten.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Savings:
 
     def __init__(self) -> None:
         self.endpoints: dict[str, Saving] = {}
-        self._answers = _Recent()
+        self._responses = _Recent()
         self._requests = _Recent()
 
     def visit(self, batch: pa.RecordBatch, pairs: list[Pair]) -> None:
@@ -136,7 +136,7 @@ class Savings:
                 self._compression(saving, sent)
                 if method == "GET" and status == 200:
                     mark = sent.etag if sent.etag and not sent.etag.startswith(b"W/") else _hash(sent.body)
-                    if self._answers.swap((client, host, target), mark) == mark:
+                    if self._responses.swap((client, host, target), mark) == mark:
                         saving.unchanged += 1
                         saving.unchanged_bytes += size
             question = None if request is None else parse(request)

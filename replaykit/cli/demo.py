@@ -29,7 +29,7 @@ class _Shop(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 65_536
 
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
+    def _respond(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -38,18 +38,18 @@ class _Shop(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.startswith("/images/"):
-            self._answer(200, "image/png", bytes(20_000))
+            self._respond(200, "image/png", bytes(20_000))
         elif self.path.startswith("/reports/"):
             row = {"id": 1, "name": "item", "price": 3.5}
-            self._answer(200, "application/json", json.dumps([row] * 4_000).encode())
+            self._respond(200, "application/json", json.dumps([row] * 4_000).encode())
         elif self.path.startswith("/products/"):
-            self._answer(200, "application/json", json.dumps({"id": self.path[10:], "stock": 7}).encode())
+            self._respond(200, "application/json", json.dumps({"id": self.path[10:], "stock": 7}).encode())
         else:
-            self._answer(404, "text/plain", b"no such thing\n")
+            self._respond(404, "text/plain", b"no such thing\n")
 
     def do_POST(self) -> None:
         order = self.rfile.read(int(self.headers["Content-Length"]))
-        self._answer(201, "application/json", json.dumps({"received": len(order)}).encode())
+        self._respond(201, "application/json", json.dumps({"received": len(order)}).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing."""

@@ -27,7 +27,7 @@ GROUPS = {
     },
     "replay and compare": {
         "replay": (
-            "sends recorded requests to a target, at their own pace or another, and compares the answers"
+            "sends recorded requests to a target, at their own pace or another, and compares the responses"
         ),
         "diff": "what changed per endpoint between two recordings",
         "gate": "fails a CI run that uses more bandwidth than it may",

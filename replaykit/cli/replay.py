@@ -127,7 +127,7 @@ def show(replay: Replay, args: ReplayOptions, read: Read) -> int:
         return status
     if comparison is not None and (comparison.different or not comparison.endpoints):
         if not comparison.endpoints:
-            say("replaykit: nothing was compared: the recording holds no answers to what was sent")
+            say("replaykit: nothing was compared: the recording holds no responses to what was sent")
         return 1
     return int(bool(stats.errors) and not stats.answered)
 
@@ -137,7 +137,7 @@ def last_words(replay: Replay) -> list[str]:
     stats, out = replay.stats, []
     if stats.missed:
         found = ", ".join(f"{s} x {n:,}" for s, n in sorted(stats.statuses.items()))
-        out.append(f"every answer was 404 or 5xx ({found}): is this the right target?")
+        out.append(f"every response was 404 or 5xx ({found}): is this the right target?")
     if replay.interrupted:
         least = "" if replay.unsent_known else "at least "
         out.append(f"interrupted: {least}{replay.unsent:,} requests of the recording were not sent")
@@ -185,7 +185,7 @@ def _table(comparison: Comparison) -> PlainTable:
     from replaykit.reporting.terminal import PlainTable
 
     table = PlainTable(
-        title=f"{comparison.different:,} answers differ, {comparison.unpaired:,} without their other half"
+        title=f"{comparison.different:,} responses differ, {comparison.unpaired:,} without their other half"
     )
     table.add_column("endpoint", overflow="fold")
     for name in (

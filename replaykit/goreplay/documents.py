@@ -1,4 +1,4 @@
-"""GoReplay's documents into Elasticsearch: request and answer of each replayed exchange.
+"""GoReplay's documents into Elasticsearch: request and response of each replayed exchange.
 
 Owns the document of --output-http-elasticsearch. Documents go the way of `elasticsearch://`: into a bounded
 spool on disk, and from there to the server, once each.
@@ -20,7 +20,7 @@ from replaykit.goreplay.pipeline import Log
 from replaykit.outputs.bulk import Bulk, Operation
 from replaykit.outputs.delivery.drain import Drain
 from replaykit.outputs.elastic_place import connect, parse_place
-from replaykit.replaying.job import Answer, Job
+from replaykit.replaying.job import Job, Response
 
 _RECORD = 500
 _EVERY_S = 0.5
@@ -39,17 +39,17 @@ _RESPONSE = (
 )  # fmt: skip
 
 
-def document(request: bytes, answer: bytes, took_ns: int, now: datetime.datetime) -> dict[str, Any]:
+def document(request: bytes, response: bytes, took_ns: int, now: datetime.datetime) -> dict[str, Any]:
     """GoReplay's document; RTT in ms."""
     line = head.request(request)
     method, target = (request[slice(*at)].decode("latin-1") for at in line) if line else ("", "")
-    status = answer[9:12].decode("latin-1")
+    status = response[9:12].decode("latin-1")
     out = {"Req_URL": target, "Req_Method": method}
     for name, value in _values(request, _REQUEST):
         if value or name == "Req_User-Agent":
             out[name] = value
-    out |= {"Resp_Status": status, "Resp_Status-Code": status, "Resp_Proto": answer[:8].decode("latin-1")}
-    out |= {name: value for name, value in _values(answer, _RESPONSE) if value}
+    out |= {"Resp_Status": status, "Resp_Status-Code": status, "Resp_Proto": response[:8].decode("latin-1")}
+    out |= {name: value for name, value in _values(response, _RESPONSE) if value}
     return out | {"RTT": took_ns // 1_000_000, "Timestamp": now.isoformat()}
 
 
@@ -92,12 +92,12 @@ class ElasticsearchSink:
                     raise
         raise AssertionError("not reached")
 
-    def heard(self, job: Job, answer: Answer) -> None:
-        """An answer; nobody waits for the server."""
-        if not answer.payload:
+    def heard(self, job: Job, response: Response) -> None:
+        """A response; nobody waits for the server."""
+        if not response.payload:
             return
         now = datetime.datetime.now(datetime.UTC)
-        made = document(bytes(job.request), answer.payload, answer.done_ns - job.sent_ns, now)
+        made = document(bytes(job.request), response.payload, response.done_ns - job.sent_ns, now)
         self._pending.append((uuid.uuid4().hex, made))
         if len(self._pending) >= _RECORD:
             self._put()

@@ -1,6 +1,6 @@
 """A share or a rate of messages, as GoReplay's `|10%` and `|100`.
 
-An answer shares the fate of its request, so what passes can be paired.
+A response shares the fate of its request, so what passes can be paired.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def parse_percent(text: str) -> float | None:
 
 
 class Fates:
-    """What was decided for requests, for their answers; bounded."""
+    """What was decided for requests, for their responses; bounded."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, int] = OrderedDict()

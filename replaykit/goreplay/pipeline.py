@@ -169,7 +169,7 @@ class Route:
 
 
 async def _settle(route: Route, echoes: Sequence[Echo]) -> None:
-    """Waits for answers; with middleware between, until nothing has moved for a while."""
+    """Waits for responses; with middleware between, until nothing has moved for a while."""
     for _ in range(_SETTLE_TRIES):
         for echo in echoes:
             await echo.drain()
@@ -202,7 +202,7 @@ def _edited(messages: Messages, edit: Callable[[bytes], bytes]) -> Messages:
 
 
 class Echo(Protocol):
-    """An output that is an input too, of the answers it gets."""
+    """An output that is an input too, of the responses it gets."""
 
     name: str
     ruled: bool
@@ -213,7 +213,7 @@ class Echo(Protocol):
     def stop(self) -> None: ...
 
     async def drain(self) -> None:
-        """Waits for the answers that are under way."""
+        """Waits for the responses that are under way."""
 
 
 async def run(
@@ -238,7 +238,7 @@ async def run(
             source.stop()
 
     stopper = asyncio.create_task(stop())
-    answers = [asyncio.create_task(move(echo, None)) for echo in echoes]
+    responses = [asyncio.create_task(move(echo, None)) for echo in echoes]
     try:
         async with asyncio.TaskGroup() as group:
             for source, limiter in inputs:
@@ -250,7 +250,7 @@ async def run(
         await _settle(route, echoes)
         for echo in echoes:
             echo.stop()
-        await asyncio.gather(*answers)
+        await asyncio.gather(*responses)
         if route.middleware is not None:
             await route.middleware.close()
         troubles = []

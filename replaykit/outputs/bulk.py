@@ -59,16 +59,16 @@ class Bulk:
         while operations:
             body = b"\n".join(line for pair in operations for line in pair) + b"\n"
             try:
-                answer = self._client.bulk(
+                response = self._client.bulk(
                     operations=[body], filter_path="errors,items.*.status,items.*.error.reason"
                 )
             except (ApiError, TransportError) as error:
                 raise Later(reason(error)) from None
-            if not answer["errors"]:
+            if not response["errors"]:
                 self.sent += len(operations)
                 return
             again: list[Operation] = []
-            for operation, item in zip(operations, answer["items"], strict=True):
+            for operation, item in zip(operations, response["items"], strict=True):
                 (result,) = item.values()
                 if result["status"] < 300 or result["status"] == 409:  # 409: it is there already
                     self.sent += 1

@@ -180,5 +180,5 @@ class Builder:
 
 def gor_id(client_port: int, server_port: int, client_ip: int, seq: int) -> str:
     """GoReplay's id: client port, server port, last four bytes of the client's address, and the
-    server's sequence number where the answer begins, in hex."""
+    server's sequence number where the response begins, in hex."""
     return f"{client_port:04x}{server_port:04x}{client_ip & 0xFFFFFFFF:08x}{seq:08x}"

@@ -1,1 +1,1 @@
-"""Sending it again: pacing, connections, comparing the answers."""
+"""Sending it again: pacing, connections, comparing the responses."""

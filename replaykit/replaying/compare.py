@@ -1,8 +1,8 @@
-"""Recorded answers beside replayed ones: what differs, per endpoint.
+"""Recorded responses beside replayed ones: what differs, per endpoint.
 
 Owns the pairing by id and what counts as a difference: status, chosen header fields, content. Sizes
 and latencies are shown beside it. Content is compared without its codings, exactly or as JSON with
-paths left out. Memory is bounded: answers that wait too long for their other half are counted.
+paths left out. Memory is bounded: responses that wait too long for their other half are counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from replaykit.engine import head
 from replaykit.engine.content import parse
 from replaykit.engine.endpoint import Templates
-from replaykit.replaying.answer import final
+from replaykit.replaying.response import final
 
 MAX_WAITING = 256 << 20
 EXAMPLES = 5
@@ -26,7 +26,7 @@ BodyRule = Literal["exact", "json", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """An answer, and how long it took from its request on; None where that is not known."""
+    """A response, and how long it took from its request on; None where that is not known."""
 
     payload: bytes
     latency_ns: int | None = None

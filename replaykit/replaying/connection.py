@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Protocol, cast
 
-from replaykit.replaying.job import Answer, Job, Sending
+from replaykit.replaying.job import Job, Response, Sending
 from replaykit.replaying.stats import Stats
 from replaykit.replaying.target import Target
 
@@ -27,7 +27,7 @@ class Owner(Protocol):
     def ended(self, connection: Connection) -> None:
         """Its transport is closed."""
 
-    def answered(self, connection: Connection, job: Job, answer: Answer) -> None:
+    def answered(self, connection: Connection, job: Job, response: Response) -> None:
         """A response was read."""
 
     def refused(self, connection: Connection, job: Job, kind: str) -> None:
@@ -79,15 +79,15 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     def waiting(self) -> list[Job]:
-        """Requests without answer; they are forgotten here."""
+        """Requests without response; they are forgotten here."""
         raise NotImplementedError
 
     def overdue(self, now_ns: int, limit_ns: int) -> bool:
-        """A request waits for its answer since longer."""
+        """A request waits for its response since longer."""
         raise NotImplementedError
 
     def abort(self, kind: str) -> None:
-        """Ends the connection; what waits for an answer failed for this reason."""
+        """Ends the connection; what waits for a response failed for this reason."""
         jobs = self.waiting()
         if self.transport is not None:
             self.transport.abort()

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import time
 
-from replaykit.replaying.answer import INVALID, MORE, open_answers
 from replaykit.replaying.connection import Connection, Owner
-from replaykit.replaying.job import Answer, Job
+from replaykit.replaying.job import Job, Response
+from replaykit.replaying.response import INVALID, MORE, open_responses
 
 
 class Http1(Connection):
-    """One answer is awaited at a time."""
+    """One response is awaited at a time."""
 
     def __init__(self, pool: Owner, session: int | None) -> None:
         super().__init__(pool, session)
         self.job: Job | None = None
         self._keep = pool.sending.keep or pool.sending.redirects > 0
         self._most = pool.sending.max_answer_bytes
-        self._answers = open_answers()
+        self._responses = open_responses()
         self._parts: list[bytes] = []
         self._held = 0
         self._heard = False
         """A byte has come since the request was sent."""
         self._used = False
-        """An answer has come over this connection."""
+        """A response has come over this connection."""
 
     @property
     def busy(self) -> bool:
@@ -33,7 +33,7 @@ class Http1(Connection):
         assert self.transport is not None
         self.job = job
         self._heard = False
-        self._answers.begin(job.head)
+        self._responses.begin(job.head)
         data = job.request
         pool = self.pool
         job.sent_ns = now = time.monotonic_ns()
@@ -49,17 +49,17 @@ class Http1(Connection):
             return self.abort("bytes that nobody asked for")
         self._heard = True
         self.pool.stats.received_bytes += len(data)
-        found = self._answers.feed(data)
+        found = self._responses.feed(data)
         if found == INVALID:
-            return self.abort("an answer that is no HTTP")
-        over = found != MORE and self._answers.used < len(data)
+            return self.abort("a response that is no HTTP")
+        over = found != MORE and self._responses.used < len(data)
         if self._keep and self._held < self._most:
-            part = data[: self._answers.used] if over else data
+            part = data[: self._responses.used] if over else data
             self._parts.append(part)
             self._held += len(part)
         if found != MORE:
-            # What follows the answer would be taken for the next one's beginning.
-            self._done(found, self._answers.keep and not over)
+            # What follows the response would be taken for the next one's beginning.
+            self._done(found, self._responses.keep and not over)
 
     def _done(self, status: int, keep_alive: bool) -> None:
         job, self.job = self.job, None
@@ -74,7 +74,7 @@ class Http1(Connection):
             self.transport, transport = None, self.transport
             if transport is not None:
                 transport.close()
-        self.pool.answered(self, job, Answer(status, payload, time.monotonic_ns()))
+        self.pool.answered(self, job, Response(status, payload, time.monotonic_ns()))
 
     def waiting(self) -> list[Job]:
         job, self.job = self.job, None
@@ -89,6 +89,6 @@ class Http1(Connection):
             job, self.job, self.transport = self.job, None, None
             self.pool.ended(self)
             return self.pool.stale(self, job)
-        if exc is None and self.job is not None and (status := self._answers.end()):
+        if exc is None and self.job is not None and (status := self._responses.end()):
             self._done(status, False)
         super().connection_lost(exc)

@@ -1,6 +1,6 @@
 """HTTP/2 to a target, by the h2 package: many requests at a time on a connection (RFC 9113).
 
-Owns the translation of a recorded HTTP/1.1 message into fields and data, and of the answer back; and
+Owns the translation of a recorded HTTP/1.1 message into fields and data, and of the response back; and
 how much of a body may be under way (flow control).
 """
 
@@ -20,7 +20,7 @@ from replaykit.engine import head as heads
 from replaykit.engine import http1
 from replaykit.engine.content import dechunk
 from replaykit.replaying.connection import Connection, Owner
-from replaykit.replaying.job import Answer, Job
+from replaykit.replaying.job import Job, Response
 
 _MAX_STREAMS = 100
 # Fields that HTTP/2 has no place for (RFC 9113 §8.2.2).
@@ -108,7 +108,7 @@ class Http2(Connection):
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError:
             self._flush()
-            return self.abort("an answer that is no HTTP/2")
+            return self.abort("a response that is no HTTP/2")
         done: list[tuple[_Stream, str | None]] = []
         for event in events:
             self._event(event, done)
@@ -120,7 +120,7 @@ class Http2(Connection):
                 self.pool.refused(self, stream.job, trouble)
             else:
                 payload = _payload(stream) if self._keep else b""
-                self.pool.answered(self, stream.job, Answer(stream.status, payload, time.monotonic_ns()))
+                self.pool.answered(self, stream.job, Response(stream.status, payload, time.monotonic_ns()))
         if self._ending and not self._streams and self.transport is not None:
             self.transport.close()
 
@@ -193,7 +193,7 @@ def to_fields(data: bytes, scheme: bytes) -> tuple[Fields, bytes]:
 
 
 def _payload(stream: _Stream) -> bytes:
-    """The answer as HTTP/1.1 sends it."""
+    """The response as HTTP/1.1 sends it."""
     body = b"".join(stream.parts)
     lines = [b"HTTP/1.1 %d " % stream.status, *(n + b": " + v for n, v in stream.fields)]
     if not any(n == b"content-length" for n, _ in stream.fields) and not stream.job.head:

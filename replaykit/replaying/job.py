@@ -44,7 +44,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """payload: as HTTP/1.1 sends it. Times are monotonic."""
 
     status: int
@@ -52,7 +52,7 @@ class Answer:
     done_ns: int
 
 
-Heard = Callable[[Job, Answer], None]
+Heard = Callable[[Job, Response], None]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Sending:
     """How requests are sent. Times in s.
 
     connections: at most so many at a time. sessions: requests of one recorded connection share one,
-    in order. own: is told of every connection. keep: whole answers are wanted. http2: the target is spoken to
-    in HTTP/2.
+    in order. own: is told of every connection. keep: whole responses are wanted. http2: the target is
+    spoken to in HTTP/2.
     """
 
     connections: int = 10_000

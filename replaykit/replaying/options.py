@@ -53,7 +53,7 @@ class ReplayOptions(Options):
         ),
     ] = None
     http2: Annotated[bool, Option("speaks HTTP/2 to the target")] = False
-    timeout: Annotated[Text, Option("for an answer (default 5s)", "TIME")] = "5s"
+    timeout: Annotated[Text, Option("for a response (default 5s)", "TIME")] = "5s"
     connect_timeout: Annotated[Text, Option("for a connection (default 5s)", "TIME")] = "5s"
     retries: Annotated[Whole, Option("of requests that failed and are idempotent (default 0)", "N")] = 0
     redirects: Annotated[Whole, Option("followed on the same target (default 0)", "N")] = 0
@@ -71,21 +71,21 @@ class ReplayOptions(Options):
         ),
     ] = False
     compare: Annotated[
-        bool, Option("exit status 1 if an answer differs", panel="comparison with the recorded answers")
+        bool, Option("exit status 1 if a response differs", panel="comparison with the recorded responses")
     ] = False
     compare_header: Annotated[
-        Texts, Option("compares this header too", "NAME", panel="comparison with the recorded answers")
+        Texts, Option("compares this header too", "NAME", panel="comparison with the recorded responses")
     ] = ()
     body: Annotated[
         Literal["exact", "json", "none"],
-        Option("how bodies are compared", panel="comparison with the recorded answers"),
+        Option("how bodies are compared", panel="comparison with the recorded responses"),
     ] = "exact"
     ignore: Annotated[
         Texts,
         Option(
             "a path in JSON bodies that may differ: data.*.id",
             "PATH",
-            panel="comparison with the recorded answers",
+            panel="comparison with the recorded responses",
         ),
     ] = ()
     endpoints: Annotated[

@@ -20,7 +20,7 @@ from replaykit.records.message import Messages
 # What a row is. Not to be sent: no request, one that is not whole, a method that needs a tunnel, a request
 # that does not say where it ends.
 NO_REQUEST, CUT, TUNNEL, UNFRAMED = 0, 1, 2, 3
-# To be sent: without a body in the answer; safe or idempotent by method (RFC 9110 §9.2); neither.
+# To be sent: without a body in the response; safe or idempotent by method (RFC 9110 §9.2); neither.
 HEAD, IDEMPOTENT, OTHER = 4, 5, 6
 NOT_SENT = {CUT: "not whole in the recording", TUNNEL: "CONNECT", UNFRAMED: "does not say where it ends"}
 """Why a request is not sent, in words."""

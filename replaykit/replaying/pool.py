@@ -17,7 +17,7 @@ from replaykit.replaying import redirect
 from replaykit.replaying.connection import Connection
 from replaykit.replaying.http1 import Http1
 from replaykit.replaying.http2 import Http2
-from replaykit.replaying.job import Answer, Job, Sending
+from replaykit.replaying.job import Job, Response, Sending
 from replaykit.replaying.stats import Stats
 from replaykit.replaying.target import Target
 
@@ -164,25 +164,25 @@ class Pool:
                     self._free.append(connection)
                 return
 
-    def answered(self, connection: Connection, job: Job, answer: Answer) -> None:
-        """A connection's word that an answer is whole."""
+    def answered(self, connection: Connection, job: Job, response: Response) -> None:
+        """A connection's word that a response is whole."""
         stats = self.stats
         stats.answered += 1
-        stats.statuses[answer.status] += 1
+        stats.statuses[response.status] += 1
         again = None
-        if self.sending.redirects > job.redirects and 300 <= answer.status < 400:
-            again = redirect.follow(job, answer, self.target)
+        if self.sending.redirects > job.redirects and 300 <= response.status < 400:
+            again = redirect.follow(job, response, self.target)
         if again is not None:
             stats.redirected += 1
             self._submit(again)
         else:
-            stats.latency.add(answer.done_ns - job.due_ns)
+            stats.latency.add(response.done_ns - job.due_ns)
             self.pending -= 1
             if self.sending.heard is not None:
-                self.sending.heard(job, answer)
+                self.sending.heard(job, response)
             if self.pending < self._awaited:
                 self._changed.set()
-        connection.idle_since = answer.done_ns
+        connection.idle_since = response.done_ns
         if connection.transport is None:
             self._forget(connection)
             self._reopen(connection)
@@ -249,7 +249,7 @@ class Pool:
         self.fail(job, kind, counted=True)
 
     def fail(self, job: Job, kind: str, counted: bool = False) -> None:
-        """A request ends without an answer."""
+        """A request ends without a response."""
         if not counted:
             self.pending -= 1
         self.stats.errors[kind] += 1

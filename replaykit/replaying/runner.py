@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from replaykit.records.message import Builder, Message, Messages
 from replaykit.replaying.clock import Clock
 from replaykit.replaying.compare import Comparison, Numbers, Side
-from replaykit.replaying.job import Answer, Job, Sending
+from replaykit.replaying.job import Job, Response, Sending
 from replaykit.replaying.outgoing import HEAD, IDEMPOTENT, NOT_SENT, Aim, Outgoing, prepare
 from replaykit.replaying.pace import AnyPace, Flat
 from replaykit.replaying.pool import Pool
@@ -25,11 +25,11 @@ from replaykit.replaying.target import Target
 
 _CHUNK = 1024
 _GRACE_S = 5.0
-"""So long an interrupted replay waits for answers."""
+"""So long an interrupted replay waits for responses."""
 _LEAD_NS = 100_000_000
 """Between the first batch and the first request: connections are opened meanwhile."""
 AT_ONCE = 256
-"""Requests sent before the loop looks at answers again, where many are overdue."""
+"""Requests sent before the loop looks at responses again, where many are overdue."""
 
 Source = Callable[[], Iterator[Messages]]
 
@@ -83,7 +83,7 @@ class Replay:
         return ((self.ended_ns or time.monotonic_ns()) - self.begun_ns) / 1e9
 
     async def run(self) -> Stats:
-        """Sends everything and waits for the answers. Raises UsageError."""
+        """Sends everything and waits for the responses. Raises UsageError."""
         plan = self.plan
         sending = plan.sending
         if plan.comparison is not None or plan.saved is not None:
@@ -230,17 +230,17 @@ class Replay:
                 return
             await clock.until(min(when_ns, now + 200_000_000))
 
-    def _heard(self, job: Job, answer: Answer) -> None:
+    def _heard(self, job: Job, response: Response) -> None:
         identifier, request = job.batch.id(job.row), bytes(job.request)
         if self.plan.comparison is not None:
-            latency = answer.done_ns - job.sent_ns
-            self.plan.comparison.replayed(job.batch.name(job.row), Side(answer.payload, latency, request))
+            latency = response.done_ns - job.sent_ns
+            self.plan.comparison.replayed(job.batch.name(job.row), Side(response.payload, latency, request))
         if self.plan.saved is not None:
             text = identifier.decode("latin-1")
             now = time.time_ns()
-            sent, done = now - (answer.done_ns - job.sent_ns), now
+            sent, done = now - (response.done_ns - job.sent_ns), now
             self._saving.push(Message(1, text, sent, 0, request))
-            self._saving.push(Message(2, text, done, 0, answer.payload))
+            self._saving.push(Message(2, text, done, 0, response.payload))
             self._save(last=False)
 
     def _save(self, last: bool) -> None:
@@ -250,7 +250,7 @@ class Replay:
             self._saving = Builder()
 
     def _remember(self, messages: Messages, comparison: Comparison) -> None:
-        """The recorded answers of a batch; how long they took is told by their request's time."""
+        """The recorded responses of a batch; how long they took is told by their request's time."""
         asked: dict[str, deque[int]] = {}
         for m in messages:
             if m.kind == 1:

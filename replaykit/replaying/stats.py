@@ -51,8 +51,8 @@ class Times:
 
 
 class Stats:
-    """sent: requests written to a connection. answered: whole answers. errors: by kind, requests
-    without a whole answer. reopened: requests sent again because the target had closed the connection
+    """sent: requests written to a connection. answered: whole responses. errors: by kind, requests
+    without a whole response. reopened: requests sent again because the target had closed the connection
     before, without a byte of a response. skipped: by reason, requests that were not sent. beyond: requests
     whose records held bytes beyond them, which were not sent."""
 
@@ -90,7 +90,7 @@ class Stats:
 
     @property
     def missed(self) -> bool:
-        """All answers say that there is nothing, or that the target has failed."""
+        """All responses say that there is nothing, or that the target has failed."""
         return bool(self.statuses) and all(s == 404 or s >= 500 for s in self.statuses)
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Who may ask the API, and how much: judged before anything of a request is read.
 
 Owns the checks of Host, of where a browser says that a request comes from, of the token and the brake on
-wrong ones, the limits on bodies and on streams, and the headers that keep answers out of other sites' pages.
-A browser on this machine is the danger: any page in it can send requests to 127.0.0.1. Programs send none of
-a browser's headers, and need none.
+wrong ones, the limits on bodies and on streams, and the headers that keep responses out of other sites'
+pages. A browser on this machine is the danger: any page in it can send requests to 127.0.0.1. Programs send
+none of a browser's headers, and need none.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Brake:
 
 
 class Timing:
-    """How long answers took, in milliseconds: of all, and of the last hundred."""
+    """How long responses took, in milliseconds: of all, and of the last hundred."""
 
     def __init__(self) -> None:
         self._count, self._sum, self._least, self._most = 0, 0.0, 0.0, 0.0
@@ -211,7 +211,7 @@ class Admission:
         right = permitted(given, self._token)
         wait = self._brake.wait_s(place) if given else 0.0
         if wait and not self._brake.is_known(place):
-            # Also the right token: else the answer would tell a guess from it, however many are made.
+            # Also the right token: else the response would tell a guess from it, however many are made.
             text = f"too many wrong tokens from {place}: try again in {wait:.0f} s"
             return _refused(429, text, {"Retry-After": f"{wait:.0f}"})
         if right:
@@ -224,7 +224,7 @@ class Admission:
         return _refused(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
 
     async def _refuse(self, scope: Any, receive: Any, send: Any, response: Response) -> None:
-        """A WebSocket is refused with an answer to its handshake."""
+        """A WebSocket is refused with a response to its handshake."""
         if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
             await receive()
             await send({"type": "websocket.close", "code": 4403, "reason": "refused"})

@@ -1,4 +1,4 @@
-"""What all answers of the API are made of."""
+"""What all responses of the API are made of."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ErrorAnswer(BaseModel):
 
 
 class Problem(Exception):
-    """An answer that is no success."""
+    """A response that is no success."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
 """The REST API and the live page, of one application whatever is measured: a part for each vantage that there
 is.
 
-Every answer is `{"success": …, "message": …, "data": …}`. With a token, every call but /health needs it
+Every response is `{"success": …, "message": …, "data": …}`. With a token, every call but /health needs it
 (`Authorization: Bearer …`). OpenAPI's description is at /openapi.json. Who is let in at all:
 `replaykit.web.admission`.
 """

@@ -1,4 +1,4 @@
-"""How answers travel: HEAD wherever there is GET, compressed, and not again where the asker has them already.
+"""How responses travel: HEAD wherever there is GET, compressed, and not again to whoever has them already.
 
 Owns what RFC 9110 says of HEAD (§9.3.2) and of If-None-Match (§13.1.2), for every route at once. Streams pass
 as they are.
@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 
 MOST_TAGGED_BYTES = 64 << 20
-"""An answer beyond it has no ETag."""
+"""A response beyond it has no ETag."""
 _LEAST_BYTES = 1024
 _LEVEL = 5
 _OF_BODY = ("content-length", "content-encoding", "content-type")

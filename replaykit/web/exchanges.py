@@ -18,7 +18,7 @@ Text = Annotated[str | None, Query(max_length=2000)]
 
 
 def add_exchanges(api: APIRouter, ledger: Ledger, place: str | None) -> None:
-    """place: the archive; None: there is none, and the answers say how to have one."""
+    """place: the archive; None: there is none, and the responses say how to have one."""
 
     def window(since: str | None, until: str | None) -> Window:
         if place is None:

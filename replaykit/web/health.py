@@ -1,7 +1,7 @@
 """`/health` and `/metrics` of a running pipeline, on 127.0.0.1 unless told, and beyond it only where that was
 agreed to.
 
-Owns the answers, not what they say: a function gives that, quickly, from any thread.
+Owns the responses, not what they say: a function gives that, quickly, from any thread.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class _Page:
-    """Without a limit all of it. Answers stay lists: what there is beside them is in headers."""
+    """Without a limit all of it. Responses stay lists: what there is beside them is in headers."""
 
     def __init__(
         self,

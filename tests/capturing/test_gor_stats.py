@@ -1,4 +1,4 @@
-"""gor --stats of what is captured: every tick, both directions, also where answers are not handed on."""
+"""gor --stats of what is captured: every tick, both directions, also where responses are not handed on."""
 
 from __future__ import annotations
 

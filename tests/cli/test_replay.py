@@ -60,7 +60,7 @@ def test_every_request_is_in_the_targets_log(recording: Path, tmp_path: Path, ho
 
 
 def test_the_rate_leaves_start_and_shutdown_out(recording: Path) -> None:
-    """40 requests at 200/s take 195 ms; the answer to the last one takes a second more."""
+    """40 requests at 200/s take 195 ms; the response to the last one takes a second more."""
 
     def late(request: bytes) -> bytes:
         time.sleep(1 if b"/api/39 " in request else 0)
@@ -205,7 +205,7 @@ def test_comparison(tmp_path: Path) -> None:
     )
     with target(lambda request: recorded) as there:
         same = run(str(name), "--to", there.url, "--compare")
-        assert same.returncode == 0 and "0 answers differ, 0 without" in same.stdout, same.stdout
+        assert same.returncode == 0 and "0 responses differ, 0 without" in same.stdout, same.stdout
     with target(lambda request: answer % len(new) + new) as there:
         differs = run(str(name), "--to", there.url, "--compare", "--format", "json")
         assert differs.returncode == 1
@@ -308,10 +308,10 @@ def test_a_target_that_has_nothing_of_it_is_said_last(recording: Path, status: i
     said = b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status
     with target(lambda request: said) as there:
         done = run(str(recording), "--to", there.url, "--speed", "max")
-    assert done.stdout.splitlines()[-1].startswith(f"every answer was 404 or 5xx ({status} x 40)")
+    assert done.stdout.splitlines()[-1].startswith(f"every response was 404 or 5xx ({status} x 40)")
     with target(lambda request: said if b"/api/1 " in request else OK) as there:
         done = run(str(recording), "--to", there.url, "--speed", "max")
-    assert "every answer" not in done.stdout
+    assert "every response" not in done.stdout
 
 
 def test_comparison_where_one_id_stands_for_a_connection(tmp_path: Path) -> None:
@@ -326,4 +326,4 @@ def test_comparison_where_one_id_stands_for_a_connection(tmp_path: Path) -> None
     with target(lambda request: said % request.split(b" ")[1][1:]) as there:
         for pace in (["--speed", "max"], ["--speed", "max", "--sessions"], []):
             done = run(str(name), "--to", there.url, "--compare", *pace)
-            assert done.returncode == 0 and "0 answers differ, 0 without" in done.stdout, done.stdout
+            assert done.returncode == 0 and "0 responses differ, 0 without" in done.stdout, done.stdout

@@ -23,8 +23,8 @@ def server(elastic: str) -> str:
 def found(url: str, index: str) -> list[dict[str, Any]]:
     try:
         urllib.request.urlopen(f"{url}/{index}/_refresh", data=b"", timeout=20).close()
-        with urllib.request.urlopen(f"{url}/{index}/_search?size=1000", timeout=20) as answer:
-            return [hit["_source"] for hit in json.load(answer)["hits"]["hits"]]
+        with urllib.request.urlopen(f"{url}/{index}/_search?size=1000", timeout=20) as response:
+            return [hit["_source"] for hit in json.load(response)["hits"]["hits"]]
     except urllib.error.HTTPError:
         return []
 
@@ -32,8 +32,8 @@ def found(url: str, index: str) -> list[dict[str, Any]]:
 def test_documents(server: str, tmp_path: Path) -> None:
     name = tmp_path / "in.gor"
     name.write_bytes(gor([Rec(get(f"/{n}?x", "User-Agent: test", "Cookie: a=b"), n) for n in range(20)]))
-    answer = b"HTTP/1.1 201 Created\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
-    with target(lambda request: answer) as there:
+    response = b"HTTP/1.1 201 Created\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+    with target(lambda request: response) as there:
         done = run_gor(
             "--input-file",
             str(name),

@@ -21,10 +21,10 @@ from tests.goreplay.test_gor_files import payloads, records
 from tests.target import CLOSE, OK, Rec, get, gor, gor_running, listens, paths, post, run_gor, target, until
 
 
-def recording(path: Path, count: int = 20, answers: bool = True) -> Path:
+def recording(path: Path, count: int = 20, responses: bool = True) -> Path:
     """Requests on several recorded connections, each answered."""
     made = [r for n in range(count) for r in (Rec(get(f"/{n}"), n, session=n % 4), Rec(OK, n, 2, n % 4))]
-    path.write_bytes(gor([r for r in made if answers or r.kind == 1]))
+    path.write_bytes(gor([r for r in made if responses or r.kind == 1]))
     return path
 
 
@@ -231,8 +231,8 @@ def test_http_input(tmp_path: Path) -> None:
         "20ms",
     ):
         until(lambda: listens(port))
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/a?b=1", timeout=20) as answer:
-            assert answer.status == 200
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/a?b=1", timeout=20) as response:
+            assert response.status == 200
         with socket.create_connection(("127.0.0.1", port)) as s:
             s.settimeout(20)
             body = b"POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
@@ -384,8 +384,8 @@ def test_binary_output(tmp_path: Path) -> None:
                 "--output-binary-debug",
             )
             assert done.returncode == 0, done.stderr
-            answers = [r.split(b"\n", 1)[1] for r in records(out.read_bytes()) if r[:1] == b"3"]
-            assert answers == [b"+\x00bin"] * 6
+            responses = [r.split(b"\n", 1)[1] for r in records(out.read_bytes()) if r[:1] == b"3"]
+            assert responses == [b"+\x00bin"] * 6
         assert sorted(b"".join(got).splitlines()) == sorted(
             b"\x00bin %d" % n for n in range(6) for _ in range(2)
         )
@@ -404,5 +404,5 @@ def test_the_little_file_server(tmp_path: Path) -> None:
     port = free_port()
     with gor_running("file-server", f"127.0.0.1:{port}"):
         until(lambda: listens(port))
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pyproject.toml", timeout=20) as answer:
-            assert b"replaykit" in answer.read()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pyproject.toml", timeout=20) as response:
+            assert b"replaykit" in response.read()

@@ -36,7 +36,7 @@ def nghttpd(request: pytest.FixtureRequest, tmp_path: Path, live: None) -> Itera
         process.wait(10)
 
 
-def test_requests_bodies_and_answers(nghttpd: str) -> None:
+def test_requests_bodies_and_responses(nghttpd: str) -> None:
     found, hear = heard()
     body = b"0123456789" * 40_000
     records = [

@@ -57,11 +57,11 @@ def test_a_stream_of_our_own_to_the_captured_port_is_not_captured(tmp_path: Path
 
     taken: list[bytes | str] = []
 
-    def answer(connection: ServerConnection) -> None:
+    def response(connection: ServerConnection) -> None:
         taken.extend(connection)
 
     out = tmp_path / "out.gor"
-    with serve(answer, "127.0.0.1", 0) as server:
+    with serve(response, "127.0.0.1", 0) as server:
         port = server.socket.getsockname()[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"ws://127.0.0.1:{port}/stream-of-our-own"

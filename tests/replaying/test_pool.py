@@ -16,7 +16,7 @@ from replaykit.engine.gor_records import open_records
 from replaykit.engine.rewriting import Rules
 from replaykit.errors import UsageError
 from replaykit.records.message import Messages
-from replaykit.replaying.job import Answer, Job, Sending
+from replaykit.replaying.job import Job, Response, Sending
 from replaykit.replaying.outgoing import Aim
 from replaykit.replaying.pace import AnyPace, Flat, Rate, Recorded
 from replaykit.replaying.runner import Plan, Replay
@@ -64,9 +64,9 @@ def replay(
     return made
 
 
-def heard() -> tuple[list[tuple[bytes, Answer]], Callable[[Job, Answer], None]]:
-    found: list[tuple[bytes, Answer]] = []
-    return found, lambda job, answer: found.append((job.batch.id(job.row), answer))
+def heard() -> tuple[list[tuple[bytes, Response]], Callable[[Job, Response], None]]:
+    found: list[tuple[bytes, Response]] = []
+    return found, lambda job, response: found.append((job.batch.id(job.row), response))
 
 
 def test_requests_arrive_as_recorded() -> None:
@@ -85,7 +85,7 @@ def test_requests_arrive_as_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "status"),
+    ("response", "status"),
     [
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 200),
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204),
@@ -94,21 +94,21 @@ def test_requests_arrive_as_recorded() -> None:
         (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", 200),
     ],
 )
-def test_kinds_of_answers(answer: bytes, status: int) -> None:
+def test_kinds_of_responses(response: bytes, status: int) -> None:
     found, hear = heard()
-    with target(lambda request: answer) as there:
+    with target(lambda request: response) as there:
         made = replay(there.url, [Rec(get("/a"))] * 5, connections=1, keep=True, heard=hear)
     assert made.stats.statuses == {status: 5}
-    assert [a.payload for _, a in found] == [answer] * 5
+    assert [a.payload for _, a in found] == [response] * 5
 
 
 def test_answers_to_head_and_answers_that_end_with_the_connection() -> None:
-    def answer(request: bytes) -> bytes:
+    def response(request: bytes) -> bytes:
         if request.startswith(b"HEAD"):
             return b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
         return OK
 
-    with target(answer) as there:
+    with target(response) as there:
         made = replay(there.url, [Rec(get("/a").replace(b"GET", b"HEAD")), Rec(get("/b"))] * 5, connections=1)
     assert made.stats.statuses == {200: 10} and there.connections == 1
 
@@ -150,9 +150,9 @@ def test_sessions_share_connections_beyond_the_bound() -> None:
 
 
 def test_a_target_that_resets_closes_or_speaks_nonsense() -> None:
-    answers = {b"/r": RESET, b"/c": CLOSE, b"/n": b"what?\r\n\r\n", b"/ok": OK}
-    records = [Rec(get(p.decode())) for p in answers] * 5
-    with target(lambda request: answers[request.split(b" ")[1]]) as there:
+    responses = {b"/r": RESET, b"/c": CLOSE, b"/n": b"what?\r\n\r\n", b"/ok": OK}
+    records = [Rec(get(p.decode())) for p in responses] * 5
+    with target(lambda request: responses[request.split(b" ")[1]]) as there:
         made = replay(there.url, records, connections=2)
     assert made.stats.answered == 5 and sum(made.stats.errors.values()) == 15
     assert made.stats.errors["closed by the target"] == 5 and made.stats.errors["connection reset"] == 5
@@ -181,29 +181,29 @@ def test_a_target_killed_midway() -> None:
 
 
 def test_time_limits() -> None:
-    def answer(request: bytes) -> bytes:
+    def response(request: bytes) -> bytes:
         if b"/slow" in request:
             time.sleep(1.5)
         return OK
 
-    with target(answer) as there:
+    with target(response) as there:
         made = replay(there.url, [Rec(get("/slow")), Rec(get("/b"))] * 3, timeout_s=0.4)
     assert made.stats.errors == {"timeout": 3} and made.stats.statuses == {200: 3}
 
 
 def test_a_slow_target_does_not_slow_the_schedule_and_its_delay_is_not_hidden() -> None:
-    def answer(request: bytes) -> bytes:
+    def response(request: bytes) -> bytes:
         time.sleep(0.2)
         return OK
 
-    with target(answer) as there:
+    with target(response) as there:
         made = replay(
             there.url, [Rec(get(f"/{n}")) for n in range(60)], Rate(60), connections=1, timeout_s=60
         )
     assert made.stats.answered == 60
     # One connection serves 5 a second where 60 were due: the last waits some 11 s from when it was due.
     assert made.stats.latency.percentiles_ms()["max"] > 8_000
-    with target(answer) as there:
+    with target(response) as there:
         made = replay(there.url, [Rec(get(f"/{n}")) for n in range(60)], Rate(60))
     assert made.stats.latency.percentiles_ms()["p50"] < 2_000 and made.seconds < 8
 
@@ -211,11 +211,11 @@ def test_a_slow_target_does_not_slow_the_schedule_and_its_delay_is_not_hidden() 
 def test_retries_only_if_asked_and_only_of_idempotent_requests() -> None:
     seen: list[bytes] = []
 
-    def answer(request: bytes) -> bytes:
+    def response(request: bytes) -> bytes:
         seen.append(request)
         return RESET if len([r for r in seen if r == request]) < 3 else OK
 
-    with target(answer) as there:
+    with target(response) as there:
         made = replay(there.url, [Rec(get("/a")), Rec(post("/p", b"x"))], retries=2)
     assert made.stats.statuses == {200: 1} and made.stats.retried == 2
     assert made.stats.errors == {"connection reset": 1}
@@ -223,7 +223,7 @@ def test_retries_only_if_asked_and_only_of_idempotent_requests() -> None:
 
 
 def test_redirects() -> None:
-    def answer(request: bytes) -> bytes:
+    def response(request: bytes) -> bytes:
         path = request.split(b" ")[1].decode()
         moved = {
             "/a": "/b?x=1",
@@ -237,7 +237,7 @@ def test_redirects() -> None:
         status = {"/p": 303, "/p307": 307}.get(path, 302)
         return f"HTTP/1.1 {status} Moved\r\nLocation: {moved[path]}\r\nContent-Length: 0\r\n\r\n".encode()
 
-    with target(answer) as there:
+    with target(response) as there:
         made = replay(there.url, [Rec(get("/a"))])
         assert made.stats.statuses == {302: 1} and paths(there.payloads) == ["/a"]
         made = replay(there.url, [Rec(get("/a"))], redirects=5)

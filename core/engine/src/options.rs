@@ -32,7 +32,7 @@ pub struct Options {
     pub max_head_bytes: usize,
     pub max_message_bytes: usize,
     pub max_buffer_bytes: usize,
-    /// Requests waiting for their answers on one connection.
+    /// Requests waiting for their responses on one connection.
     pub max_pipeline: usize,
     /// Out-of-order segments held for one direction.
     pub max_held: usize,

@@ -465,7 +465,7 @@ impl Records {
     }
 }
 
-/// See `replaykit/replaying/answer.py`, which describes this class.
+/// See `replaykit/replaying/response.py`, which describes this class.
 #[pyclass]
 #[derive(Default)]
 struct Answers {

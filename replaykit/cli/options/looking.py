@@ -73,7 +73,8 @@ class ReportOptions(InputOptions, MeasureOptions, GroupOptions, Filters, QuietOp
     savings: Annotated[
         bool,
         Option(
-            "what could be spared per endpoint: compression, answers sent again unchanged, repeated requests"
+            "what could be spared per endpoint: compression, responses sent again unchanged, repeated"
+            " requests"
         ),
     ] = False
     over: Annotated[

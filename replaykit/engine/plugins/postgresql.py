@@ -80,7 +80,7 @@ class _Frames:
             self._skip = total
 
     def first_byte(self, data: bytes) -> bytes:
-        """Takes a byte that stands alone: the answer to SSLRequest."""
+        """Takes a byte that stands alone: the response to SSLRequest."""
         self._buffer += data
         byte = bytes(self._buffer[:1])
         del self._buffer[:1]

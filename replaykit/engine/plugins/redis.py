@@ -136,7 +136,7 @@ class _Parser:
 
 
 class Redis:
-    """`status` is 1 where the answer is an error."""
+    """`status` is 1 where the response is an error."""
 
     name = "redis"
     ports = (6379,)

@@ -14,7 +14,7 @@ from replaykit.records.message import Builder, Message, Messages
 from replaykit.replaying.own import OwnConnections
 
 _QUIET_S = 0.05
-"""An answer is whole when the target has been silent so long."""
+"""A response is whole when the target has been silent so long."""
 _IDLE = 1000
 """Connections kept for recorded ones that may go on."""
 
@@ -23,7 +23,7 @@ _IDLE = 1000
 class BinarySettings:
     """workers: connections at a time, 0 for one a recorded connection.
 
-    timeout_s: for an answer's first byte.
+    timeout_s: for a response's first byte.
     """
 
     workers: int = 0
@@ -33,7 +33,7 @@ class BinarySettings:
 
 
 class BinaryOutput:
-    """Also an input, of the answers. `lost`: payloads that could not be sent."""
+    """Also an input, of the responses. `lost`: payloads that could not be sent."""
 
     ruled = True
     measured = False
@@ -48,7 +48,7 @@ class BinaryOutput:
         self._lanes: OrderedDict[bytes, tuple[asyncio.Queue[Message | None], asyncio.Task[None]]] = (
             OrderedDict()
         )
-        self._answers: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._responses: asyncio.Queue[Message | None] = asyncio.Queue()
         self.lost = 0
         self.sent = 0
 
@@ -84,7 +84,7 @@ class BinaryOutput:
                 writer.write(message.payload)
                 await writer.drain()
                 self.sent += 1
-                answer, ended = await self._answer(reader)
+                response, ended = await self._response(reader)
             except (OSError, TimeoutError) as error:
                 self.lost += 1
                 self._close(streams)
@@ -96,9 +96,9 @@ class BinaryOutput:
             if ended:
                 self._close(streams)
                 streams = None
-            if self._settings.track and answer:
+            if self._settings.track and response:
                 took = time.time_ns() - begun
-                self._answers.put_nowait(Message(3, message.id, begun, took, answer))
+                self._responses.put_nowait(Message(3, message.id, begun, took, response))
         self._close(streams)
 
     def _close(self, streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None) -> None:
@@ -107,7 +107,7 @@ class BinaryOutput:
             if self._own is not None:
                 self._own.closed(streams[1].get_extra_info("sockname"))
 
-    async def _answer(self, reader: asyncio.StreamReader) -> tuple[bytes, bool]:
+    async def _response(self, reader: asyncio.StreamReader) -> tuple[bytes, bool]:
         """What the target says until it is silent; the bytes beyond the bound are left out."""
         out, wait = bytearray(), self._settings.timeout_s if self._settings.track else _QUIET_S
         while True:
@@ -122,10 +122,10 @@ class BinaryOutput:
             wait = _QUIET_S
 
     def stop(self) -> None:
-        self._answers.put_nowait(None)
+        self._responses.put_nowait(None)
 
     async def batches(self) -> AsyncIterator[Messages]:
-        while (message := await self._answers.get()) is not None:
+        while (message := await self._responses.get()) is not None:
             out = Builder()
             out.push(message)
             yield out.messages()

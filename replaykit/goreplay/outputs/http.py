@@ -1,4 +1,4 @@
-"""Requests to a target as they come; answers, if asked for, come back as messages of kind 3."""
+"""Requests to a target as they come; responses, if asked for, come back as messages of kind 3."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass, field, replace
 
 from replaykit.goreplay.pipeline import Log, QueueStat
 from replaykit.records.message import Builder, Message, Messages
-from replaykit.replaying.job import Answer, Job, Sending
+from replaykit.replaying.job import Job, Response, Sending
 from replaykit.replaying.outgoing import HEAD, NOT_SENT, TUNNEL, Aim, Outgoing, prepare
 from replaykit.replaying.pool import Pool
 from replaykit.replaying.stats import Stats
 from replaykit.replaying.target import parse_target
 
-Told = Callable[[Job, Answer], None]
+Told = Callable[[Job, Response], None]
 
 
 @dataclass(frozen=True)
 class HttpSettings:
-    """queue: requests under way or waiting before the pipeline waits. track: answers become messages.
+    """queue: requests under way or waiting before the pipeline waits. track: responses become messages.
 
-    host: False keeps the recorded Host. buffer: an answer's bytes beyond it are left out.
+    host: False keeps the recorded Host. buffer: a response's bytes beyond it are left out.
     """
 
     sending: Sending = field(default_factory=Sending)
@@ -33,7 +33,7 @@ class HttpSettings:
 
 
 class HttpOutput:
-    """Also an input, of the answers. `told`: hears of every answer, beside it."""
+    """Also an input, of the responses. `told`: hears of every response, beside it."""
 
     ruled = True
     measured = False
@@ -50,7 +50,7 @@ class HttpOutput:
         self._pool: Pool | None = None
         self._whole: Messages | None = None
         self._batch: Outgoing | None = None
-        self._answers: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._responses: asyncio.Queue[Message | None] = asyncio.Queue()
         self.queue = QueueStat()
         # Read once here, so that what is wrong with it is said at start.
         self.target.context(settings.sending.verify, settings.sending.ca, [])
@@ -107,26 +107,26 @@ class HttpOutput:
         if count in (1, 10, 100) or count % 1000 == 0:
             self._log(0 if count == 1 else 1, f"{self.name}: {kind} ({count} times)")
 
-    def _heard(self, job: Job, answer: Answer) -> None:
+    def _heard(self, job: Job, response: Response) -> None:
         if self._told is not None:
-            self._told(job, answer)
+            self._told(job, response)
         if self._settings.track:
-            took = answer.done_ns - job.sent_ns
+            took = response.done_ns - job.sent_ns
             begun = time.time_ns() - took
             identifier = job.batch.id(job.row).decode("latin-1")
-            payload = answer.payload[: self._settings.buffer]
-            self._answers.put_nowait(Message(3, identifier, begun, took, payload))
+            payload = response.payload[: self._settings.buffer]
+            self._responses.put_nowait(Message(3, identifier, begun, took, payload))
 
     def stop(self) -> None:
-        """As an input: no more answers are waited for."""
-        self._answers.put_nowait(None)
+        """As an input: no more responses are waited for."""
+        self._responses.put_nowait(None)
 
     async def batches(self) -> AsyncIterator[Messages]:
-        while (message := await self._answers.get()) is not None:
+        while (message := await self._responses.get()) is not None:
             out, last = Builder(), False
             out.push(message)
-            while not self._answers.empty() and len(out) < 1000:
-                following = self._answers.get_nowait()
+            while not self._responses.empty() and len(out) < 1000:
+                following = self._responses.get_nowait()
                 if following is None:
                     last = True
                     break

@@ -30,7 +30,7 @@ class StatsOutput:
         self._summary = Summary(("path",))
         self._begun = time.monotonic()
         self._teller: asyncio.Task[None] | None = None
-        self._answers = False
+        self._responses = False
         self._gone = False
 
     def start(self) -> None:
@@ -38,7 +38,7 @@ class StatsOutput:
         self._teller = asyncio.create_task(self._tell_now_and_then())
 
     async def write(self, messages: Messages) -> None:
-        self._answers = self._answers or 2 in messages.index["kind"].tolist()
+        self._responses = self._responses or 2 in messages.index["kind"].tolist()
         self._engine.feed_messages(messages)
         self._take()
 
@@ -56,7 +56,7 @@ class StatsOutput:
             self.tell()
 
     def tell(self) -> None:
-        if not self._answers:  # requests alone: none of them waits for an answer
+        if not self._responses:  # requests alone: none of them waits for a response
             self._engine.finish()
             self._take()
         if self._gone:

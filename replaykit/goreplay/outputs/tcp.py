@@ -136,7 +136,7 @@ class TcpOutput:
         columns = (index[c].tolist() for c in ("kind", "record", "end"))
         for identifier, kind, record, end in zip(messages.ids(), *columns, strict=True):
             if kind == 3:
-                continue  # replayed answers stay here, as with GoReplay
+                continue  # replayed responses stay here, as with GoReplay
             self._turn += 1
             which = (fnv(identifier) if self._settings.sticky else self._turn) % len(self._queues)
             queue = self._queues[which]

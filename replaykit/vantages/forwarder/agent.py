@@ -56,7 +56,7 @@ class Agent:
                         getattr(error, "verify_message", "")
                         or getattr(error, "strerror", "")
                         or error
-                        or "no answer"
+                        or "no response"
                     )
                     if text != trouble:
                         trouble = text

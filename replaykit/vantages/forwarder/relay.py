@@ -242,7 +242,7 @@ class Relay:
 
 
 def reset(one: socket.socket) -> None:
-    """Cut: the other side shall notice at once, and not take it for a whole answer."""
+    """Cut: the other side shall notice at once, and not take it for a whole response."""
     with suppress(OSError):
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     one.close()

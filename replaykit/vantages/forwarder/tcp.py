@@ -72,7 +72,7 @@ class Connection:
             self.close("no tunnel is connected")
             return
         self._deadline = self.loop.call_later(
-            CONNECT_S + 5, self.close, f"{asked.target}: no answer through the tunnel"
+            CONNECT_S + 5, self.close, f"{asked.target}: no response through the tunnel"
         )
 
     def _answered(self, line: Line, number: int | None, status: int) -> None:
@@ -311,12 +311,12 @@ class HostListener(Listener):
         route = self.route_of(host) if host else None
         if route is None:
             self.unknown += 1
-            answer(visitor, data, 404, "no such host")
+            respond(visitor, data, 404, "no such host")
             return True
         why = route.refusal(address)
         if why:
             route.trouble(why)
-            answer(visitor, data, 429 if why == EXCEEDED else 503, why)
+            respond(visitor, data, 429 if why == EXCEEDED else 503, why)
             return True
         Connection(route, visitor, address).connect()
         return True
@@ -341,7 +341,7 @@ class TunnelListener(Listener):
         Line(visitor, self._context, None, public=True, up=self._up, down=self._down)
 
 
-def answer(visitor: socket.socket, data: bytes, status: int, text: str) -> None:
+def respond(visitor: socket.socket, data: bytes, status: int, text: str) -> None:
     """One line for who speaks HTTP in the clear; the end for everybody else."""
     if data and data[:1] != b"\x16":
         words = {404: "Not Found", 429: "Too Many Requests", 503: "Service Unavailable"}

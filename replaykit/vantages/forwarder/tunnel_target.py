@@ -19,7 +19,7 @@ class Asked:
     datagrams: bool = False
 
     def refused(self, status: int) -> str:
-        """What an answer that is not 200 means."""
+        """What a response that is not 200 means."""
         words = {403: "not allowed there", 502: "cannot be reached", 504: "does not answer"}
         return f"{self.target} through the tunnel: {words.get(status, status)}"
 

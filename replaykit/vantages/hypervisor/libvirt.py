@@ -44,7 +44,7 @@ class Libvirt:
                 env=_ENGLISH,
             )
         except subprocess.TimeoutExpired:
-            raise OSError(0, f"{self.name}: no answer within {TIMEOUT_S} s") from None
+            raise OSError(0, f"{self.name}: no response within {TIMEOUT_S} s") from None
         if done.returncode:
             lines = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.strip()]
             text = lines[-1] if lines else "virsh failed"

@@ -86,7 +86,7 @@ class Proxmox:
         except requests.exceptions.RequestException as error:
             raise OSError(0, f"{self.name}: {_last(error)}") from None
         except ValueError:
-            raise UsageError(f"{self.name}: an answer that is no JSON: is that Proxmox VE?") from None
+            raise UsageError(f"{self.name}: a response that is no JSON: is that Proxmox VE?") from None
 
     def version(self) -> str:
         found = self._ask(self._api.version.get)
@@ -95,7 +95,7 @@ class Proxmox:
     def machines(self) -> list[Machine]:
         rows = self._ask(self._api.cluster.resources.get, type="vm")
         if not isinstance(rows, list):
-            raise UsageError(f"{self.name}: an answer that makes no sense: is that Proxmox VE?")
+            raise UsageError(f"{self.name}: a response that makes no sense: is that Proxmox VE?")
         return [m for m in map(_machine, rows) if m is not None and (self._templates or not m.template)]
 
     def _place(self, machine: Machine) -> Any:

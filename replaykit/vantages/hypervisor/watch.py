@@ -98,7 +98,7 @@ class Watch:
 
     @property
     def polled(self) -> int | None:
-        """When the last answer was counted; seconds since the epoch."""
+        """When the last response was counted; seconds since the epoch."""
         return self._polled
 
     def find(self, subject: str) -> Machine | None:

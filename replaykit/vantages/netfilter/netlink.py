@@ -141,7 +141,7 @@ def _text(kind: int, value: str) -> bytes:
 
 
 def _ask(kind: int, flags: int, attributes: bytes, family: int = _FAMILIES["inet"]) -> Iterator[bytes]:
-    """The answers' bodies, after their headers."""
+    """The responses' bodies, after their headers."""
     body = struct.pack(">BBH", family, 0, 0) + attributes
     try:
         link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
@@ -157,13 +157,13 @@ def _ask(kind: int, flags: int, attributes: bytes, family: int = _FAMILIES["inet
                 data = bytes(memoryview(buffer)[: link.recv_into(buffer)])
                 at = 0
                 while at + _HEADER.size <= len(data):
-                    size, answer, _, _, _ = _HEADER.unpack_from(data, at)
+                    size, what, _, _, _ = _HEADER.unpack_from(data, at)
                     if size < _HEADER.size:
-                        raise UsageError("netfilter: an answer that makes no sense")
+                        raise UsageError("netfilter: a response that makes no sense")
                     content = data[at + _HEADER.size : at + size]
-                    if answer == _DONE:
+                    if what == _DONE:
                         return
-                    if answer == _ERROR:
+                    if what == _ERROR:
                         code = -int.from_bytes(content[:4], "little", signed=True)
                         if code == errno.ENOENT:
                             raise KeyError("no such table or set")
@@ -175,6 +175,6 @@ def _ask(kind: int, flags: int, attributes: bytes, family: int = _FAMILIES["inet
                         return
                     at += (size + 3) & ~3
         except TimeoutError:
-            raise UsageError("netfilter: no answer") from None
+            raise UsageError("netfilter: no response") from None
         except OSError as error:
             raise UsageError(f"netfilter: {(error.strerror or str(error)).lower()}") from None

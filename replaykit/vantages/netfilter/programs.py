@@ -23,7 +23,7 @@ def run(name: str, *arguments: str, script: str = "") -> str:
             [program, *arguments], input=script, capture_output=True, text=True, check=False, timeout=_WAIT_S
         )
     except subprocess.TimeoutExpired:
-        raise UsageError(f"{name}: no answer within {_WAIT_S} s") from None
+        raise UsageError(f"{name}: no response within {_WAIT_S} s") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         said = lines[0].removeprefix("/dev/stdin:").removeprefix("Error: ") if lines else "failed"

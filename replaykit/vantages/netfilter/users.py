@@ -177,7 +177,7 @@ def _get(url: str) -> str:
     import urllib.request
 
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            return str(answer.read(_LONGEST).decode())
+        with urllib.request.urlopen(url, timeout=30) as response:
+            return str(response.read(_LONGEST).decode())
     except (OSError, ValueError) as error:
         raise UsageError(f"{url}: {getattr(error, 'reason', None) or error}") from None

@@ -110,15 +110,15 @@ createApp({
     unlock() { sessionStorage.setItem('token', this.typed); this.typed = ''; this.locked = false; if (this.pushing) this.push(); this.look().then(() => this.refresh()).catch(() => {}); },
     async ask(path) {
       const token = this.token();
-      const answer = await fetch(path, { headers: { 'Accept-Language': this.language, ...(token ? { Authorization: 'Bearer ' + token } : {}) } });
-      if (answer.status === 401) { this.locked = true; this.refused = Boolean(token); throw new Error('locked'); }
-      if (!answer.ok) throw new Error((await answer.json()).message);
+      const response = await fetch(path, { headers: { 'Accept-Language': this.language, ...(token ? { Authorization: 'Bearer ' + token } : {}) } });
+      if (response.status === 401) { this.locked = true; this.refused = Boolean(token); throw new Error('locked'); }
+      if (!response.ok) throw new Error((await response.json()).message);
       this.refused = false;
-      return answer;
+      return response;
     },
     async get(path) { return (await (await this.ask(path)).json()).data; },
     // Some rows of a list, and how many there are.
-    async some(path) { const answer = await this.ask(path); return [(await answer.json()).data, Number(answer.headers.get('X-Total-Count'))]; },
+    async some(path) { const response = await this.ask(path); return [(await response.json()).data, Number(response.headers.get('X-Total-Count'))]; },
     // Where a range begins: the same for a whole minute, so that what did not change is not sent again.
     since(range) { return Math.floor(Date.now() / 60000) * 60 - RANGES[range][1]; },
     // What is searched for is asked for when the typing rests.

@@ -28,7 +28,7 @@ export const WORDS = {
   nothing_yet: ['Nothing was moved in this time.', '此时段没有流量。'], behind: ['Endpoints behind it', '相关接口'], from: ['from', '从'], to: ['to', '到'], more: ['Show more', '显示更多'],
   state: ['State', '状态'], all_states: ['All states', '全部状态'], label_name: ['Name', '名称'], label_addresses: ['Addresses', '地址'], label_status: ['State', '状态'], label_node: ['Node', '节点'],
   label_type: ['Kind', '类型'], label_tags: ['Tags', '标签'], exchanges_of: ['Exchanges of', '请求明细:'], order: ['Order', '排序'], newest: ['Newest', '最新'], largest: ['Largest', '最大'],
-  server: ['Server', '服务器'], request: ['Request', '请求'], status: ['Status', '状态码'], request_size: ['Request size', '请求大小'], answer_size: ['Answer size', '响应大小'], duration: ['Duration', '耗时'],
+  server: ['Server', '服务器'], request: ['Request', '请求'], status: ['Status', '状态码'], request_size: ['Request size', '请求大小'], response_size: ['Response size', '响应大小'], duration: ['Duration', '耗时'],
   no_archive: ['Single exchanges are shown where an archive is given: --exchanges FOLDER, written by replaykit capture --to FOLDER/', '提供存档后可显示单个请求:--exchanges FOLDER(由 replaykit capture --to FOLDER/ 写入)'],
   no_readings: ['no readings: shown evenly', '无读数:按平均值显示'], limits_of: ['Limits by rules', '规则限额'], no_limits: ['No rule that is known here applies.', '没有适用的规则。'],
   used_of: ['{u} of {a} used, {r} left', '已用 {u} / {a},剩余 {r}'], resets: ['begins anew {w}', '{w} 重置'], slides: ['slides', '滑动窗口'], nothing_left: ['exceeded', '已超出'],

@@ -254,7 +254,7 @@ impl Messages {
 }
 
 /// GoReplay's id: client port, server port, last four bytes of the client's address, and the
-/// server's sequence number where the answer begins, in hex.
+/// server's sequence number where the response begins, in hex.
 pub fn gor_id(client_port: u16, server_port: u16, client_ip: u32, seq: u32) -> [u8; 24] {
     let mut raw = [0u8; 12];
     raw[..2].copy_from_slice(&client_port.to_be_bytes());

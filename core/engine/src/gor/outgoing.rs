@@ -25,7 +25,7 @@ pub const NO_REQUEST: u8 = 0;
 pub const CUT: u8 = 1;
 pub const TUNNEL: u8 = 2;
 pub const UNFRAMED: u8 = 3;
-/// To be sent: its answer has no body; its method is safe or idempotent (RFC 9110 §9.2), or not.
+/// To be sent: its response has no body; its method is safe or idempotent (RFC 9110 §9.2), or not.
 pub const HEAD: u8 = 4;
 pub const IDEMPOTENT: u8 = 5;
 pub const OTHER: u8 = 6;

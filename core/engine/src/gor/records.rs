@@ -1,6 +1,6 @@
 //! Records of .gor on the move: read, judged by rules, put in order of time, handed out in batches.
 //!
-//! Owns reading of whole records from any bytes, the fate of answers (they share their request's), and
+//! Owns reading of whole records from any bytes, the fate of responses (they share their request's), and
 //! the order: within a batch, and by `depth` records held back across batches. Memory is bounded by
 //! the bytes fed at a time, the records held back, and a bounded table of denied requests.
 
@@ -10,7 +10,7 @@ use crate::gor::rewrite::{Modifier, Verdict};
 use hashbrown::HashSet;
 use std::collections::VecDeque;
 
-/// Denied requests whose answers are still awaited.
+/// Denied requests whose responses are still awaited.
 const MAX_DENIED: usize = 100_000;
 /// Bytes of records held back for the sake of order.
 const MAX_HELD_BYTES: usize = 64 << 20;

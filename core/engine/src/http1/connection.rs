@@ -71,7 +71,7 @@ pub struct Http {
     pub(super) spare: Option<Box<Exchange>>,
     pub(super) addresses: Addresses,
     pub(super) stream: i32,
-    /// Answers to expect for requests given up.
+    /// Responses to expect for requests given up.
     pub(super) forgotten: u32,
     pub(super) last_id: Option<u32>,
     pub(super) reader: Option<Box<dyn ProtocolReader>>,
@@ -79,7 +79,7 @@ pub struct Http {
     /// A balancer has said for whom it speaks, and where it is.
     pub(super) proxied: bool,
     pub(super) proxy: Option<(Addr, u16)>,
-    /// What is spoken once the answer that switches has ended.
+    /// What is spoken once the response that switches has ended.
     pub(super) next: Option<Box<dyn ProtocolReader>>,
 }
 

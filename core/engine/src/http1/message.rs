@@ -184,7 +184,7 @@ impl Http {
             && piece.first
             && syntax::clear_start(seen) == Some(Kind::Response)
         {
-            // Where its body should begin the next answer does: it had none, as answers to HEAD.
+            // Where its body should begin the next response does: it had none, as responses to HEAD.
             self.finish(direction, true, sink);
             return 0;
         }

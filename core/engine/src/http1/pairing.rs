@@ -71,8 +71,8 @@ impl Http {
     }
 
     /// The exchange that a response answers. Acknowledgements tell what each side had received
-    /// when it spoke: an answer never comes before its request was read, and a client that has
-    /// read past a lost answer sends the next request with an acknowledgement beyond it.
+    /// when it spoke: a response never comes before its request was read, and a client that has
+    /// read past a lost response sends the next request with an acknowledgement beyond it.
     pub(super) fn pair(
         &mut self,
         direction: usize,

@@ -78,7 +78,7 @@ pub struct WebSocket {
 }
 
 impl WebSocket {
-    /// After the handshake `exchange`, whose answer chose these extensions.
+    /// After the handshake `exchange`, whose response chose these extensions.
     pub fn new(exchange: &Exchange, chosen: &[u8]) -> Self {
         let (negotiated, fresh) = extensions(chosen);
         let lane = |fresh| Lane {

@@ -13,7 +13,7 @@ from replaykit.engine import http1
 MORE, INVALID = 0, -1
 
 
-class Answers(Protocol):
+class Responses(Protocol):
     """`keep`: the connection may be used again after the response; `used`: bytes of the last piece that it
     took.
     """
@@ -34,9 +34,9 @@ class Answers(Protocol):
         """The connection has ended: the status of a response that ends with it, or 0."""
 
 
-def open_answers() -> Answers:
+def open_responses() -> Responses:
     """Reads nothing until a request was sent."""
-    found: Answers = core.Answers()
+    found: Responses = core.Answers()
     return found
 
 

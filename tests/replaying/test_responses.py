@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.servers import certificate
-from replaykit.replaying.answer import INVALID, open_answers
+from replaykit.replaying.response import INVALID, open_responses
 from tests.cli.test_replay import run
 from tests.engine.test_tls import Pair
 from tests.mutate import write
@@ -77,16 +77,16 @@ BITS = st.lists(
 def test_pieces_do_not_matter(data: bytes, step: int, head: bool) -> None:
     seen = []
     for size in (max(len(data), 1), step):
-        answers, taken = open_answers(), 0
-        answers.begin(head)
+        responses, taken = open_responses(), 0
+        responses.begin(head)
         for at in range(0, len(data), size):
-            said = answers.feed(data[at : at + size])
+            said = responses.feed(data[at : at + size])
             if said:
-                taken = at + answers.used if said > 0 else 0
-                seen.append((said, said == INVALID or answers.keep, taken))
+                taken = at + responses.used if said > 0 else 0
+                seen.append((said, said == INVALID or responses.keep, taken))
                 break
         else:
-            seen.append((0, answers.end(), 0))
+            seen.append((0, responses.end(), 0))
     assert seen[0] == seen[1]
 
 
